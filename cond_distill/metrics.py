@@ -74,7 +74,7 @@ def load_recogniser(folder=None,  # with `model.safetensors`; default: the one t
     except Exception as e: raise ValueError(f"{path} does not hold a Recogniser's weights; make them with `cond-distill teach`") from e
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/07_metrics.ipynb #65b96815
+# %% ../nbs/07_metrics.ipynb #61a89e31
 def _check(x, name, channels=3, size=64):
     "Refuse anything but float [B, channels, size, size] in [0, 1]."
     want = f"expected a float tensor [B, {channels}, {size}, {size}] in [0, 1]"
@@ -82,9 +82,10 @@ def _check(x, name, channels=3, size=64):
     if x.ndim != 4 or x.shape[1:] != (channels, size, size) or not len(x):
         raise ValueError(f"{name} has shape {tuple(x.shape)}; {want}: resize or render it at that size")
     if not x.is_floating_point(): raise TypeError(f"{name} is {x.dtype}; {want}: divide 8-bit values by 255")
+    if not x.isfinite().all(): raise ValueError(f"{name} holds NaN or infinity; {want}: look for what made it")
     low, high = x.min().item(), x.max().item()
     if low > -.01 and high < 1.01: return
-    hint = "divide by 255" if high > 2 else "x / 2 + .5 maps −1 … 1 to it" if low < -.01 else "clamp it; if it holds NaN, look for what made it"
+    hint = "divide by 255" if high > 100 else "x / 2 + .5 maps −1 … 1 to it" if low < -.01 else "clamp it, or for a depth use scenes.disparity"
     raise ValueError(f"{name} lies in {low:.2f} … {high:.2f}; {want}: {hint}")
 
 def _pair(a, b, name_a, name_b):
@@ -144,7 +145,7 @@ class Read:
     floor: str
     depth: torch.Tensor       # [1, 32, 32] in [0, 1], as the scenes' depth
 
-# %% ../nbs/07_metrics.ipynb #70e13499
+# %% ../nbs/07_metrics.ipynb #8e99c82f
 def _seen(mask, shape, colour, pattern, depth) -> Seen:
     "Describe the region `mask` [32, 32] of a picture with maps `pattern` [K, 32, 32] and `depth` [1, 32, 32]."
     row, col = mask.nonzero(as_tuple=True)
@@ -154,20 +155,28 @@ def _seen(mask, shape, colour, pattern, depth) -> Seen:
     return Seen(SHAPES[shape], list(COLOURS)[colour], PATTERNS[kind], len(row), (2 * col.float().mean().item() + .5, 2 * row.float().mean().item() + .5),
                 x.mean().item(), t.mean().item(), mask)
 
+# %% ../nbs/07_metrics.ipynb #7d549390
+def _solid_masks(shape, colour, solid, min_area):
+    "Masks of the solids in a batch of maps [B, 32, 32]: for each picture a list of [32, 32], largest first."
+    blobs, parts = _regions((1 + colour) * solid), _regions((1 + shape * len(COLOURS) + colour) * solid)
+    out = []
+    for blob, part in zip(blobs, parts):
+        masks = sorted((part == k for k in part.unique() if k), key=lambda m: -m.sum())
+        largest = {}  # of each blob of one colour
+        for m in masks: largest.setdefault(blob[m][0].item(), m.sum())
+        out.append([m for m in masks if m.sum() >= max(min_area, largest[blob[m][0].item()] / 3)])
+    return out
+
 def read_scene(net: Recogniser,
                images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
                min_area: int = 6,     # smaller regions are specks (pixels at half resolution)
                ) -> list[Read]:
     "What is to be seen in each picture: solids, floor and depth."
-    maps, reads = read_maps(net, images), []
+    maps = read_maps(net, images)
     solid, shape, colour = maps["shape"].argmax(1) > 0, maps["shape"][:, 1:].argmax(1), maps["colour"][:, 1:].argmax(1)
-    label = _regions((1 + shape * len(COLOURS) + colour) * solid)
-    for b, floor in enumerate(maps["floor"].argmax(1).tolist()):
-        names, sizes = label[b][label[b] > 0].unique(return_counts=True)
-        masks = [label[b] == k for k in names[sizes >= min_area]]
-        solids = [_seen(m, shape[b][m][0], colour[b][m][0], maps["pattern"][b], maps["depth"][b]) for m in masks]
-        reads.append(Read(tuple(sorted(solids, key=lambda s: -s.area)), list(FLOORS)[floor], maps["depth"][b]))
-    return reads
+    floors, masks = [list(FLOORS)[k] for k in maps["floor"].argmax(1)], _solid_masks(shape, colour, solid, min_area)
+    see = lambda b, m: _seen(m, shape[b][m][0], colour[b][m][0], maps["pattern"][b], maps["depth"][b])
+    return [Read(tuple(see(b, m) for m in masks[b]), floor, maps["depth"][b]) for b, floor in enumerate(floors)]
 
 # %% ../nbs/07_metrics.ipynb #84871621
 def _holds(a: Seen | None, b: Seen | None, relation: str, margin: float = .4) -> bool:
@@ -200,7 +209,7 @@ def caption_accuracy(net: Recogniser,
     said["all"] = sum(said.values(), [])
     return {k: sum(v) / len(v) if v else float("nan") for k, v in said.items()}
 
-# %% ../nbs/07_metrics.ipynb #96d88b54
+# %% ../nbs/07_metrics.ipynb #66e9d201
 def condition_fidelity(net: Recogniser,
                        images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
                        depth: torch.Tensor,   # [B, 1, 64, 64] in [0, 1], the condition: see `scenes.disparity`
@@ -208,7 +217,7 @@ def condition_fidelity(net: Recogniser,
     "The depth read back from the pictures against the depth that they were asked to have."
     _check(depth, "depth", channels=1); _pair(images, depth, "images", "depth")
     got, want = read_maps(net, images)["depth"], F.avg_pool2d(depth.float().cpu(), 2)
-    a, b = (d.flatten(1) - d.flatten(1).mean(1, keepdim=True) for d in (got, want))
+    a, b = ((d - d.mean(-1, keepdim=True)).flatten(1) for d in (got, want))
     return dict(error=(got - want).abs().mean().item(), correlation=F.cosine_similarity(a, b).mean().item())
 
 # %% ../nbs/07_metrics.ipynb #fece0611
@@ -266,18 +275,18 @@ def lpips_like(net: Recogniser,
         return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps) / 3
     return torch.cat(_batched(distance, torch.cat([a, b.to(a)], 1), net)).cpu()
 
-# %% ../nbs/07_metrics.ipynb #8f6dde41
+# %% ../nbs/07_metrics.ipynb #3bbb6189
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, 64, 64] in [0, 1]
     "Peak signal-to-noise ratio in dB, averaged over pictures; infinite for equal ones."
     from torchmetrics.functional.image import peak_signal_noise_ratio
     _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
-    return peak_signal_noise_ratio(a, b, data_range=1., dim=(1, 2, 3)).item()
+    return peak_signal_noise_ratio(a, b.to(a), data_range=1., dim=(1, 2, 3)).item()
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, 64, 64] in [0, 1]
     "Structural similarity, averaged over pictures; 1 for equal ones."
     from torchmetrics.functional.image import structural_similarity_index_measure
     _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
-    return structural_similarity_index_measure(a, b, data_range=1.).item()
+    return structural_similarity_index_measure(a.double(), b.to(a).double(), data_range=1.).item()
 
 # %% ../nbs/07_metrics.ipynb #55578687
 def diversity(net: Recogniser,

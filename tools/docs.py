@@ -2,7 +2,7 @@
 
 The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their number here (00_scenes -> scenes.html).
 """
-import os, re, shutil, sys
+import json, os, re, shutil, sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
@@ -33,13 +33,21 @@ def unnumbered(name):
     folder, slash, page = name.rpartition("/")
     return folder + slash + re.sub(r"^\d+[a-zA-Z0-9]*_", "", page)
 
+def links(text):
+    "Page names without numbers; a method is shown with its class, so links to it lead there."
+    return re.sub(r"(\.html#\w+)\.[\w.]+", r"\1", NOTEBOOK.sub(lambda m: unnumbered(m[0]), text))
+
 def rename():
     "Give pages the names that nbdev's links use, and make links to our own site relative."
-    for path in [*PROC.rglob("*.ipynb"), PROC / "_quarto.yml"]:
-        text = NOTEBOOK.sub(lambda m: unnumbered(m[0]), path.read_text(encoding="utf-8"))
-        if path.suffix == ".ipynb": text = text.replace(SITE, "../" * (len(path.relative_to(PROC).parts) - 1))
+    for path in PROC.rglob("*.ipynb"):
+        nb = json.loads(path.read_text(encoding="utf-8").replace(SITE, "../" * (len(path.relative_to(PROC).parts) - 1)))
+        for cell in nb["cells"]:
+            if cell["cell_type"] == "markdown": cell["source"] = links("".join(cell["source"]))
+            if cell["cell_type"] == "raw": cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
         path.unlink()
-        path.with_name(unnumbered(path.name)).write_text(text, encoding="utf-8")
+        path.with_name(unnumbered(path.name)).write_text(json.dumps(nb), encoding="utf-8")
+    config = PROC / "_quarto.yml"
+    config.write_text(links(config.read_text(encoding="utf-8")), encoding="utf-8")
 
 def render():
     "Let smalldocs make the pages; its warnings are problems."
