@@ -303,15 +303,15 @@ def diversity(net: Recogniser,
         return sum(pairs) / len(pairs)
     return max(0., torch.stack(_batched(spread, flat, net, batch=N)).mean().item())
 
-# %% ../nbs/07_metrics.ipynb #86830314
+# %% ../nbs/07_metrics.ipynb #c2264af2
 def evaluate(net: Recogniser,
              fake: torch.Tensor,                    # [M, 3, 64, 64] in [0, 1], generated
-             real: torch.Tensor,                    # [N, 3, 64, 64] in [0, 1], held out
+             real: torch.Tensor,                    # [N, 3, 64, 64] in [0, 1], held out; or their `features`, [N, 224]
              depth: torch.Tensor | None = None,     # [M, 1, 64, 64] in [0, 1], the conditions of `fake`
              captions: list[Caption] | None = None, # the M captions of `fake`
              ) -> dict[str, float]:                 # fid, kid, depth_error, depth_correlation, caption_shape, …, caption_all
     "Every number of this page that one set of generated pictures has; without `depth` or `captions`, theirs are left out."
-    a, b = features(net, real), features(net, fake)
+    a, b = real if real.ndim == 2 else features(net, real), features(net, fake)
     out = dict(fid=frechet(a, b), kid=kernel_distance(a, b))
     if depth is not None: out |= {f"depth_{k}": v for k, v in condition_fidelity(net, fake, depth).items()}
     if captions is not None: out |= {f"caption_{k}": v for k, v in caption_accuracy(net, fake, captions).items()}

@@ -2,7 +2,7 @@
 
 The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their number here (00_scenes -> scenes.html).
 """
-import json, os, re, shutil, sys
+import json, os, posixpath, re, shutil, sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
@@ -33,17 +33,28 @@ def unnumbered(name):
     folder, slash, page = name.rpartition("/")
     return folder + slash + re.sub(r"^\d+[a-zA-Z0-9]*_", "", page)
 
-def links(text):
-    "Page names without numbers; a method is shown with its class, so links to it lead there."
-    return re.sub(r"(\.html#\w+)\.[\w.]+", r"\1", NOTEBOOK.sub(lambda m: unnumbered(m[0]), text))
+def links(text, folder="nbs"):
+    "Page names without numbers; files beside nbs/ on the code's site; a method is shown with its class, so links to it lead there."
+    text = NOTEBOOK.sub(lambda m: unnumbered(m[0]), text)
+    text = re.sub(r"(\.html#\w+)\.[\w.]+", r"\1", text)
+    def outside(m):
+        path = posixpath.normpath(posixpath.join(folder, m[1]))
+        return m[0] if path.startswith("nbs/") else f"]({CODE}{path})"
+    return re.sub(r"\]\((\.\./[^)\s]*)\)", outside, text)
+
+def linked(cell, folder):
+    "The cell with links as the site needs them, in prose and in shown documentation."
+    if cell["cell_type"] == "markdown": cell["source"] = links("".join(cell["source"]), folder)
+    if cell["cell_type"] == "raw": cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
+    for data in (out.get("data", {}) for out in cell.get("outputs", [])):
+        if "text/markdown" in data: data["text/markdown"] = links("".join(data["text/markdown"]), folder)
 
 def rename():
     "Give pages the names that nbdev's links use, and make links to our own site relative."
     for path in PROC.rglob("*.ipynb"):
-        nb = json.loads(path.read_text(encoding="utf-8").replace(SITE, "../" * (len(path.relative_to(PROC).parts) - 1)))
-        for cell in nb["cells"]:
-            if cell["cell_type"] == "markdown": cell["source"] = links("".join(cell["source"]))
-            if cell["cell_type"] == "raw": cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
+        folder = path.relative_to(PROC).parent
+        nb = json.loads(path.read_text(encoding="utf-8").replace(SITE, "../" * len(folder.parts)))
+        for cell in nb["cells"]: linked(cell, posixpath.join("nbs", folder.as_posix()))
         path.unlink()
         path.with_name(unnumbered(path.name)).write_text(json.dumps(nb), encoding="utf-8")
     config = PROC / "_quarto.yml"
