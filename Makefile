@@ -9,7 +9,7 @@ PY := .venv/bin/python
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-demo: env  ## Distil the shipped teacher into a 4-step depth-to-image model and compare (about 10 minutes on 2 cores)
+demo: env  ## Distil the shipped teacher into a 4-step depth-to-image model and measure it
 	@.venv/bin/cond-distill demo
 
 test: dev  ## Export, check and run every notebook

@@ -4,7 +4,7 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["scenes", "schedule", "teacher", "loss", "adaptor", "sampler", "config", "trainer", "metrics", "teach", "cli"],
+    submodules=["scenes", "schedule", "teacher", "loss", "adaptor", "sampler", "config", "trainer", "metrics", "compare", "teach", "cli"],
     submod_attrs={"schedule": ["Schedule", "Prediction"], "teacher": ["Teacher"], "loss": ["codi_loss"],
                   "adaptor": ["Student", "ControlNetAdaptor"], "sampler": ["sample"], "config": ["TrainConfig"],
                   "trainer": ["distill"], "scenes": ["Scenes"]})

@@ -45,7 +45,7 @@ def pseudo_huber(a, b, c: float = .1):
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber)
 
-# %% ../nbs/03_loss.ipynb #8e9a88c2
+# %% ../nbs/03_loss.ipynb #bfe41ee7
 def printed(schedule: Schedule, d: Draw):
     "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
@@ -57,8 +57,8 @@ def ramp(progress: float, start: float, end: float) -> float:
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
                start: float = .5, end: float = .75):  # of the ramp, shares of the training
-    "w_d + w_c = 1/σ_t², split so that Δt w_c / w_d = L; L ramps from 0 to `goal`."
-    length, delta = goal * ramp(d.progress, start, end), (d.t - d.s).clamp(min=1).float()
+    "w_d + w_c = 1/σ_t², split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
+    length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)
     total = schedule.sigma(d.t).to(d.t.device) ** -2
     return (1 - rho) * total, rho * total
@@ -103,9 +103,9 @@ def codi_loss(student, target,        # called as model(z, t, cond, text) -> Pre
     loss = (w_d * data + w_c * agree).mean()                                # 5
     return loss, dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item())
 
-# %% ../nbs/03_loss.ipynb #57d8bf95
+# %% ../nbs/03_loss.ipynb #be9f4b41
 PRESETS = dict(
-    balanced=codi_loss,                                                     # signal space, look-ahead ramps to 500
+    balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(500, t)
     paper=partial(codi_loss, space="noise", weights=printed),               # exactly as printed
     data_only=partial(codi_loss, weights=data_only),                        # no consistency
 )

@@ -237,7 +237,7 @@ def frechet(real: torch.Tensor,  # [N, D] features
     metric.update(real.double(), real=True); metric.update(fake.double(), real=False)
     return max(0., metric.compute().item())
 
-# %% ../nbs/07_metrics.ipynb #5aa71fe1
+# %% ../nbs/07_metrics.ipynb #edaa5dda
 def kernel_distance(real: torch.Tensor,  # [N, D] features
                     fake: torch.Tensor,  # [M, D] features
                     ) -> float:
@@ -256,7 +256,7 @@ def fid(net: Recogniser, real: torch.Tensor, fake: torch.Tensor) -> float:  # im
     return frechet(features(net, real), features(net, fake))
 
 def kid(net: Recogniser, real: torch.Tensor, fake: torch.Tensor) -> float:  # images [N, 3, 64, 64] and [M, 3, 64, 64] in [0, 1]
-    "Kernel distance in the recogniser's features: 0 on average for equal crowds, whatever N and M."
+    "Kernel distance in the recogniser's features: 0 on average for crowds from one world, whatever N and M."
     return kernel_distance(features(net, real), features(net, fake))
 
 # %% ../nbs/07_metrics.ipynb #d26267e3

@@ -15,7 +15,8 @@ from .scenes import COLOURS, SHAPES, PATTERNS, FLOORS, Scenes, caption
 
 # %% auto #0
 __all__ = ['labels', 'render_cache', 'fit', 'new_vae', 'train_vae', 'train_recogniser', 'new_tokenizer', 'new_text_encoder',
-           'new_unet', 'latent_cache', 'mirror', 'token_cache', 'train_text_to_image']
+           'new_unet', 'latent_cache', 'mirror', 'token_cache', 'train_text_to_image', 'save_teacher', 'teach',
+           'measure', 'write_cards']
 
 # %% ../nbs/09_teach.ipynb #df85abb8
 def labels(batch: dict) -> np.ndarray:
@@ -219,3 +220,101 @@ def train_text_to_image(latents, tokens, tokenizer, schedule, cfg: TeachConfig):
         loss = F.mse_loss(out, schedule.target(x, eps, t))
         return loss, {}
     return fit("text_to_image", model, loss_fn, cfg.steps, cfg.lr, cfg, decay=.999)
+
+# %% ../nbs/09_teach.ipynb #5132c620
+def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
+    "Write the pipeline folder, float16."
+    import copy
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    vae, unet, text_encoder = (copy.deepcopy(m).half() for m in (vae, unet, text_encoder))
+    vae.register_to_config(scaling_factor=scale)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe.save_pretrained(folder)
+    for name, key in (("text_encoder", "dtype"),):
+        file = Path(folder) / name / "config.json"
+        file.write_text(json.dumps(dict(json.loads(file.read_text()), **{key: "float32"}), indent=2) + "\n")
+    _save_vocabulary(tokenizer, Path(folder) / "tokenizer")
+
+def _save_vocabulary(tokenizer, folder):
+    "vocab.json and merges.txt: older versions of transformers read these, newer ones write tokenizer.json only."
+    model = json.loads((folder / "tokenizer.json").read_text())["model"] if (folder / "tokenizer.json").exists() else None
+    if model is None: return
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+# %% ../nbs/09_teach.ipynb #b4d5be35
+def teach(cfg: TeachConfig = TeachConfig()) -> dict:
+    "Render, train everything, save teacher and recogniser into `cfg.out`, measure; returns the measurements."
+    from cond_distill.metrics import save_recogniser
+    from cond_distill.schedule import Schedule
+    files = render_cache(cfg.work, cfg.scenes + 64)
+    vae = train_vae(files, cfg)
+    latents = latent_cache(files, vae, cfg, cfg.work); scale = 1 / latents.std().item()
+    tokenizer = new_tokenizer()
+    model = train_text_to_image(latents * scale, token_cache(tokenizer, cfg), tokenizer, Schedule.cosine(), cfg)
+    out = Path(cfg.out)
+    save_teacher(out / "teacher", vae, model["unet"], model["text"], tokenizer, scale)
+    save_recogniser(train_recogniser(files, cfg), out / "recogniser")
+    report = measure(out)
+    write_cards(out, cfg, report)
+    return report
+
+# %% ../nbs/09_teach.ipynb #cbc10a2c
+def _minutes(cfg, name):
+    "Minutes that a stage took, from its log (sum over resumptions)."
+    rows = list(csv.DictReader(open(Path(cfg.work) / f"{name}.csv")))
+    seconds = [float(r["seconds"]) for r in rows]
+    return sum(a for a, b in zip(seconds, seconds[1:] + [0.]) if b < a) / 60
+
+@torch.no_grad()
+def measure(out, n: int = 512, guidance: float = 3.) -> dict:
+    "Held-out: PSNR of the autoencoder, the recogniser's accuracy on renders, and caption accuracy of 50-step samples; writes a sheet of the first 64."
+    from cond_distill.metrics import caption_accuracy, load_recogniser
+    from cond_distill.sampler import draw_images, figure
+    from cond_distill.teacher import Teacher
+    teacher, net = Teacher.from_pretrained(Path(out) / "teacher"), load_recogniser(Path(out) / "recogniser")
+    real = Scenes("held_out", level="full").batch(range(n))
+    back = torch.cat([teacher.decode(teacher.encode(x)) for x in real["image"].split(64)])
+    psnr = -10 * (back - real["image"]).square().mean((1, 2, 3)).log10().mean().item()
+    images = draw_images(teacher, real["caption"], steps=50, guidance=guidance, batch=64)
+    report = dict(psnr=psnr, recogniser=caption_accuracy(net, real["image"], real["claims"]), decoded=caption_accuracy(net, back, real["claims"]), samples=caption_accuracy(net, images, real["claims"]), n=n, guidance=guidance)
+    import textwrap
+    fig = figure(list(images[:64].split(8)), scale=1.15)
+    for ax, text in zip(fig.axes, real["caption"]): ax.set_title("\n".join(textwrap.wrap(text, 30)), fontsize=4, pad=2)
+    fig.tight_layout(pad=.4); fig.savefig(Path(out) / "teacher" / "samples.png", dpi=110)
+    return report
+
+# %% ../nbs/09_teach.ipynb #4c0c65fd
+def write_cards(out, cfg: TeachConfig, report: dict):
+    "A model card beside the weights, and the training logs."
+    import shutil
+    line = lambda d: ", ".join(f"{k} {v:.1%}" for k, v in d.items())
+    logs = Path(out) / "logs"; logs.mkdir(exist_ok=True)
+    for name in ("vae", "text_to_image", "recogniser"): shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
+    stage = lambda name, steps, batch: f"| {name} | {steps} | {batch} | {_minutes(cfg, name):.0f} |"
+    (Path(out) / "teacher" / "README.md").write_text(f"""---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# A Stable Diffusion in miniature
+
+Draws 64 × 64 pictures of one to three solids on a floor from captions. Trained from nothing by `cond-distill teach` on {cfg.scenes} rendered scenes
+of `cond_distill.scenes` (and their mirror images), seed {cfg.seed}, on two CPU cores. `StableDiffusionPipeline.from_pretrained(folder)` opens it.
+
+| stage | steps | batch | minutes |
+|---|---|---|---|
+{stage("vae", cfg.vae_steps, cfg.vae_batch)}
+{stage("text_to_image", cfg.steps, cfg.batch)}
+{stage("recogniser", cfg.recogniser_steps, 32)}
+
+Measured on {report["n"]} held-out scenes with full captions:
+
+- autoencoder: {report["psnr"]:.1f} dB PSNR
+- caption accuracy of samples, 50 DDIM steps, guidance {report["guidance"]:g}, seed 0: {line(report["samples"])}
+- the recogniser that reads them, on true renders: {line(report["recogniser"])}; on renders passed through the autoencoder: {line(report["decoded"])}
+
+`samples.png` shows the first 64 samples, unselected. Logs of the training are in `../logs`. It knows this small world and nothing else.
+""")

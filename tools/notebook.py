@@ -102,7 +102,8 @@ def write(nb, path):
 def execute(nb, folder, skip, timeout=1800):
     "Run, in `folder` and from a clean kernel, every cell that has no flag in `skip`; outputs of skipped cells stay."
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
-    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+                            extra_arguments=["--IPKernelApp.log_level=40"])
     with client.setup_kernel(env=env):
         for n, cell in enumerate(nb.cells):
             if cell.cell_type == "code" and not flags(cell) & skip: client.execute_cell(cell, n)

@@ -31,7 +31,7 @@ def test_export():
     run = call(tool("nbdev_export"))
     assert run.returncode == 0, run.stderr
     changed = sorted(k for k, v in digests().items() if before.get(k) != v)
-    assert not changed, f"{', '.join(changed)} were not up to date (they are now); run `make prepare` and commit"
+    assert not changed, f"not what the notebooks export (now it is; commit it): {', '.join(changed)}"
     sources = [(p.name, re.search(r"File to edit: \.\./(\S+\.ipynb)", p.read_text())) for p in ROOT.glob("cond_distill/[!_]*.py")]
     alone = [name for name, source in sources if not source or not (ROOT / source[1]).exists()]
     assert not alone, f"{', '.join(alone)}: no notebook exports these modules; delete them or name the notebook"
@@ -64,6 +64,12 @@ def test_links():
     badge = re.compile(r"github/[\w-]+/cond_distill/blob/main/([^)\s\"]+)")
     found += [f"{short(p)}: Colab badge of {m}" for p in pages for m in badge.findall(prose(p)) if not (ROOT / m).exists()]
     assert not found, "these lead nowhere:\n" + "\n".join(found)
+
+def test_sidebar():
+    "The documentation's sidebar names every page."
+    sidebar = (ROOT / "nbs/_quarto.yml").read_text(encoding="utf-8")
+    alone = [short(p) for p in notebooks() if p.name not in sidebar and f"{p.parent.name}/*.ipynb" not in sidebar]
+    assert not alone, f"nbs/_quarto.yml does not name {', '.join(alone)}"
 
 def seconds(*command):
     "The fastest of three runs."
