@@ -4,7 +4,7 @@ TORCH ?=
 export TORCH
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs readme clean-notebooks prepare env dev
+.PHONY: teacher adaptors results help demo test lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -29,6 +29,25 @@ clean-notebooks: dev  ## Strip from the notebooks what does not belong into git
 
 prepare: dev  ## Before a commit: export the notebooks, clean them, write README.md
 	@.venv/bin/nbdev_export && $(PY) tools/notebook.py clean && $(PY) tools/readme.py
+
+ASSETS := cond_distill/assets
+
+teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
+	.venv/bin/cond-distill teach --out $(ASSETS)
+
+adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
+	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --per-sample --steps 1799
+	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 4000 --scenes 16000
+	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
+
+rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
+	.venv/bin/cond-distill distill --out runs/rows/d_x_only --preset data_only --steps 1799
+	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 900
+	.venv/bin/cond-distill distill --out runs/rows/balanced_per_sample --per-sample
+
+results: env  ## Measure everything that the home page shows (after: make demo rows)
+	.venv/bin/cond-distill evaluate --n 512 --out results/depth.json --adaptors depth_distilled runs/demo depth_undistilled runs/rows/d_x_only runs/rows/paper runs/rows/balanced_per_sample
+	$(PY) tools/results.py
 
 env:
 	@$(PYTHON) tools/setup_env.py

@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #5a199212
 from dataclasses import asdict, dataclass, replace
 
-# %% ../nbs/06a_config.ipynb #cf79e077
+# %% ../nbs/06a_config.ipynb #ab14ebbd
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -16,7 +16,7 @@ class TrainConfig:
     task: str = "depth"           # the condition: "depth"
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
-    steps: int = 1500             # optimiser steps
+    steps: int = 1200             # optimiser steps
     batch: int = 32               # images a step
     lr: float = 5e-4              # peak learning rate of AdamW, after 50 steps of warm-up; cosine to 10 % at the end
     delta: int = 125              # Δt = t − s, training timesteps
@@ -26,7 +26,7 @@ class TrainConfig:
     per_sample: bool = False      # one t per image instead of one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"          # "l2" or "huber"
-    scenes: int = 6000            # training scenes to render and cache
+    scenes: int = 4000            # training scenes to render and cache
     captions: str = "partial"     # what captions tell: "full", "partial", "none", "mixed"
     caption_dropout: float = 0.5  # share of captions replaced by the empty one
     target_decay: float = 0.95    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
@@ -45,7 +45,7 @@ def evaluations(cfg: TrainConfig) -> int:
     alone = int(cfg.steps * cfg.ramp_start) + 1 if cfg.preset == "balanced" else 0  # steps at look-ahead 0
     return alone + 2 * (cfg.steps - alone)
 
-# %% ../nbs/06a_config.ipynb #0492cc1c
+# %% ../nbs/06a_config.ipynb #100539a5
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
@@ -54,8 +54,8 @@ class TeachConfig:
     scenes: int = 24_000         # training scenes to render and keep on disk (13 kB each)
     vae_steps: int = 4_000       # autoencoder steps
     vae_batch: int = 16          # images a step
-    recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
-    steps: int = 8_000           # U-Net and text encoder steps
+    recogniser_steps: int = 2_500  # steps of the network that reads shape, colour, floor and depth back
+    steps: int = 6_000           # U-Net and text encoder steps
     batch: int = 64              # latents a step
     lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it
     seed: int = 0                # of weights, order and noise

@@ -26,7 +26,7 @@ class _Res(nn.Module):
         self.body = nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1), nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1))
     def forward(self, x): return x + self.body(x)
 
-# %% ../nbs/07_metrics.ipynb #e8e831d5
+# %% ../nbs/07_metrics.ipynb #a59aac42
 class Recogniser(nn.Module):
     "Reads shape, colour, pattern and depth at every pixel (half resolution), and the floor, from a 64 × 64 image."
     def __init__(self, c=(32, 64, 128)):
@@ -45,8 +45,7 @@ class Recogniser(nn.Module):
         a = self.stem(image * 2 - 1); b = self.down1(a); return a, b, self.down2(b)
     def read(self, image) -> dict:
         "image [B,3,64,64] in [0,1] → logits 'shape', 'colour', 'pattern' [B,K,32,32], 'depth' [B,1,32,32] in [0,1], 'floor' [B,5]."
-        a, b, c = self.maps(image)
-        up = lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
+        a, b, c = self.maps(image); up = lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
         dense = self.dense(self.up0(torch.cat([up(self.up1(torch.cat([up(c), b], 1))), a], 1)))
         out = dict(zip(self.sizes, dense.split(list(self.sizes.values()), 1)))
         return dict(out, depth=out["depth"].sigmoid(), floor=self.floor(c.mean((2, 3))))

@@ -119,7 +119,7 @@ def train_vae(files, cfg: TeachConfig):
         return mse + 5e-6 * kl, dict(psnr=10 * np.log10(4 / mse.item()), kl=kl.item())
     return fit("vae", vae, loss_fn, cfg.vae_steps, 2e-3, cfg, decay=.995)
 
-# %% ../nbs/09_teach.ipynb #0022008b
+# %% ../nbs/09_teach.ipynb #0b18fc8c
 def train_recogniser(files, cfg: TeachConfig):
     "Cross-entropy on every answer the renderer knows; a little noise on the input, so that small artefacts do not blind it."
     from cond_distill.metrics import Recogniser
@@ -132,7 +132,8 @@ def train_recogniser(files, cfg: TeachConfig):
         y = torch.where(flip[:, None, None, None], y.flip(-1), y)
         noise = .04 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
         out = net.read(x / 2 + .5 + noise)
-        dense = {k: F.cross_entropy(out[k], y[:, c].long()) for c, k in enumerate(("shape", "colour", "pattern"))}
+        rare = lambda k: torch.tensor([.2] + [1.] * (out[k].shape[1] - 1))  # most pixels show floor: count solids more
+        dense = {k: F.cross_entropy(out[k], y[:, c].long(), rare(k)) for c, k in enumerate(("shape", "colour", "pattern"))}
         parts = dict(dense, depth=8 * F.l1_loss(out["depth"][:, 0], y[:, 3] / 255), floor=.3 * F.cross_entropy(out["floor"], floors[idx]))
         return sum(parts.values()), {k: v.item() for k, v in parts.items()}
     return fit("recogniser", net, loss_fn, cfg.recogniser_steps, 2e-3, cfg, decay=.99)
@@ -221,19 +222,18 @@ def train_text_to_image(latents, tokens, tokenizer, schedule, cfg: TeachConfig):
         return loss, {}
     return fit("text_to_image", model, loss_fn, cfg.steps, cfg.lr, cfg, decay=.999)
 
-# %% ../nbs/09_teach.ipynb #5132c620
+# %% ../nbs/09_teach.ipynb #d40acf39
 def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
     "Write the pipeline folder, float16."
     import copy
     from diffusers import DDIMScheduler, StableDiffusionPipeline
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1)
     vae, unet, text_encoder = (copy.deepcopy(m).half() for m in (vae, unet, text_encoder))
     vae.register_to_config(scaling_factor=scale)
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.save_pretrained(folder)
-    for name, key in (("text_encoder", "dtype"),):
-        file = Path(folder) / name / "config.json"
-        file.write_text(json.dumps(dict(json.loads(file.read_text()), **{key: "float32"}), indent=2) + "\n")
+    file = Path(folder) / "text_encoder" / "config.json"
+    file.write_text(json.dumps(dict(json.loads(file.read_text()), dtype="float32"), indent=2) + "\n")
     _save_vocabulary(tokenizer, Path(folder) / "tokenizer")
 
 def _save_vocabulary(tokenizer, folder):
