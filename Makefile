@@ -35,14 +35,14 @@ ASSETS := cond_distill/assets
 teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
 	.venv/bin/cond-distill teach --out $(ASSETS)
 
-adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --per-sample --steps 1799
-	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 4000 --scenes 16000
+adaptors: env  ## Train the shipped adaptors anew (about 15 minutes on 2 cores; can be stopped)
+	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --per-sample --steps 1349
+	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 900
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
-	.venv/bin/cond-distill distill --out runs/rows/d_x_only --preset data_only --steps 1799
-	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 900
+	.venv/bin/cond-distill distill --out runs/rows/d_x_only --preset data_only --steps 1349
+	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 675
 	.venv/bin/cond-distill distill --out runs/rows/balanced_per_sample --per-sample
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)

@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #5a199212
 from dataclasses import asdict, dataclass, replace
 
-# %% ../nbs/06a_config.ipynb #ab14ebbd
+# %% ../nbs/06a_config.ipynb #f692cf1d
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -16,7 +16,7 @@ class TrainConfig:
     task: str = "depth"           # the condition: "depth"
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
-    steps: int = 1200             # optimiser steps
+    steps: int = 900              # optimiser steps
     batch: int = 32               # images a step
     lr: float = 5e-4              # peak learning rate of AdamW, after 50 steps of warm-up; cosine to 10 % at the end
     delta: int = 125              # Δt = t − s, training timesteps
@@ -45,7 +45,7 @@ def evaluations(cfg: TrainConfig) -> int:
     alone = int(cfg.steps * cfg.ramp_start) + 1 if cfg.preset == "balanced" else 0  # steps at look-ahead 0
     return alone + 2 * (cfg.steps - alone)
 
-# %% ../nbs/06a_config.ipynb #100539a5
+# %% ../nbs/06a_config.ipynb #50fa84d0
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
@@ -54,7 +54,7 @@ class TeachConfig:
     scenes: int = 24_000         # training scenes to render and keep on disk (13 kB each)
     vae_steps: int = 4_000       # autoencoder steps
     vae_batch: int = 16          # images a step
-    recogniser_steps: int = 2_500  # steps of the network that reads shape, colour, floor and depth back
+    recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
     steps: int = 6_000           # U-Net and text encoder steps
     batch: int = 64              # latents a step
     lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it

@@ -34,6 +34,8 @@ library_name: diffusers
 for run in map(Path, sys.argv[1:]):
     about, out = json.loads((run / "cond_distill.json").read_text()), ASSETS / run.name
     out.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, "config.json", "cond_distill.json"): shutil.copy(run / name, out / name)
+    for name in (WEIGHTS, "config.json"): shutil.copy(run / name, out / name)
+    about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")  # not the folders of the machine it was made on
+    (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     (out / "README.md").write_text(card(about, run))
     print(f"{out.name}: {sum(p.stat().st_size for p in out.iterdir()) / 1e6:.1f} MB")
