@@ -69,7 +69,12 @@ def find_adaptor(name: str) -> Path:
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
     raise FileNotFoundError(f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}")
 
-# %% ../nbs/08_cli.ipynb #74b0fcda
+# %% ../nbs/08_cli.ipynb #cd35d040
+def _write(fig, path, dpi: int = 100):
+    "Save a figure and close it, or a notebook would show it as well."
+    from matplotlib import pyplot as plt
+    fig.savefig(path, dpi=dpi); plt.close(fig)
+
 def sample(cfg: SampleConfig):
     "Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."
     from cond_distill.adaptor import Student
@@ -80,7 +85,7 @@ def sample(cfg: SampleConfig):
     depth = read_depth(cfg.depth, teacher.image_size)
     images = draw_images(student, [cfg.caption] * cfg.n, depth.expand(cfg.n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    figure([[depth[0], *images]], [f"{cfg.steps} steps"], ["condition"] + [f"noise {i}" for i in range(cfg.n)]).savefig(cfg.out, dpi=160)
+    _write(figure([[depth[0], *images]], [f"{cfg.steps} steps"], ["condition"] + [f"noise {i}" for i in range(cfg.n)]), cfg.out)
     print(f"wrote {cfg.out}")
     return images
 
@@ -136,14 +141,14 @@ def _bar(jobs):
     from tqdm.auto import tqdm
     return tqdm(jobs, desc="measure")
 
-# %% ../nbs/08_cli.ipynb #7c7ef89d
+# %% ../nbs/08_cli.ipynb #d398f6da
 def write_demo(cfg: DemoConfig, rows, held, drawn):
     "The table on the screen and as files, and the labelled picture."
     from cond_distill import compare, metrics
     text = metrics.table(rows)
     out = Path(cfg.out); (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n"); (out / "table.md").write_text(text + "\n")
     wanted = ["undistilled\nddim, 4 steps", "undistilled\nddim, 50 steps"] + [k for k in drawn if k.startswith("distilled") and "8" not in k]
-    compare.comparison(held, {k: drawn[k] for k in wanted}).savefig(out / "demo.png", dpi=130)
+    _write(compare.comparison(held, {k: drawn[k] for k in wanted}), out / "demo.png")
     print(f"3/3  {cfg.n} held-out depth maps, half with partial captions, half with none; CPU or GPU as found, training seed {cfg.seed}\n\n{text}\n\nThe picture is {out / 'demo.png'}")
 
 # %% ../nbs/08_cli.ipynb #fbbd353e

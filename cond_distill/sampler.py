@@ -95,7 +95,7 @@ def draw_images(model, captions, cond=None, batch: int = 32, seed: int = 0, **kw
         with torch.no_grad(): out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)
 
-# %% ../nbs/05_sampler.ipynb #6ca26f04
+# %% ../nbs/05_sampler.ipynb #da91347d
 def figure(rows,           # lists of images [3 or 1, H, W] in [0, 1]
            names=None,     # one per row
            titles=None,    # one per column
@@ -103,7 +103,7 @@ def figure(rows,           # lists of images [3 or 1, H, W] in [0, 1]
     "A labelled matplotlib figure of rows of images."
     from matplotlib import pyplot as plt
     width = max(map(len, rows))
-    fig, axes = plt.subplots(len(rows), width, figsize=(scale * width + .7, scale * len(rows) + .3), squeeze=False, dpi=80)
+    fig, axes = plt.subplots(len(rows), width, figsize=(scale * width + .7, scale * len(rows) + .3), squeeze=False, dpi=60)
     for ax in axes.flat: ax.set_xticks([]); ax.set_yticks([]); ax.set_frame_on(False)
     for r, row in enumerate(rows):
         for c, im in enumerate(row): axes[r, c].imshow(im.expand(3, -1, -1).permute(1, 2, 0).cpu().clip(0, 1), interpolation="nearest")
