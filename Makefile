@@ -4,7 +4,7 @@ TORCH ?=
 export TORCH
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: teacher adaptors results help demo test lint docs readme clean-notebooks prepare env dev
+.PHONY: teacher adaptors rows results help demo test lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,7 +37,7 @@ teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with
 
 adaptors: env  ## Train the shipped adaptors anew (about 15 minutes on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --per-sample --steps 1349
-	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 900
+	.venv/bin/cond-distill distill --out runs/depth_distilled
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo

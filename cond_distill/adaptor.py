@@ -14,7 +14,7 @@ from .teacher import Teacher, _check_image, as_timesteps, guide
 # %% auto #0
 __all__ = ['ControlNetAdaptor', 'Student', 'check_condition', 'save', 'load']
 
-# %% ../nbs/04_adaptor.ipynb #94c88cfd
+# %% ../nbs/04_adaptor.ipynb #74a8c282
 class ControlNetAdaptor(nn.Module):
     "diffusers' `ControlNetModel`, made from a teacher's U-Net; zero effect at the start."
     def __init__(self, net, image_size: int):
@@ -30,6 +30,7 @@ class ControlNetAdaptor(nn.Module):
         halvings = (teacher.image_size // teacher.latent_shape[1]).bit_length() - 1
         widths = tuple(embedding or (16, 32, 64, 96, 128, 256)[:halvings + 1])
         net = ControlNetModel.from_unet(teacher.unet, conditioning_channels=channels, controlnet_conditioning_channel_order="rgb", conditioning_embedding_out_channels=widths)
+        net.controlnet_cond_embedding.conv_out.reset_parameters()  # zero in diffusers; one zero is enough
         return cls(net.requires_grad_(True).float(), teacher.image_size).to(teacher.device)
 
     def forward(self, z, t, cond, text) -> dict:
@@ -37,7 +38,7 @@ class ControlNetAdaptor(nn.Module):
         down, mid = self.net(z, t, encoder_hidden_states=text, controlnet_cond=cond, return_dict=False)
         return dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-# %% ../nbs/04_adaptor.ipynb #3a938774
+# %% ../nbs/04_adaptor.ipynb #6db9629d
 class Student(nn.Module):
     "A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."
     def __init__(self, teacher: Teacher, adaptor: nn.Module):
@@ -53,11 +54,9 @@ class Student(nn.Module):
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
         "z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D]; guidance is on the caption, the condition stays."
         if not len(z) == len(cond) == len(text): raise ValueError(f"{len(z)} latents, {len(cond)} conditions and {len(text)} captions; give one of each per image")
-        unet = self.teacher.unet
         def predict(z, t, text, cond):
-            extra = self.adaptor(z, t, cond, text)
-            out = unet(z, t, text, return_dict=False, **extra)[0]
-            return self.schedule.predict(out, z, t)
+            time = self.schedule.network_time(t).to(z.device)
+            return self.teacher.predict(z, t, text, **self.adaptor(z.float(), time, cond, text.float()))
         return guide(predict, z, as_timesteps(t, z), text, self.teacher.empty(), guidance, cond)
 
     def copy(self) -> Student:

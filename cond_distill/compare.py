@@ -23,7 +23,7 @@ def held_out(n: int = 256, size: int = 64) -> dict:
     said, unsaid = Scenes("held_out", size=size, level="partial").batch(range(half)), Scenes("held_out", size=size, level="none").batch(range(half, n))
     return {k: torch.cat([said[k], unsaid[k]]) if torch.is_tensor(said[k]) else said[k] + unsaid[k] for k in said}
 
-# %% ../nbs/07a_compare.ipynb #161e64a7
+# %% ../nbs/07a_compare.ipynb #e611ba61
 def score(net, name: str,       # recogniser; what to call the row
           model: Student, held: dict,
           steps: int, method: str = "ddim", seed: int = 1234) -> tuple[dict, torch.Tensor]:
@@ -39,7 +39,7 @@ def _row(net, images, held):
     return {"FID": m["fid"], "depth error": m["depth_error"], "caption": m["caption_all"]}
 
 def floor(net, teacher: Teacher, held: dict) -> dict:
-    "The row of the real pictures passed through the autoencoder: what no latent model can beat."
+    "The row of the real pictures passed through the autoencoder."
     back = torch.cat([teacher.decode(teacher.encode(x)).cpu() for x in held["image"].split(64)])
     return dict(model="autoencoder alone", sampler="–", steps=0, **_row(net, back, held))
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 
-# %% ../nbs/06a_config.ipynb #5a199212
-from dataclasses import asdict, dataclass, replace
+# %% ../nbs/06a_config.ipynb #f3ced94c
+from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #f692cf1d
+# %% ../nbs/06a_config.ipynb #f4dddaca
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -32,26 +32,29 @@ class TrainConfig:
     target_decay: float = 0.95    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
     ema_decay: float = 0.99       # moving average that is sampled from and saved
     clip: float = 1.0             # largest norm of the gradient
-    precision: str = "no"         # "no", "fp16" or "bf16" (accelerate's mixed precision)
+    precision: str = "no"         # "no", or "bf16" (accelerate's mixed precision)
     save_every: int = 250         # steps between checkpoints
     grid_every: int = 250         # steps between validation grids, 0 = never
     seed: int = 0                 # of weights, order, captions and noise
     cache: str = "runs/cache"     # folder of rendered, encoded scenes, shared by runs
+    def __post_init__(self):
+        for name in ("steps", "batch", "delta", "scenes", "save_every"):
+            if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
-# %% ../nbs/06a_config.ipynb #d01273c3
+# %% ../nbs/06a_config.ipynb #eaeebba0
 def evaluations(cfg: TrainConfig) -> int:
     "Forward passes of student and target per image over the whole run."
     if cfg.preset == "data_only": return cfg.steps
-    alone = int(cfg.steps * cfg.ramp_start) + 1 if cfg.preset == "balanced" else 0  # steps at look-ahead 0
-    return alone + 2 * (cfg.steps - alone)
+    alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
+    return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 
-# %% ../nbs/06a_config.ipynb #50fa84d0
+# %% ../nbs/06a_config.ipynb #1057617d
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
-    out: str = "teacher"         # folder for the finished teacher
+    out: str = "teacher"         # folder that gets teacher/, recogniser/ and logs/
     work: str = "teacher_work"   # folder for caches, checkpoints and logs
-    scenes: int = 24_000         # training scenes to render and keep on disk (13 kB each)
+    scenes: int = 24_000         # training scenes to render and keep on disk (16 kB each, and 6 kB of latents)
     vae_steps: int = 4_000       # autoencoder steps
     vae_batch: int = 16          # images a step
     recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back

@@ -10,8 +10,8 @@ import torch
 from .schedule import Schedule
 
 # %% auto #0
-__all__ = ['DISTANCES', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp', 'look_ahead', 'data_only',
-           'step_to_s', 'codi_loss']
+__all__ = ['DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp', 'look_ahead',
+           'data_only', 'step_to_s', 'codi_loss']
 
 # %% ../nbs/03_loss.ipynb #9913965f
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def pseudo_huber(a, b, c: float = .1):
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber)
 
-# %% ../nbs/03_loss.ipynb #bfe41ee7
+# %% ../nbs/03_loss.ipynb #f8fdf4c8
 def printed(schedule: Schedule, d: Draw):
     "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
@@ -56,7 +56,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
-               start: float = .5, end: float = .75):  # of the ramp, shares of the training
+               start: float = .5, end: float = .7):  # of the ramp, shares of the training
     "w_d + w_c = 1/σ_t², split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
     length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)
@@ -65,10 +65,11 @@ def look_ahead(schedule: Schedule, d: Draw,
 
 def data_only(schedule: Schedule, d: Draw):
     "No consistency term: plain conditional finetuning (of the velocity)."
-    w_d, w_c = look_ahead(schedule, d, goal=0.)
-    return w_d, w_c
+    return look_ahead(schedule, d, goal=0.)
 
-# %% ../nbs/03_loss.ipynb #6d7f734f
+# %% ../nbs/03_loss.ipynb #496deddf
+STEPS_TO_S = ("model", "noise", "teacher", "forward")
+
 def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
     "ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."
     alpha, sigma = student.schedule.at(d.s, z_t)
@@ -78,7 +79,7 @@ def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
     if how == "forward": return alpha * batch["x"] + sigma * d.eps           # consistency training
     if how == "teacher":
         with torch.no_grad(): return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
-    raise ValueError(f"z_s is {how!r}; choose 'model', 'noise', 'teacher' or 'forward'")
+    raise ValueError(f"z_s is {how!r}; choose one of {', '.join(STEPS_TO_S)}")
 
 # %% ../nbs/03_loss.ipynb #93a5afea
 def codi_loss(student, target,        # called as model(z, t, cond, text) -> Prediction; target is the student's moving average
@@ -103,9 +104,9 @@ def codi_loss(student, target,        # called as model(z, t, cond, text) -> Pre
     loss = (w_d * data + w_c * agree).mean()                                # 5
     return loss, dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item())
 
-# %% ../nbs/03_loss.ipynb #be9f4b41
+# %% ../nbs/03_loss.ipynb #d00911ce
 PRESETS = dict(
     balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(500, t)
-    paper=partial(codi_loss, space="noise", weights=printed),               # exactly as printed
+    paper=partial(codi_loss, space="noise", weights=printed),               # space and weights as printed
     data_only=partial(codi_loss, weights=data_only),                        # no consistency
 )

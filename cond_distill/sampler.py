@@ -23,7 +23,7 @@ class State:
     x: torch.Tensor   # [B,C,h,w] its answer x̂; at the last step this is the result
     z: torch.Tensor   # [B,C,h,w] the latent after the step
 
-# %% ../nbs/05_sampler.ipynb #418f590e
+# %% ../nbs/05_sampler.ipynb #e9e5325e
 def _ddim(schedule, ts, generator):
     "z_s from the prediction's own noise."
     return lambda i, pred, z: schedule.step(pred, (ts[1:] + [-1])[i])
@@ -40,23 +40,23 @@ def _dpm(schedule, ts, generator):
     "diffusers' DPM-Solver++(2M) on the same schedule and timesteps."
     from diffusers import DPMSolverMultistepScheduler
     if schedule.is_flow: raise ValueError("method 'dpm++' needs a variance-preserving schedule, this one is a flow; use 'ddim'")
-    bar = schedule.alpha(torch.arange(schedule.T)).double() ** 2
+    bar = (schedule.alpha(torch.arange(schedule.T)).double() ** 2).clamp(min=2 ** -24)  # as diffusers, where a schedule ends at zero
     betas = 1 - bar / torch.cat([torch.ones(1, dtype=bar.dtype), bar[:-1]])
     solver = DPMSolverMultistepScheduler(trained_betas=betas.float().numpy(), num_train_timesteps=schedule.T, prediction_type="sample",
                                          timestep_spacing="trailing", algorithm_type="dpmsolver++", final_sigmas_type="zero")
-    solver.set_timesteps(len(ts))
+    solver.set_timesteps(timesteps=ts)
     return lambda i, pred, z: solver.step(pred.x, solver.timesteps[i], z, return_dict=False)[0]
 
 METHODS = {"ddim": _ddim, "consistency": _consistency, "dpm++": _dpm}
 
-# %% ../nbs/05_sampler.ipynb #4fc1febc
+# %% ../nbs/05_sampler.ipynb #b38d9716
 def check_steps(model, steps: int):
     "Refuse a number of steps that the model was not trained for."
     made_for = getattr(model, "about", {}).get("sampling_steps")
     if made_for and steps not in made_for:
-        raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps: use one of them, or any_steps=True to see what happens")
+        raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps: use one of them, or any_steps=True (--any-steps) to see what happens")
 
-# %% ../nbs/05_sampler.ipynb #f1711bbf
+# %% ../nbs/05_sampler.ipynb #01f987ff
 @torch.no_grad()
 def sample(model,                  # Teacher, or Student (then cond is needed)
            captions: list[str],    # B captions, "" for none
@@ -69,6 +69,7 @@ def sample(model,                  # Teacher, or Student (then cond is needed)
     "Yield a `State` per step."
     if method not in METHODS: raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
     if isinstance(model, Student): cond = _checked(model, cond, captions)
+    elif cond is not None: raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     any_steps or check_steps(model, steps)
     teacher, schedule = getattr(model, "teacher", model), model.schedule
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
@@ -85,13 +86,13 @@ def _checked(student, cond, captions):
     check_condition(student, cond, len(captions))
     return cond.to(student.device)
 
-# %% ../nbs/05_sampler.ipynb #d4c2da89
+# %% ../nbs/05_sampler.ipynb #f668d52f
 def draw_images(model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
-    "Run `sample` to its end in batches (batch k uses seed + k) and decode."
+    "Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."
     out, teacher = [], getattr(model, "teacher", model)
     for k, i in enumerate(range(0, len(captions), batch)):
         part = None if cond is None else cond[i:i + batch]
-        for state in sample(model, captions[i:i + batch], part, seed=seed + k, **kwargs): pass
+        for state in sample(model, captions[i:i + batch], part, seed=seed + 1_000_003 * k, **kwargs): pass
         with torch.no_grad(): out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HELD_OUT', 'NEAR', 'FAR', 'Solid', 'Scene',
+__all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HELD_OUT', 'WORLD', 'NEAR', 'FAR', 'Solid', 'Scene',
            'make_scene', 'Caption', 'relation', 'caption', 'disparity', 'render', 'Scenes']
 
 # %% ../nbs/00_scenes.ipynb #eb015695
@@ -56,8 +56,9 @@ class Scene:
     grain: int                 # seed of the surface noise
     caption_seed: int          # picks the wording and what is left unsaid
 
-# %% ../nbs/00_scenes.ipynb #ddaf5909
+# %% ../nbs/00_scenes.ipynb #8f5355dc
 HELD_OUT = 1_000_000_000  # first index of the held-out range
+WORLD = 1  # raised when an index draws another picture, depth or caption; part of every cache's name
 
 def _solid(rng, others):
     "Draw one solid that stands clear of `others`, or None when no free place was found."
@@ -73,9 +74,9 @@ def _solid(rng, others):
                  str(rng.choice(PATTERNS, p=(.6, .2, .2))), size, radius, x, z,
                  rng.uniform(0, math.pi), rng.uniform(), rng.uniform(1.3, 2.), rng.uniform(.5, .7))
 
-# %% ../nbs/00_scenes.ipynb #0bf1c30e
+# %% ../nbs/00_scenes.ipynb #a8f373a6
 def make_scene(i: int, seed: int = 0) -> Scene:
-    "The scene with index `i` of world `seed`: a pure function, the same on every machine."
+    "The scene with index `i` of world `seed`: a pure function, the same wherever NumPy draws the same numbers."
     rng = np.random.default_rng((seed, i))
     solids = []
     for _ in range(rng.choice((1, 2, 3), p=(.45, .45, .10))):
@@ -363,9 +364,9 @@ def render(scenes: list[Scene],  # B scenes
                           normals=first(torch.stack(hit["normal"], -1) * (seg >= 0)[..., None]), segmentation=first(seg)))
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
-# %% ../nbs/00_scenes.ipynb #1395af85
+# %% ../nbs/00_scenes.ipynb #883aba88
 class Scenes(torch.utils.data.Dataset):
-    "Scenes by index: `Scenes('train')[i]` is a dict of image, depth, normals, segmentation, caption text and scene."
+    "Scenes by index: a dict of image [3,H,W] and depth [1,H,W] in [0,1], normals [3,H,W], segmentation [1,H,W], caption, claims, scene (objects: a DataLoader needs a collate_fn)."
     def __init__(self,
                  split: str = "train",     # "train" or "held_out": disjoint ranges of the world's indices
                  length: int = 1_000_000,  # how many scenes of the range to expose

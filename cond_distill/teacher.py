@@ -11,8 +11,8 @@ from torch import nn
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['ASSETS', 'find_folder', 'Teacher', 'encode', 'decode', 'embed', 'guide', 'as_timesteps', 'forward', 'empty',
-           'fingerprint']
+__all__ = ['ASSETS', 'find_folder', 'best_device', 'Teacher', 'encode', 'decode', 'embed', 'guide', 'as_timesteps', 'predict',
+           'forward', 'empty', 'fingerprint']
 
 # %% ../nbs/02_teacher.ipynb #bdcb2865
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../cond_distill/assets")
@@ -27,7 +27,11 @@ def find_folder(name: str | Path) -> Path:
     if kind != "StableDiffusionPipeline": raise ValueError(f"{str(name)!r} holds a {kind}; this version opens StableDiffusionPipeline folders")
     return folder
 
-# %% ../nbs/02_teacher.ipynb #3bd17d33
+# %% ../nbs/02_teacher.ipynb #267e2a6a
+def best_device() -> str:
+    "'cuda' if this machine has it, else 'cpu'."
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
 class Teacher(nn.Module):
     "A frozen text-to-image diffusion model: no gradients, evaluation mode, one call signature."
     def __init__(self, unet, vae, text_encoder, tokenizer, schedule: Schedule):
@@ -42,7 +46,7 @@ class Teacher(nn.Module):
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
         folder = find_folder(name)
-        load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, **{"torch_dtype" if kind is not CLIPTextModel else "dtype": dtype})
+        load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, torch_dtype=dtype)
         schedule = Schedule.from_diffusers(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
         text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).to(dtype)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
@@ -61,12 +65,14 @@ class Teacher(nn.Module):
         "Pixels a side of the images the model was made for."
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-# %% ../nbs/02_teacher.ipynb #848ed91b
+# %% ../nbs/02_teacher.ipynb #6deb7dac
 def _check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
     "Refuse what is not a batch of images in [0, 1]."
-    if image.ndim != 4 or image.shape[1] != channels: raise ValueError(f"{name} has shape {tuple(image.shape)}; expected [B, {channels}, H, W] (RGB: image.convert('RGB'))")
+    if not torch.is_tensor(image): raise TypeError(f"{name} is a {type(image).__name__}; expected a float tensor [B, {channels}, H, W] in [0, 1]")
+    hint = {1: " (grey-scale: image.convert('L'))", 3: " (RGB: image.convert('RGB'))"}.get(channels, "")
+    if image.ndim != 4 or image.shape[1] != channels: raise ValueError(f"{name} has shape {tuple(image.shape)}; expected [B, {channels}, H, W]{hint}")
     if image.shape[2] % multiple or image.shape[3] % multiple: raise ValueError(f"{name} is {image.shape[2]} × {image.shape[3]} pixels; both must be multiples of {multiple}: crop or resize it")
-    if not torch.isfinite(image).all(): raise ValueError(f"{name} contains NaN or infinity; look at the data before training on it")
+    if not torch.isfinite(image).all(): raise ValueError(f"{name} contains NaN or infinity; look for what made it")
     if image.min() < -.01 or image.max() > 1.01: raise ValueError(f"{name} ranges over [{image.min():.2f}, {image.max():.2f}]; expected [0, 1]")
 
 @torch.no_grad()
@@ -108,20 +114,24 @@ def guide(predict,           # (z, t, text, *conds) -> Prediction, on a batch
     mix = lambda p: (lambda no, yes: no + guidance * (yes - no))(*p.chunk(2))
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 
-# %% ../nbs/02_teacher.ipynb #a4d42f84
+# %% ../nbs/02_teacher.ipynb #26540c13
 def as_timesteps(t, z) -> torch.Tensor:
     "An int or a tensor of timesteps → int64 [B] on z's device."
-    t = torch.as_tensor(t, device=z.device, dtype=torch.long)
-    return t.expand(len(z)) if t.ndim == 0 else t
+    t = torch.as_tensor(t, device=z.device)
+    if t.is_floating_point(): raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps")
+    return t.long().expand(len(z)) if t.numel() == 1 else t.long()
 
-def forward(self: Teacher, z, t, text, guidance: float = 1., **unet_inputs) -> Prediction:
+def predict(self: Teacher, z, t, text, **inputs) -> Prediction:
+    "One call of the U-Net, without guidance; t int64 [B]; `inputs` (an adaptor's features) go to the U-Net."
+    cast = lambda a: tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(self.unet.dtype)
+    time = self.schedule.network_time(t).to(z.device)
+    out = self.unet(cast(z), time, cast(text), return_dict=False, **{k: cast(v) for k, v in inputs.items()})[0]
+    return self.schedule.predict(out, z, t)
+
+def forward(self: Teacher, z, t, text, guidance: float = 1.) -> Prediction:
     "Predict x, ε and v from z_t [B,C,h,w] at timestep t (int or [B]) with text embeddings [B,L,D]."
     if len(text) != len(z): raise ValueError(f"{len(z)} latents but {len(text)} captions; give one caption per image")
-    t = as_timesteps(t, z)
-    def predict(z, t, text):
-        out = self.unet(z.to(self.unet.dtype), t, text.to(self.unet.dtype), return_dict=False, **unet_inputs)[0]
-        return self.schedule.predict(out, z, t)
-    return guide(predict, z, t, text, self.empty(), guidance)
+    return guide(self.predict, z, as_timesteps(t, z), text, self.empty(), guidance)
 
 @torch.no_grad()
 def empty(self: Teacher) -> torch.Tensor:
@@ -129,15 +139,15 @@ def empty(self: Teacher) -> torch.Tensor:
     if getattr(self, "_empty", None) is None or self._empty.device != self.device: self._empty = self.embed([""])
     return self._empty
 
-Teacher.forward, Teacher.empty = forward, empty
+Teacher.predict, Teacher.forward, Teacher.empty = predict, forward, empty
 
-# %% ../nbs/02_teacher.ipynb #f899826e
+# %% ../nbs/02_teacher.ipynb #7dd0c1ca
 def fingerprint(self: Teacher) -> str:
-    "Twelve hex digits from the U-Net's configuration, schedule and a sample of every weight (rounded, so that float16 and float32 copies of the same weights agree)."
+    "Twelve hex digits from the schedule and every weight's name, shape and first 32 values (as float16, so that float32 copies of the same weights agree)."
     h = hashlib.sha256(self.schedule.fingerprint().encode())
-    for name, p in sorted(self.unet.named_parameters()):
-        sample = p.detach().flatten()[:32].to("cpu", torch.float16)
-        h.update(f"{name}{tuple(p.shape)}".encode()); h.update(sample.numpy().tobytes())
+    for part in (self.unet, self.vae, self.text_encoder):
+        for name, p in sorted(part.named_parameters()):
+            h.update(f"{name}{tuple(p.shape)}".encode()); h.update(p.detach().flatten()[:32].to("cpu", torch.float16).numpy().tobytes())
     return h.hexdigest()[:12]
 
 Teacher.fingerprint = fingerprint

@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import step_curve
 from cond_distill.metrics import table
 
-NAMES = {"depth_distilled": "balanced, longer (shipped)", "demo": "balanced (the demo's run)", "depth_undistilled": "undistilled: d_x only, t per image",
+NAMES = {"depth_distilled": "balanced (shipped)", "demo": "balanced (this machine's demo)", "depth_undistilled": "undistilled: d_x only, t per image",
          "d_x_only": "d_x only, one t a batch", "paper": "as printed (noise space)", "balanced_per_sample": "balanced, t per image"}
 TEXT = """# Results: depth to image
 
@@ -16,7 +16,7 @@ Made by `make demo rows results` on commit {commit}, on {device}, training seed 
 FID is on the features of the shipped recogniser (not comparable with FID on Inception features); *depth error* is the mean absolute difference of the depth read back from the picture;
 *caption* is the share of true statements. `s/image` belongs to the machine; compare it within the table only.
 
-All rows but *longer* had (nearly) the same number of network evaluations in training: {nfe} per image of a batch, at batch 32.
+All adaptors had (nearly) the same number of network evaluations in training: {nfe} per image of a batch, at batch 32.
 
 {table}
 
