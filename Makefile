@@ -36,17 +36,17 @@ teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with
 	.venv/bin/cond-distill teach --out $(ASSETS)
 
 adaptors: env  ## Train the shipped adaptors anew (about 15 minutes on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --per-sample --steps 1349
+	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 1399
 	.venv/bin/cond-distill distill --out runs/depth_distilled
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
-	.venv/bin/cond-distill distill --out runs/rows/d_x_only --preset data_only --steps 1349
-	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 675
-	.venv/bin/cond-distill distill --out runs/rows/balanced_per_sample --per-sample
+	.venv/bin/cond-distill distill --out runs/rows/d_x_only --preset data_only --steps 1399 --no-per-sample
+	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 700 --no-per-sample
+	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 512 --out results/depth.json --adaptors depth_distilled runs/demo depth_undistilled runs/rows/d_x_only runs/rows/paper runs/rows/balanced_per_sample
+	.venv/bin/cond-distill evaluate --n 512 --out results/depth.json --adaptors depth_distilled runs/demo depth_undistilled runs/rows/d_x_only runs/rows/paper runs/rows/balanced_per_batch
 	$(PY) tools/results.py
 
 env:

@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #f3ced94c
 from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #f4dddaca
+# %% ../nbs/06a_config.ipynb #b79ee87c
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -16,14 +16,14 @@ class TrainConfig:
     task: str = "depth"           # the condition: "depth"
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
-    steps: int = 900              # optimiser steps
+    steps: int = 1000             # optimiser steps
     batch: int = 32               # images a step
-    lr: float = 5e-4              # peak learning rate of AdamW, after 50 steps of warm-up; cosine to 10 % at the end
+    lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
     delta: int = 125              # Δt = t − s, training timesteps
     look_ahead: float = 500.      # goal of L(t), training timesteps ("balanced")
-    ramp_start: float = 0.5       # share of the run after which L grows from 0 …
-    ramp_end: float = 0.7         # … and at which it reaches its goal
-    per_sample: bool = False      # one t per image instead of one per batch
+    ramp_start: float = 0.6       # share of the run after which L grows from 0 …
+    ramp_end: float = 0.9         # … and at which it reaches its goal
+    per_sample: bool = True       # one t per image, or one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"          # "l2" or "huber"
     scenes: int = 4000            # training scenes to render and cache
@@ -48,17 +48,17 @@ def evaluations(cfg: TrainConfig) -> int:
     alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 
-# %% ../nbs/06a_config.ipynb #1057617d
+# %% ../nbs/06a_config.ipynb #3af170ee
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
     out: str = "teacher"         # folder that gets teacher/, recogniser/ and logs/
     work: str = "teacher_work"   # folder for caches, checkpoints and logs
-    scenes: int = 24_000         # training scenes to render and keep on disk (16 kB each, and 6 kB of latents)
-    vae_steps: int = 4_000       # autoencoder steps
+    scenes: int = 24_000         # training scenes to render and keep on disk (16 kB each, and 8 kB of latents)
+    vae_steps: int = 2_000       # autoencoder steps
     vae_batch: int = 16          # images a step
     recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
-    steps: int = 6_000           # U-Net and text encoder steps
+    steps: int = 12_000          # U-Net and text encoder steps
     batch: int = 64              # latents a step
     lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it
     seed: int = 0                # of weights, order and noise

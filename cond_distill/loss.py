@@ -45,7 +45,7 @@ def pseudo_huber(a, b, c: float = .1):
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber)
 
-# %% ../nbs/03_loss.ipynb #f8fdf4c8
+# %% ../nbs/03_loss.ipynb #166b3e79
 def printed(schedule: Schedule, d: Draw):
     "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
@@ -56,15 +56,14 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
-               start: float = .5, end: float = .7):  # of the ramp, shares of the training
-    "w_d + w_c = 1/σ_t², split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
+               start: float = .6, end: float = .9):  # of the ramp, shares of the training
+    "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
     length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)
-    total = schedule.sigma(d.t).to(d.t.device) ** -2
-    return (1 - rho) * total, rho * total
+    return 1 - rho, rho
 
 def data_only(schedule: Schedule, d: Draw):
-    "No consistency term: plain conditional finetuning (of the velocity)."
+    "No consistency term: plain conditional finetuning, w_d = 1."
     return look_ahead(schedule, d, goal=0.)
 
 # %% ../nbs/03_loss.ipynb #496deddf

@@ -13,14 +13,14 @@ import torch
 __all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HELD_OUT', 'WORLD', 'NEAR', 'FAR', 'Solid', 'Scene',
            'make_scene', 'Caption', 'relation', 'caption', 'disparity', 'render', 'Scenes']
 
-# %% ../nbs/00_scenes.ipynb #eb015695
+# %% ../nbs/00_scenes.ipynb #bec6f233
 SHAPES = ("sphere", "cube", "cylinder", "cone", "dome")
 COLOURS = {"red": (.80, .07, .07), "orange": (.95, .45, .04), "yellow": (.92, .84, .12), "green": (.10, .52, .13),
            "cyan": (.12, .72, .78), "blue": (.10, .20, .80), "purple": (.48, .13, .62), "white": (.93, .93, .93)}
 FLOORS = {"wooden": (.56, .36, .20), "checkered": (.62, .62, .62), "sandy": (.80, .70, .50), "grassy": (.27, .44, .16), "slate": (.30, .34, .41)}
 MATERIALS = ("matte", "shiny")
 PATTERNS = ("plain", "striped", "checked")
-SIZES = {"small": (.48, .56), "": (.62, .74), "large": (.80, .92)}
+SIZES = {"small": (.58, .68), "": (.76, .88), "large": (.94, 1.06)}
 
 # %% ../nbs/00_scenes.ipynb #b22abbc7
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class Scene:
     grain: int                 # seed of the surface noise
     caption_seed: int          # picks the wording and what is left unsaid
 
-# %% ../nbs/00_scenes.ipynb #8f5355dc
+# %% ../nbs/00_scenes.ipynb #171bc09d
 HELD_OUT = 1_000_000_000  # first index of the held-out range
-WORLD = 1  # raised when an index draws another picture, depth or caption; part of every cache's name
+WORLD = 2  # raised when an index draws another picture, depth or caption; part of every cache's name
 
 def _solid(rng, others):
     "Draw one solid that stands clear of `others`, or None when no free place was found."
     size = str(rng.choice(list(SIZES), p=(.3, .4, .3)))
     radius = rng.uniform(*SIZES[size])
     for _ in range(30):
-        x, z = rng.uniform(-1.35, 1.35), rng.uniform(-1.1, 1.5)
-        clear = all(math.hypot(x - o.x, z - o.z) > .95 * (radius + o.radius) + .12 for o in others)
-        apart = all(max(abs(x - o.x), abs(z - o.z)) > .85 for o in others)
+        x, z = rng.uniform(-1, 1) * (1.5 - .65 * radius), rng.uniform(-1.1, 1.5)
+        clear = all(math.hypot(x - o.x, z - o.z) > .95 * (radius + o.radius) + .08 for o in others)
+        apart = all(max(abs(x - o.x), abs(z - o.z)) > .95 for o in others)
         if clear and apart: break
     else: return None
     return Solid(str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS))), str(rng.choice(MATERIALS)),
@@ -270,9 +270,9 @@ def _normal(shape, p):
     length = (n[0] ** 2 + n[1] ** 2 + n[2] ** 2).clamp_min(1e-12).sqrt()
     return tuple(v / length for v in n)
 
-# %% ../nbs/00_scenes.ipynb #383bf3ad
-_FOV, _DIST = .37, 5.4  # half-width of the image plane at distance 1; camera distance from the origin
-NEAR, FAR = 2.5, 16.    # depth range, world units; see `disparity`
+# %% ../nbs/00_scenes.ipynb #9feb1118
+_FOV, _DIST = .30, 5.4  # half-width of the image plane at distance 1; camera distance from the origin
+NEAR, FAR = 3.5, 16.    # depth range, world units; see `disparity`
 
 def _rays(scenes, n):
     "Origins and directions of n × n rays through the image, [B, n·n] each; also the forward axis."

@@ -67,7 +67,7 @@ def make_loss(cfg: TrainConfig):
     if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end))
     return loss
 
-# %% ../nbs/06_trainer.ipynb #580548b4
+# %% ../nbs/06_trainer.ipynb #607b0b10
 class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
@@ -91,10 +91,10 @@ class Run:
         return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema)
 
 def _lr_share(cfg, step):
-    "Linear warm-up over 50 steps, then cosine to 10 %."
-    return float(min(1., (step + 1) / 50) * (.1 + .9 * .5 * (1 + np.cos(np.pi * min(1., step / cfg.steps)))))
+    "Linear warm-up over 50 steps, constant, over the last quarter down to 5 %: consistency comes late and needs a rate that is not spent."
+    return min(1., (step + 1) / 50, .05 + .95 * max(0., 1 - step / cfg.steps) / .25)
 
-# %% ../nbs/06_trainer.ipynb #fbae5cca
+# %% ../nbs/06_trainer.ipynb #8b2302ad
 def save_run(run: Run):
     "Write the checkpoint beside the old one, then rename: an interrupted write loses nothing."
     path = Path(run.cfg.out) / "checkpoint.pt"; path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,14 @@ def load_run(run: Run) -> bool:
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe = state["step"], state["nfe"]
     run.target_ema.copy_to(run.target.parameters())
+    for name in ("log.csv", "judged.csv"): _forget_after(path.with_name(name), run.step)
     return True
+
+def _forget_after(log, step):
+    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again."
+    if not log.exists(): return
+    head, *rows = log.read_text().splitlines(keepends=True)
+    log.write_text(head + "".join(r for r in rows if int(r.split(",")[0]) <= step))
 
 # %% ../nbs/06_trainer.ipynb #148dfc22
 @dataclass

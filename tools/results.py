@@ -8,8 +8,8 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import step_curve
 from cond_distill.metrics import table
 
-NAMES = {"depth_distilled": "balanced (shipped)", "demo": "balanced (this machine's demo)", "depth_undistilled": "undistilled: d_x only, t per image",
-         "d_x_only": "d_x only, one t a batch", "paper": "as printed (noise space)", "balanced_per_sample": "balanced, t per image"}
+NAMES = {"depth_distilled": "balanced (shipped)", "demo": "balanced (this machine's demo)", "depth_undistilled": "undistilled: d_x only",
+         "d_x_only": "d_x only, one t a batch", "paper": "as printed (noise space)", "balanced_per_batch": "balanced, one t a batch"}
 TEXT = """# Results: depth to image
 
 Made by `make demo rows results` on commit {commit}, on {device}, training seed 0, noise seed 1234. {n} held-out depth maps, the first half with partial captions, the rest with none.

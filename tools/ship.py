@@ -14,7 +14,7 @@ def card(about, run):
     "The model card."
     c = about["config"]
     kind = "An undistilled adaptor: plain finetuning, the opponent" if c["preset"] == "data_only" else "A distilled adaptor for 1, 2, 4 or 8 steps"
-    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in c.items() if k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "scenes", "seed")) + (" --per-sample" if c["per_sample"] else "")
+    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in c.items() if k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "scenes", "seed")) + ("" if c["per_sample"] else " --no-per-sample")
     return f"""---
 license: apache-2.0
 library_name: diffusers
