@@ -35,7 +35,7 @@ ASSETS := cond_distill/assets
 teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
 	.venv/bin/cond-distill teach --out $(ASSETS)
 
-adaptors: env  ## Train the shipped adaptors anew (about 15 minutes on 2 cores; can be stopped)
+adaptors: env  ## Train the shipped adaptors anew (about 20 minutes on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 1399
 	.venv/bin/cond-distill distill --out runs/depth_distilled
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled

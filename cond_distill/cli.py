@@ -13,10 +13,10 @@ from .config import TeachConfig, TrainConfig
 __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'read_depth', 'find_adaptor', 'sample',
            'distill', 'teach', 'evaluate', 'demo', 'write_demo', 'main']
 
-# %% ../nbs/08_cli.ipynb #7fc22d70
+# %% ../nbs/08_cli.ipynb #b62a5ffa
 @dataclass(frozen=True)
 class DemoConfig:
-    "Distil the shipped teacher into a 4-step depth-to-image model and compare. About ten minutes on two cores."
+    "Distil the shipped teacher into a 4-step depth-to-image model and compare. About a quarter of an hour on two cores."
     out: str = "runs/demo"   # folder for the adaptor, the table and the picture
     steps: int = 1000        # optimiser steps
     scenes: int = 4000       # training scenes to render
