@@ -13,7 +13,7 @@ from .config import TeachConfig, TrainConfig
 __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'read_depth', 'find_adaptor', 'sample',
            'distill', 'teach', 'evaluate', 'demo', 'write_demo', 'main']
 
-# %% ../nbs/08_cli.ipynb #b62a5ffa
+# %% ../nbs/08_cli.ipynb #4c8fa379
 @dataclass(frozen=True)
 class DemoConfig:
     "Distil the shipped teacher into a 4-step depth-to-image model and compare. About a quarter of an hour on two cores."
@@ -32,7 +32,7 @@ class SampleConfig:
     adaptor: str = "depth_distilled"  # folder of an adaptor, or the name of a shipped one
     teacher: str = "shipped" # folder of its teacher
     steps: int = 4           # network evaluations a picture
-    method: str = "ddim"     # "ddim", "consistency" or "dpm++"
+    method: str = "auto"     # "ddim", "consistency" or "dpm++"; "auto": the one the adaptor was made for
     n: int = 4               # how many pictures, from different noise
     seed: int = 0            # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
@@ -40,11 +40,11 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    "Measure adaptors on held-out conditions: FID, condition fidelity, caption accuracy, seconds per image."
+    "Measure adaptors on held-out conditions: FID, condition fidelity, caption accuracy, seconds per image, diversity."
     adaptors: tuple[str, ...] = ("depth_distilled", "depth_undistilled")  # folders, or names of shipped ones
     teacher: str = "shipped"             # folder of their teacher
     steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with
-    methods: tuple[str, ...] = ("ddim",) # samplers
+    methods: tuple[str, ...] = ("auto",) # samplers; "auto": the one each adaptor was made for
     n: int = 512                         # held-out conditions
     out: str = ""                        # file for the rows as JSON; empty for none
 
@@ -91,7 +91,7 @@ def sample(cfg: SampleConfig):
     print(f"wrote {cfg.out}")
     return images
 
-# %% ../nbs/08_cli.ipynb #22dba19d
+# %% ../nbs/08_cli.ipynb #6d687593
 def distill(cfg: TrainConfig) -> Path:
     "Run a training to its end, reading the depth back at every grid; returns the folder of the adaptor."
     from functools import partial
@@ -117,12 +117,14 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     students = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}  # wrong names fail before the work
     rows = [compare.floor(net, teacher, held)]
     for name, student in students.items():
-        rows += [compare.score(net, Path(name).name, student, held, k, m)[0] for m in cfg.methods for k in cfg.steps]
+        for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
+            row = compare.score(net, Path(name).name, student, held, k, m)[0]
+            rows.append(row | {"diversity": compare.spread(net, student, held, k, method=m)})
         print(metrics.table([rows[0]] + rows[-len(cfg.steps) * len(cfg.methods):]), flush=True)
     if cfg.out: Path(cfg.out).parent.mkdir(parents=True, exist_ok=True); Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
-# %% ../nbs/08_cli.ipynb #ad3d285b
+# %% ../nbs/08_cli.ipynb #ccf61345
 UNDISTILLED = (("ddim", 4), ("dpm++", 4), ("ddim", 8), ("dpm++", 8), ("ddim", 50), ("dpm++", 50))  # how the opponent is sampled
 
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -134,11 +136,11 @@ def demo(cfg: DemoConfig) -> list[dict]:
     folder = distill(TrainConfig(out=cfg.out, steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache))
     teacher, net, held = Teacher.from_pretrained("shipped", best_device()), metrics.load_recogniser(), compare.held_out(cfg.n)
     print("2/3  measuring", flush=True)
-    jobs = [("distilled (this run)", folder, "ddim", k) for k in (1, 2, 4, 8)] + [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
+    jobs = [("distilled (this run)", folder, "auto", k) for k in (1, 2, 4, 8)] + [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
     rows, drawn = [compare.floor(net, teacher, held)], {}
     for name, where, method, steps in _bar(jobs):
         row, images = compare.score(net, name, Student.load(teacher, where), held, steps, method)
-        rows.append(row); drawn[f"{name}\n{method}, {steps} step{'s' * (steps > 1)}"] = images
+        rows.append(row); drawn[f"{name}\n{row['sampler']}, {steps} step{'s' * (steps > 1)}"] = images
     write_demo(cfg, rows, held, drawn)
     return rows
 

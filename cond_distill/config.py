@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #f3ced94c
 from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #b79ee87c
+# %% ../nbs/06a_config.ipynb #bb029cfa
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -21,8 +21,9 @@ class TrainConfig:
     lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
     delta: int = 125              # Δt = t − s, training timesteps
     look_ahead: float = 500.      # goal of L(t), training timesteps ("balanced")
-    ramp_start: float = 0.6       # share of the run after which L grows from 0 …
-    ramp_end: float = 0.9         # … and at which it reaches its goal
+    ramp_start: float = 0.7       # share of the run after which L grows from 0 …
+    ramp_end: float = 0.8         # … and at which it reaches its goal
+    timesteps: str = "grid"       # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
     per_sample: bool = True       # one t per image, or one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"          # "l2" or "huber"

@@ -10,10 +10,12 @@ import torch
 from .schedule import Schedule
 
 # %% auto #0
-__all__ = ['DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp', 'look_ahead',
-           'data_only', 'step_to_s', 'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp',
+           'look_ahead', 'data_only', 'step_to_s', 'codi_loss']
 
-# %% ../nbs/03_loss.ipynb #9913965f
+# %% ../nbs/03_loss.ipynb #1bb0dca0
+TIMESTEPS = ("all", "grid")
+
 @dataclass(frozen=True)
 class Draw:
     "The randomness of one training step, drawn outside the loss so that every loss can be compared on the same draw."
@@ -25,10 +27,13 @@ class Draw:
 def draw(schedule: Schedule, x,   # latents [B, ...]
          generator,               # CPU generator
          delta: int = 125,        # Δt, training timesteps
-         per_sample: bool = False, progress: float = 1.) -> Draw:
-    "t uniform on 1 … T−1 (t = 0 teaches nothing), s = max(t − Δt, 0), noise from a CPU generator."
+         per_sample: bool = False, progress: float = 1.,
+         timesteps: str = "all") -> Draw:  # "all": t uniform on 1 … T−1; "grid": on the timesteps of a sampler with T / Δt steps
+    "s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."
     if not 1 <= delta < schedule.T: raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
-    t = torch.randint(1, schedule.T, (len(x) if per_sample else 1,), generator=generator).expand(len(x))
+    if timesteps not in TIMESTEPS: raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
+    choice = torch.arange(1, schedule.T) if timesteps == "all" else torch.tensor([t for t in schedule.timesteps(round(schedule.T / delta)) if t > 0])
+    t = choice[torch.randint(len(choice), (len(x) if per_sample else 1,), generator=generator)].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
     return Draw(t.to(x.device), (t - delta).clamp(min=0).to(x.device), eps.to(x.device), progress)
 
@@ -45,7 +50,7 @@ def pseudo_huber(a, b, c: float = .1):
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber)
 
-# %% ../nbs/03_loss.ipynb #166b3e79
+# %% ../nbs/03_loss.ipynb #336af9eb
 def printed(schedule: Schedule, d: Draw):
     "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
@@ -56,7 +61,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
-               start: float = .6, end: float = .9):  # of the ramp, shares of the training
+               start: float = .7, end: float = .8):  # of the ramp, shares of the training
     "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
     length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)

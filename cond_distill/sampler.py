@@ -11,7 +11,7 @@ from .schedule import Prediction
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['METHODS', 'State', 'check_steps', 'sample', 'draw_images', 'figure']
+__all__ = ['METHODS', 'State', 'check_steps', 'pick_method', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/05_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -49,25 +49,31 @@ def _dpm(schedule, ts, generator):
 
 METHODS = {"ddim": _ddim, "consistency": _consistency, "dpm++": _dpm}
 
-# %% ../nbs/05_sampler.ipynb #b38d9716
+# %% ../nbs/05_sampler.ipynb #de6d2124
 def check_steps(model, steps: int):
     "Refuse a number of steps that the model was not trained for."
     made_for = getattr(model, "about", {}).get("sampling_steps")
     if made_for and steps not in made_for:
         raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps: use one of them, or any_steps=True (--any-steps) to see what happens")
 
-# %% ../nbs/05_sampler.ipynb #01f987ff
+def pick_method(model, method: str = "auto") -> str:
+    "The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."
+    if method == "auto": return getattr(model, "about", {}).get("method", "ddim")
+    if method not in METHODS: raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
+    return method
+
+# %% ../nbs/05_sampler.ipynb #a3133985
 @torch.no_grad()
 def sample(model,                  # Teacher, or Student (then cond is needed)
            captions: list[str],    # B captions, "" for none
            cond=None,              # [B, K, H, W] in [0, 1], for a Student
            steps: int = 4,
-           method: str = "ddim",   # "ddim", "consistency" or "dpm++"
+           method: str = "auto",   # "ddim", "consistency" or "dpm++"; "auto": the one the model was made for
            guidance: float = 1.,   # on the caption; costs a second evaluation per step unless 1
            seed: int = 0,          # of the noise, drawn on the CPU: the same on every device
            any_steps: bool = False):
     "Yield a `State` per step."
-    if method not in METHODS: raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+    method = pick_method(model, method)
     if isinstance(model, Student): cond = _checked(model, cond, captions)
     elif cond is not None: raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     any_steps or check_steps(model, steps)
@@ -96,7 +102,7 @@ def draw_images(model, captions, cond=None, batch: int = 32, seed: int = 0, **kw
         with torch.no_grad(): out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)
 
-# %% ../nbs/05_sampler.ipynb #da91347d
+# %% ../nbs/05_sampler.ipynb #c44db120
 def figure(rows,           # lists of images [3 or 1, H, W] in [0, 1]
            names=None,     # one per row
            titles=None,    # one per column
@@ -104,11 +110,11 @@ def figure(rows,           # lists of images [3 or 1, H, W] in [0, 1]
     "A labelled matplotlib figure of rows of images."
     from matplotlib import pyplot as plt
     width = max(map(len, rows))
-    fig, axes = plt.subplots(len(rows), width, figsize=(scale * width + .7, scale * len(rows) + .3), squeeze=False, dpi=60)
+    fig, axes = plt.subplots(len(rows), width, figsize=(scale * width + (1.1 if names else 0), scale * len(rows) + .3), squeeze=False, dpi=60)
     for ax in axes.flat: ax.set_xticks([]); ax.set_yticks([]); ax.set_frame_on(False)
     for r, row in enumerate(rows):
         for c, im in enumerate(row): axes[r, c].imshow(im.expand(3, -1, -1).permute(1, 2, 0).cpu().clip(0, 1), interpolation="nearest")
-        if names: axes[r, 0].set_ylabel(names[r], fontsize=8)
+        if names: axes[r, 0].set_ylabel(names[r], fontsize=7, rotation=0, ha="right", va="center")
     for c, title in enumerate(titles or []): axes[0, c].set_title(title, fontsize=7)
     fig.tight_layout(pad=.25)
     return fig

@@ -14,7 +14,7 @@ def card(about, run):
     "The model card."
     c = about["config"]
     kind = "An undistilled adaptor: plain finetuning, the opponent" if c["preset"] == "data_only" else "A distilled adaptor for 1, 2, 4 or 8 steps"
-    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in c.items() if k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "scenes", "seed")) + ("" if c["per_sample"] else " --no-per-sample")
+    flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in c.items() if k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "ramp_start", "ramp_end", "timesteps", "scenes", "seed")) + ("" if c["per_sample"] else " --no-per-sample")
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -26,6 +26,7 @@ library_name: diffusers
 - data: {c["scenes"]} rendered training scenes, captions '{c["captions"]}', half of them dropped; seed {c["seed"]}
 - training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {minutes(run):.0f} minutes on two CPU cores
 - command: `cond-distill distill {flags}`
+- sampler it was made for: {about["method"]}
 - measurements: see `results/` in the repository
 
 `cond_distill.json` has the whole configuration.
