@@ -8,8 +8,8 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import step_curve
 from cond_distill.metrics import table
 
-NAMES = {"depth_undistilled": "undistilled (d_x only)", "paper": "as printed: noise space, one t a batch, all t",
-         "balanced_per_batch": "distilled, one t a batch", "balanced_all_timesteps": "distilled, all t", "demo": "**distilled (the demo)**", "depth_distilled": "distilled for longer (shipped)"}
+NAMES = {"depth_undistilled": "undistilled", "paper": "as printed",
+         "balanced_per_batch": "distilled, one t a batch", "balanced_all_timesteps": "distilled, all t", "demo": "**the demo**", "depth_distilled": "trained longer"}
 OPPONENT, STEPS = "depth_undistilled", (1, 2, 4, 8, 50)
 TEXT = """# Results: depth to image
 
@@ -40,8 +40,8 @@ def short(rows):
         for sampler in dict.fromkeys(r["sampler"] for r in rows if r["model"] == name):
             pick = {r["steps"]: r for r in rows if (r["model"], r["sampler"]) == (name, sampler)}
             last = pick.get(4)
-            out.append({"model": NAMES[name], "sampler": sampler} | {f"FID, {k} step{'s' * (k > 1)}": pick[k]["FID"] if k in pick else None for k in STEPS}
-                       | {f"{k}, 4 steps": last[k] for k in ("depth error", "caption", "diversity") if k in last})
+            out.append({"model, sampler": f"{NAMES[name]}, {sampler}"} | {f"FID@{k}": f"{pick[k]['FID']:.1f}" if k in pick else None for k in STEPS}
+                       | {f"{k}@4": f"{last[k]:.3f}" for k in ("depth error", "caption", "diversity") if k in last})
     return table(out)
 
 rows = load("depth.json")
@@ -53,7 +53,7 @@ text = "| adaptor | steps | batch | network evaluations per image of a batch |\n
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({torch.get_num_threads()} threads)"
 n = 256
-caption = f"{n} held-out depth maps, half with partial captions, half without; {device}, training seed 0; by `make demo rows results`. FID on the recogniser's features; the autoencoder alone has {floor['FID']:.3f} and a depth error of {floor['depth error']:.3f}."
+caption = f"FID@k: with k steps. {n} held-out depth maps, half with partial captions, half without; {device}, training seed 0; by `make demo rows results`. FID on the recogniser's features; the autoencoder alone has {floor['FID']:.3f} and a depth error of {floor['depth error']:.3f}."
 (ROOT / "results" / "table.md").write_text(short(rows + best) + "\n\n" + caption + "\n")
 (ROOT / "results" / "README.md").write_text(TEXT.format(commit=commit, device=device, n=n, budget=text, table=table([floor] + rows), demo=(ROOT / "runs/demo/table.md").read_text()))
 images = ROOT / "nbs" / "images"; images.mkdir(exist_ok=True)
