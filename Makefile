@@ -35,18 +35,19 @@ ASSETS := cond_distill/assets
 teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
 	.venv/bin/cond-distill teach --out $(ASSETS)
 
-adaptors: env  ## Train the shipped adaptors anew (about 35 minutes on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 1399 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 3000
+adaptors: env  ## Train the shipped adaptors anew (about 25 minutes on 2 cores; can be stopped)
+	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
+	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
-	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 700 --timesteps all --no-per-sample
+	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
 	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
 	.venv/bin/cond-distill distill --out runs/rows/balanced_all_timesteps --timesteps all
+	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --rank 0
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/balanced_all_timesteps
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/balanced_all_timesteps runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
 	$(PY) tools/results.py
 

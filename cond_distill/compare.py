@@ -50,7 +50,7 @@ def spread(net, model: Student, held: dict, steps: int, k: int = 12, n: int = 6,
     images = draw_images(model, [""] * (k * n), depth, batch=64, steps=steps, method=method, any_steps=True)
     return diversity(net, images.reshape(k, n, *images.shape[1:]))
 
-# %% ../nbs/07a_compare.ipynb #c769cd7f
+# %% ../nbs/07a_compare.ipynb #cc891cbc
 def comparison(held: dict, drawn: dict,    # row name → images of all held-out conditions
                columns=None):              # which conditions to show
     "Figure: condition, one right answer, and each model's pictures; captions above."
@@ -58,7 +58,7 @@ def comparison(held: dict, drawn: dict,    # row name → images of all held-out
     n = len(held["caption"])
     columns = columns or [*range(4), *range(n // 2, n // 2 + 4)]
     rows = {"condition": held["depth"], "a right answer": held["image"], **drawn}
-    titles = ["\n".join(textwrap.wrap(held["caption"][i] or "(no caption)", 20)) for i in columns]
+    titles = ["\n".join(textwrap.wrap(held["caption"][i] or "(no caption)", 17)) for i in columns]
     return figure([[images[i] for i in columns] for images in rows.values()], [name.replace(", ", "\n") for name in rows], titles, scale=.95)
 
 def step_curve(rows: list[dict], key: str = "FID", floor: float = None):

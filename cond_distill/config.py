@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #f3ced94c
 from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #bb029cfa
+# %% ../nbs/06a_config.ipynb #cdf199a6
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -16,14 +16,16 @@ class TrainConfig:
     task: str = "depth"           # the condition: "depth"
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
-    steps: int = 1000             # optimiser steps
+    rank: int = 16                # of the adaptor's changes to the backbone's decoder, 0 for a ControlNet alone
+    steps: int = 700              # optimiser steps
     batch: int = 32               # images a step
     lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
     delta: int = 125              # Δt = t − s, training timesteps
     look_ahead: float = 500.      # goal of L(t), training timesteps ("balanced")
-    ramp_start: float = 0.7       # share of the run after which L grows from 0 …
-    ramp_end: float = 0.8         # … and at which it reaches its goal
+    ramp_start: float = 0.6       # share of the run after which L grows from 0 …
+    ramp_end: float = 0.7         # … and at which it reaches its goal
     timesteps: str = "grid"       # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
+    focus: float = 1.0            # until L grows, t is drawn in proportion to t^focus; then this sinks to 0 ("balanced")
     per_sample: bool = True       # one t per image, or one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"          # "l2" or "huber"

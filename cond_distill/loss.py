@@ -13,7 +13,7 @@ from .schedule import Schedule
 __all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp',
            'look_ahead', 'data_only', 'step_to_s', 'codi_loss']
 
-# %% ../nbs/03_loss.ipynb #1bb0dca0
+# %% ../nbs/03_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ def draw(schedule: Schedule, x,   # latents [B, ...]
          generator,               # CPU generator
          delta: int = 125,        # Δt, training timesteps
          per_sample: bool = False, progress: float = 1.,
-         timesteps: str = "all") -> Draw:  # "all": t uniform on 1 … T−1; "grid": on the timesteps of a sampler with T / Δt steps
+         timesteps: str = "all",  # "all": t from 1 … T−1; "grid": from the timesteps of a sampler with T / Δt steps
+         focus: float = 0.) -> Draw:  # t is drawn with a probability in proportion to t^focus
     "s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."
     if not 1 <= delta < schedule.T: raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
     if timesteps not in TIMESTEPS: raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
     choice = torch.arange(1, schedule.T) if timesteps == "all" else torch.tensor([t for t in schedule.timesteps(round(schedule.T / delta)) if t > 0])
-    t = choice[torch.randint(len(choice), (len(x) if per_sample else 1,), generator=generator)].expand(len(x))
+    n = len(x) if per_sample else 1
+    pick = torch.multinomial(choice ** focus, n, True, generator=generator) if focus else torch.randint(len(choice), (n,), generator=generator)
+    t = choice[pick].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
     return Draw(t.to(x.device), (t - delta).clamp(min=0).to(x.device), eps.to(x.device), progress)
 
@@ -50,7 +53,7 @@ def pseudo_huber(a, b, c: float = .1):
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber)
 
-# %% ../nbs/03_loss.ipynb #336af9eb
+# %% ../nbs/03_loss.ipynb #14243b2d
 def printed(schedule: Schedule, d: Draw):
     "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
@@ -61,7 +64,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
-               start: float = .7, end: float = .8):  # of the ramp, shares of the training
+               start: float = .6, end: float = .7):  # of the ramp, shares of the training
     "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
     length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)

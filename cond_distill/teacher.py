@@ -27,7 +27,7 @@ def find_folder(name: str | Path) -> Path:
     if kind != "StableDiffusionPipeline": raise ValueError(f"{str(name)!r} holds a {kind}; this version opens StableDiffusionPipeline folders")
     return folder
 
-# %% ../nbs/02_teacher.ipynb #267e2a6a
+# %% ../nbs/02_teacher.ipynb #14d038cc
 def best_device() -> str:
     "'cuda' if this machine has it, else 'cpu'."
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,7 +50,7 @@ class Teacher(nn.Module):
         schedule = Schedule.from_diffusers(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
         text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).to(dtype)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        return cls(load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae"), text, tokenizer, schedule).to(device)
+        return cls(load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae"), text, tokenizer, schedule).to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     def train(self, mode: bool = True): return super().train(False)  # a teacher is never in training mode
 
@@ -114,18 +114,19 @@ def guide(predict,           # (z, t, text, *conds) -> Prediction, on a batch
     mix = lambda p: (lambda no, yes: no + guidance * (yes - no))(*p.chunk(2))
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 
-# %% ../nbs/02_teacher.ipynb #26540c13
+# %% ../nbs/02_teacher.ipynb #87f453cf
 def as_timesteps(t, z) -> torch.Tensor:
     "An int or a tensor of timesteps → int64 [B] on z's device."
     t = torch.as_tensor(t, device=z.device)
     if t.is_floating_point(): raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps")
     return t.long().expand(len(z)) if t.numel() == 1 else t.long()
 
-def predict(self: Teacher, z, t, text, **inputs) -> Prediction:
-    "One call of the U-Net, without guidance; t int64 [B]; `inputs` (an adaptor's features) go to the U-Net."
+def predict(self: Teacher, z, t, text, changes: dict = {}, **inputs) -> Prediction:
+    "One call of the U-Net, without guidance; t int64 [B]. From an adaptor: `changes` {name: what is added to this weight, for this call}, `inputs` go to the U-Net."
     cast = lambda a: tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(self.unet.dtype)
-    time = self.schedule.network_time(t).to(z.device)
-    out = self.unet(cast(z), time, cast(text), return_dict=False, **{k: cast(v) for k, v in inputs.items()})[0]
+    time, inputs = self.schedule.network_time(t).to(z.device), {k: cast(v) for k, v in inputs.items()}
+    weights = {name: self.unet.get_parameter(name).clone().add_(cast(change)) for name, change in changes.items()}
+    out = torch.func.functional_call(self.unet, weights, (cast(z), time, cast(text)), dict(inputs, return_dict=False))[0]
     return self.schedule.predict(out, z, t)
 
 def forward(self: Teacher, z, t, text, guidance: float = 1.) -> Prediction:

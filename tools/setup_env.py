@@ -64,7 +64,7 @@ def pip(*args, **kw):
     return subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check"] + list(args), cwd=ROOT, **kw)
 
 def install(*args):
-    if pip("install", "-qq", "-c", "constraints.txt", *args).returncode: stop("pip could not install " + " ".join(args))
+    if pip("install", "-qq", "--no-compile", "-c", "constraints.txt", *args).returncode: stop("pip could not install " + " ".join(args))
 
 def pinned_torch():
     with open(os.path.join(ROOT, "constraints.txt")) as file: return re.search(r"^torch==(\S+)", file.read(), re.M).group(1)
