@@ -10,10 +10,10 @@ from pathlib import Path
 from .config import TeachConfig, TrainConfig
 
 # %% auto #0
-__all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'read_depth', 'find_adaptor', 'sample',
-           'distill', 'teach', 'evaluate', 'demo', 'write_demo', 'main']
+__all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'read_picture', 'fitted', 'read_condition',
+           'find_adaptor', 'sample', 'distill', 'teach', 'evaluate', 'demo', 'write_demo', 'main']
 
-# %% ../nbs/08_cli.ipynb #44d5ec06
+# %% ../nbs/08_cli.ipynb #dc88e94b
 @dataclass(frozen=True)
 class DemoConfig:
     "Distil the shipped teacher into a 4-step depth-to-image model and compare. Eleven minutes on two cores, the installation included."
@@ -26,10 +26,12 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    "Draw pictures for a depth map."
-    depth: str = "0"         # a grey-scale PNG (near = bright), or the number of a held-out scene
-    caption: str = ""        # what to draw; may be empty
+    "Draw pictures for a condition: a depth map, a small picture, a picture with a hole, …"
+    image: str = "0"         # a file with what the adaptor's task takes, or the number of a held-out scene
+    mask: str = ""           # for inpainting: a file of the same size, white where the picture is to be filled
+    caption: str = ""        # what to draw, may be empty; for editing the instruction
     adaptor: str = "depth_distilled"  # folder of an adaptor, or the name of a shipped one
+    fit: bool = False        # crop and resize a picture of another size
     teacher: str = "shipped" # folder of its teacher
     steps: int = 4           # network evaluations a picture
     method: str = "auto"     # "ddim", "consistency" or "dpm++"; "auto": the one the adaptor was made for
@@ -48,19 +50,40 @@ class EvaluateConfig:
     n: int = 512                         # held-out conditions
     out: str = ""                        # file for the rows as JSON; empty for none
 
-# %% ../nbs/08_cli.ipynb #22d3b09a
-def read_depth(path: str, size: int):
-    "A depth map [1, 1, size, size] in [0, 1] from a grey-scale file, or of a held-out scene given by its number."
+# %% ../nbs/08_cli.ipynb #6ef0c115
+def read_picture(path: str, grey: bool = False):
+    "A picture [3 or 1, H, W] in [0, 1]: turned as its EXIF says, transparency on white; depth maps may have 16 bits."
     import numpy as np, torch
-    from PIL import Image
-    from cond_distill.scenes import Scenes
-    if str(path).isdigit(): return Scenes("held_out", size=size).batch([int(path)])["depth"]
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path!r}; give a grey-scale PNG, or the number of a held-out scene")
-    image = Image.open(path)
-    if image.mode not in ("L", "I;16", "I"): raise ValueError(f"{path} is a {image.mode} picture; a depth map is grey-scale: image.convert('L')")
-    if image.size != (size, size): raise ValueError(f"{path} is {image.size[0]} × {image.size[1]} pixels; this model takes {size} × {size}: image.resize(({size}, {size}))")
-    values = torch.from_numpy(np.array(image).astype(np.float32))[None, None]
-    return values / (255. if image.mode == "L" else 65535.)
+    from PIL import Image, ImageOps
+    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path!r}; give a picture, or the number of a held-out scene")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if grey:
+        if image.mode not in ("L", "I;16", "I"): raise ValueError(f"{path} is a {image.mode} picture; a depth map or mask is grey-scale: image.convert('L')")
+        return torch.from_numpy(np.array(image).astype(np.float32))[None] / (255. if image.mode == "L" else 65535.)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+def fitted(picture, size: int, path: str, fit: bool):
+    "The picture at the model's size; cropped and resized only if that is wanted."
+    from cond_distill.tasks import resize
+    h, w = picture.shape[-2:]
+    if (h, w) == (size, size): return picture
+    if not fit: raise ValueError(f"{path} is {w} × {h} pixels; this model takes {size} × {size}: use --fit to crop and resize it")
+    s = min(h, w); y, x = (h - s) // 2, (w - s) // 2
+    return resize(picture[None, :, y:y + s, x:x + s], size)[0]
+
+def read_condition(cfg: SampleConfig, task, size: int):
+    "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number."
+    from cond_distill.tasks import examples
+    if cfg.image.isdigit():
+        held = examples(task, [int(cfg.image)], "held_out", size, "none")
+        return held["cond"], cfg.caption or held["caption"][0]
+    if not (task.captions or cfg.caption): raise ValueError('editing needs an instruction: --caption "make the sphere green"')
+    picture = read_picture(cfg.image, grey=task.name == "depth")
+    picture = fitted(picture, size, cfg.image, cfg.fit or task.name.startswith("superres"))
+    mask = fitted(read_picture(cfg.mask, grey=True), size, cfg.mask, cfg.fit) if cfg.mask else None
+    return (task.of_user(picture, mask) if task.of_user else picture)[None], cfg.caption
 
 def find_adaptor(name: str) -> Path:
     "A folder, or the name of a shipped adaptor."
@@ -70,7 +93,7 @@ def find_adaptor(name: str) -> Path:
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
     raise FileNotFoundError(f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}")
 
-# %% ../nbs/08_cli.ipynb #698ce178
+# %% ../nbs/08_cli.ipynb #d8e14c49
 def _write(fig, path, dpi: int = 100):
     "Save a figure and close it, or a notebook would show it as well."
     from matplotlib import pyplot as plt
@@ -80,23 +103,26 @@ def sample(cfg: SampleConfig):
     "Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."
     from cond_distill.adaptor import Student
     from cond_distill.sampler import draw_images, figure
+    from cond_distill.tasks import find_task
     from cond_distill.teacher import Teacher, best_device
     if cfg.n < 1: raise ValueError(f"n is {cfg.n}; expected 1 or more")
     teacher = Teacher.from_pretrained(cfg.teacher, best_device())
-    student = Student.load(teacher, find_adaptor(cfg.adaptor))
-    depth = read_depth(cfg.depth, teacher.image_size)
-    images = draw_images(student, [cfg.caption] * cfg.n, depth.expand(cfg.n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed, any_steps=cfg.any_steps)
+    student = Student.load(teacher, find_adaptor(cfg.adaptor)); task = find_task(student.about["task"])
+    cond, caption = read_condition(cfg, task, teacher.image_size)
+    images = draw_images(student, [caption] * cfg.n, cond.expand(cfg.n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed, any_steps=cfg.any_steps)
+    images = task.finish(images, cond)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    _write(figure([[depth[0], *images]], [f"{cfg.steps} steps"], ["condition"] + [f"noise {i}" for i in range(cfg.n)]), cfg.out)
+    _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(cfg.n)]), cfg.out)
     print(f"wrote {cfg.out}")
     return images
 
-# %% ../nbs/08_cli.ipynb #6d687593
+# %% ../nbs/08_cli.ipynb #7c2a9e04
 def distill(cfg: TrainConfig) -> Path:
-    "Run a training to its end, reading the depth back at every grid; returns the folder of the adaptor."
+    "Run a training to its end, measuring the task's fidelity at every grid; returns the folder of the adaptor."
     from functools import partial
-    from cond_distill import metrics, trainer
-    judge = partial(metrics.condition_fidelity, metrics.load_recogniser()) if cfg.task == "depth" and cfg.teacher == "shipped" else None
+    from cond_distill import metrics, tasks, trainer
+    judge = partial(tasks.find_task(cfg.task).fidelity, metrics.load_recogniser() if cfg.teacher == "shipped" and not cfg.images else None)
+    if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs": judge = None  # the recogniser reads 64 × 64 scenes only
     for _ in trainer.distill(cfg, judge=judge): pass
     print(f"adaptor, log and grids are in {cfg.out}")
     return Path(cfg.out)
@@ -113,14 +139,16 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     from cond_distill.adaptor import Student
     from cond_distill.teacher import Teacher, best_device
     teacher, net = Teacher.from_pretrained(cfg.teacher, best_device()), metrics.load_recogniser()
-    held = compare.held_out(cfg.n, teacher.image_size)
-    students = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}  # wrong names fail before the work
-    rows = [compare.floor(net, teacher, held)]
-    for name, student in students.items():
-        for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
-            row = compare.score(net, Path(name).name, student, held, k, m)[0]
-            rows.append(row | {"diversity": compare.spread(net, student, held, k, method=m)})
-        print(metrics.table([rows[0]] + rows[-len(cfg.steps) * len(cfg.methods):]), flush=True)
+    students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []  # wrong names fail before the work
+    for task in dict.fromkeys(s.about["task"] for s in students.values()):
+        held = compare.held_out(cfg.n, teacher.image_size, task)
+        rows.append(compare.floor(net, teacher, held) | {"task": task}); floor = rows[-1]
+        for name, student in students.items():
+            if student.about["task"] != task: continue
+            for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
+                row = compare.score(net, Path(name).name, student, held, k, m)[0]
+                rows.append(row | {"diversity": compare.spread(net, student, held, k, method=m), "task": task})
+            print(metrics.table([floor] + rows[-len(cfg.steps) * len(cfg.methods):]), flush=True)
     if cfg.out: Path(cfg.out).parent.mkdir(parents=True, exist_ok=True); Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 

@@ -8,15 +8,16 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #f3ced94c
 from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #cdf199a6
+# %% ../nbs/06a_config.ipynb #b6630409
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
     teacher: str = "shipped"      # folder of a Stable-Diffusion-shaped teacher, or "shipped"
-    task: str = "depth"           # the condition: "depth"
+    task: str = "depth"           # the condition, one of `tasks.TASKS`: "depth", "superres_x4", "inpaint", "edit", …
+    adaptor: str = "controlnet"   # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi)
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
-    rank: int = 16                # of the adaptor's changes to the backbone's decoder, 0 for a ControlNet alone
+    rank: int = 16                # of the adaptor's changes to the backbone's weights, 0 for none
     steps: int = 700              # optimiser steps
     batch: int = 32               # images a step
     lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
@@ -29,9 +30,12 @@ class TrainConfig:
     per_sample: bool = True       # one t per image, or one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"          # "l2" or "huber"
-    scenes: int = 4000            # training scenes to render and cache
+    scenes: int = 4000            # examples to make and cache: rendered scenes, or crops of your images
+    images: str = ""              # folder of your own images instead of scenes; pairs in input/ and target/ with task "pairs"
+    zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it
+    workers: int = 2              # processes that open images
     captions: str = "partial"     # what captions tell: "full", "partial", "none", "mixed"
-    caption_dropout: float = 0.5  # share of captions replaced by the empty one
+    caption_dropout: float = 0.5  # share of captions replaced by the empty one (instructions are never dropped)
     target_decay: float = 0.95    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
     ema_decay: float = 0.99       # moving average that is sampled from and saved
     clip: float = 1.0             # largest norm of the gradient
@@ -51,18 +55,23 @@ def evaluations(cfg: TrainConfig) -> int:
     alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 
-# %% ../nbs/06a_config.ipynb #3af170ee
+# %% ../nbs/06a_config.ipynb #d53f9835
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
     out: str = "teacher"         # folder that gets teacher/, recogniser/ and logs/
     work: str = "teacher_work"   # folder for caches, checkpoints and logs
-    scenes: int = 24_000         # training scenes to render and keep on disk (16 kB each, and 8 kB of latents)
+    scenes: int = 24_000         # training scenes a cycle, rendered and kept on disk (16 kB each, and 8 kB of latents)
     vae_steps: int = 2_000       # autoencoder steps
     vae_batch: int = 16          # images a step
     recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
-    steps: int = 12_000          # U-Net and text encoder steps
+    steps: int = 12_000          # U-Net and text encoder steps in each cycle
+    cycles: int = 2              # cycles of them, each with `scenes` new scenes and cosine decay; cycle k starts at lr / k
     batch: int = 64              # latents a step
     lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it
+    images: str = ""             # folder of your own images: trains an unconditional model on their pixels instead
+    size: int = 64               # pixels a side of that model
+    zoom: float = 4.0            # crops have sides between size and zoom times it
+    workers: int = 2             # processes that open images
     seed: int = 0                # of weights, order and noise
     save_every: int = 250        # steps between checkpoints

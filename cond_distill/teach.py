@@ -16,10 +16,10 @@ from .trainer import _append, _calm_interrupt, _forget_after
 
 # %% auto #0
 __all__ = ['labels', 'render_cache', 'fit', 'new_vae', 'train_vae', 'train_recogniser', 'new_tokenizer', 'new_text_encoder',
-           'new_unet', 'latent_cache', 'mirror', 'token_cache', 'train_text_to_image', 'save_teacher', 'teach',
-           'measure', 'write_cards']
+           'new_unet', 'latent_cache', 'mirror', 'token_cache', 'new_text_to_image', 'train_text_to_image',
+           'save_teacher', 'teach', 'measure', 'write_cards', 'new_pixel_unet', 'photo_cache', 'teach_pixels']
 
-# %% ../nbs/09_teach.ipynb #9d6ab1a5
+# %% ../nbs/09_teach.ipynb #fca6f3be
 def labels(batch: dict) -> np.ndarray:
     "Per-pixel answers at half resolution, uint8 [B, 4, H/2, W/2]: shape, colour, pattern (0 = no solid) and disparity × 255."
     seg = batch["segmentation"][:, 0, ::2, ::2]
@@ -32,15 +32,17 @@ def labels(batch: dict) -> np.ndarray:
     depth = F.avg_pool2d(batch["depth"], 2).mul(255).round().long()
     return torch.cat([maps, depth], 1).to(torch.uint8).numpy()
 
-def render_cache(folder, n: int, size: int = 64) -> dict:
-    "Render training scenes 0 … n−1 once into memory-mapped files; resumes where it stopped."
+def _named(n, first): return f"{n}_from_{first}" if first else f"{n}"
+
+def render_cache(folder, n: int, first: int = 0, size: int = 64) -> dict:
+    "Render training scenes first … first + n − 1 once into memory-mapped files; resumes where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     data, shapes = Scenes("train", size=size), dict(image=(n, 3, size, size), label=(n, 4, size // 2, size // 2))
-    done_file = folder / f"rendered_{n}_world{WORLD}.json"
+    name = f"{_named(n, first)}_world{WORLD}"; done_file = folder / f"rendered_{name}.json"
     done = json.loads(done_file.read_text()) if done_file.exists() else 0
-    files = {k: np.lib.format.open_memmap(folder / f"{k}_{n}_world{WORLD}.npy", "r+" if done else "w+", np.uint8, s) for k, s in shapes.items()}
+    files = {k: np.lib.format.open_memmap(folder / f"{k}_{name}.npy", "r+" if done else "w+", np.uint8, s) for k, s in shapes.items()}
     for i in tqdm(range(done, n, 256), desc="render", unit_scale=256, disable=done >= n):
-        batch = data.batch(range(i, min(i + 256, n)))
+        batch = data.batch(range(first + i, first + min(i + 256, n)))
         files["image"][i:i + 256] = batch["image"].mul(255).round().to(torch.uint8).numpy()
         files["label"][i:i + 256] = labels(batch)
         done_file.write_text(str(min(i + 256, n)))
@@ -176,11 +178,11 @@ def new_unet(width: int = 128):
                                 up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"), block_out_channels=(48, 96, 128), layers_per_block=1,
                                 cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16)
 
-# %% ../nbs/09_teach.ipynb #6714a40f
+# %% ../nbs/09_teach.ipynb #87405f57
 @torch.no_grad()
-def latent_cache(files, vae, cfg: TeachConfig, folder) -> torch.Tensor:
+def latent_cache(files, vae, cfg: TeachConfig, folder, first: int = 0) -> torch.Tensor:
     "Latents of all cached images and of their mirror images, float32 [2, N, 4, 16, 16], not yet scaled; made once."
-    path = Path(folder) / f"latents_{cfg.scenes}.npy"  # of the finished autoencoder in this folder
+    path = Path(folder) / f"latents_{_named(cfg.scenes, first)}.npy"  # of the finished autoencoder in this folder
     if not path.exists():
         part = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float32, (2, cfg.scenes, 4, 16, 16))
         for i in tqdm(range(0, cfg.scenes, 100), desc="encode", unit_scale=100):
@@ -193,20 +195,25 @@ def mirror(text: str) -> str:
     "The caption of the mirrored picture."
     return text.replace("left of", "\0").replace("right of", "left of").replace("\0", "right of")
 
-def token_cache(tokenizer, cfg: TeachConfig, draws: int = 6) -> torch.Tensor:
+def token_cache(tokenizer, cfg: TeachConfig, draws: int = 6, first: int = 0) -> torch.Tensor:
     "Token ids [2, draws, N, length] of captions and of their mirror images, with different wordings."
     data = Scenes("train")
-    scenes = [data.scene(i) for i in range(cfg.scenes)]
+    scenes = [data.scene(first + i) for i in range(cfg.scenes)]
     ids = lambda texts: tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(torch.int16)
     rows = [[caption(s, draw=d).text for s in scenes] for d in range(draws)]
     return torch.stack([torch.stack([ids(r) for r in rows]), torch.stack([ids([mirror(t) for t in r]) for r in rows])])
 
-# %% ../nbs/09_teach.ipynb #a095dfa3
-def train_text_to_image(latents, tokens, tokenizer, schedule, cfg: TeachConfig):
+# %% ../nbs/09_teach.ipynb #bcdd9382
+def new_text_to_image(tokenizer, seed: int = 0) -> torch.nn.ModuleDict:
+    "U-Net and text encoder with fresh weights."
+    torch.manual_seed(seed + 2)
+    return torch.nn.ModuleDict(dict(unet=new_unet().to(memory_format=torch.channels_last),
+                                    text=new_text_encoder(len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id)))
+
+def _stage(cycle: int) -> str: return "text_to_image" + f"_{cycle}" * (cycle > 1)
+
+def train_text_to_image(model, latents, tokens, schedule, cfg: TeachConfig, cycle: int = 1):
     "Ordinary diffusion training: predict v at a random timestep; the text encoder learns with the U-Net."
-    torch.manual_seed(cfg.seed + 2)
-    model = torch.nn.ModuleDict(dict(unet=new_unet().to(memory_format=torch.channels_last),
-                                     text=new_text_encoder(len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id)))
     n, draws = latents.shape[1], tokens.shape[1]
     def loss_fn(step, g):
         r = lambda high: torch.randint(high, (cfg.batch,), generator=g)
@@ -215,20 +222,17 @@ def train_text_to_image(latents, tokens, tokenizer, schedule, cfg: TeachConfig):
         x, eps = latents[flip, i], torch.randn(cfg.batch, *latents.shape[2:], generator=g)
         z = schedule.add_noise(x, eps, t).to(memory_format=torch.channels_last)
         text = model["text"](tokens[flip, draw, i].long()).last_hidden_state
-        out = model["unet"](z, t, text).sample
-        loss = F.mse_loss(out, schedule.target(x, eps, t))
-        return loss, {}
-    return fit("text_to_image", model, loss_fn, cfg.steps, cfg.lr, cfg, decay=.999)
+        return F.mse_loss(model["unet"](z, t, text).sample, schedule.target(x, eps, t)), {}
+    return fit(_stage(cycle), model, loss_fn, cfg.steps, cfg.lr / cycle, cfg, decay=.999)
 
-# %% ../nbs/09_teach.ipynb #d40acf39
+# %% ../nbs/09_teach.ipynb #3a885313
 def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
     "Write the pipeline folder, float16."
     import copy
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1)
+    from diffusers import StableDiffusionPipeline
     vae, unet, text_encoder = (copy.deepcopy(m).half() for m in (vae, unet, text_encoder))
     vae.register_to_config(scaling_factor=scale)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, _ddim_scheduler(), None, None, requires_safety_checker=False)
     pipe.save_pretrained(folder)
     file = Path(folder) / "text_encoder" / "config.json"
     file.write_text(json.dumps(dict(json.loads(file.read_text()), dtype="float32"), indent=2) + "\n")
@@ -242,16 +246,21 @@ def _save_vocabulary(tokenizer, folder):
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
 
-# %% ../nbs/09_teach.ipynb #a5d6e29a
+# %% ../nbs/09_teach.ipynb #ad599fcd
 def teach(cfg: TeachConfig = TeachConfig()) -> dict:
-    "Render, train everything, save teacher and recogniser into `cfg.out`, measure; returns the measurements."
+    "Render, train everything, save teacher and recogniser into `cfg.out`, measure; returns the measurements. With `cfg.images`: `teach_pixels`."
+    if cfg.images: return teach_pixels(cfg)
     from cond_distill.metrics import save_recogniser
     from cond_distill.schedule import Schedule
     files = render_cache(cfg.work, cfg.scenes)
     vae = train_vae(files, cfg)
     latents = latent_cache(files, vae, cfg, cfg.work); scale = 1 / latents.std().item()
     tokenizer = new_tokenizer()
-    model = train_text_to_image(latents * scale, token_cache(tokenizer, cfg), tokenizer, Schedule.cosine(), cfg)
+    model = new_text_to_image(tokenizer, cfg.seed)
+    for cycle in range(1, cfg.cycles + 1):
+        first = (cycle - 1) * cfg.scenes
+        if first: latents = latent_cache(render_cache(cfg.work, cfg.scenes, first), vae, cfg, cfg.work, first)
+        train_text_to_image(model, latents * scale, token_cache(tokenizer, cfg, first=first), Schedule.cosine(), cfg, cycle)
     out = Path(cfg.out)
     save_teacher(out / "teacher", vae, model["unet"], model["text"], tokenizer, scale)
     save_recogniser(train_recogniser(files, cfg), out / "recogniser")
@@ -283,14 +292,15 @@ def measure(out, n: int = 512, guidance: float = 3.) -> dict:
     fig.tight_layout(pad=.4); fig.savefig(Path(out) / "teacher" / "samples.png", dpi=110)
     return report
 
-# %% ../nbs/09_teach.ipynb #4c0c65fd
+# %% ../nbs/09_teach.ipynb #816b3231
 def write_cards(out, cfg: TeachConfig, report: dict):
     "A model card beside the weights, and the training logs."
     import shutil
     line = lambda d: ", ".join(f"{k} {v:.1%}" for k, v in d.items())
     logs = Path(out) / "logs"; logs.mkdir(exist_ok=True)
-    for name in ("vae", "text_to_image", "recogniser"): shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
+    for name in ("vae", *map(_stage, range(1, cfg.cycles + 1)), "recogniser"): shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
     stage = lambda name, steps, batch: f"| {name} | {steps} | {batch} | {_minutes(cfg, name):.0f} |"
+    cycles = "\n".join(stage(_stage(c), cfg.steps, cfg.batch) for c in range(1, cfg.cycles + 1))
     (Path(out) / "teacher" / "README.md").write_text(f"""---
 license: apache-2.0
 library_name: diffusers
@@ -304,7 +314,7 @@ of `cond_distill.scenes` (and their mirror images), seed {cfg.seed}, on two CPU 
 | stage | steps | batch | minutes |
 |---|---|---|---|
 {stage("vae", cfg.vae_steps, cfg.vae_batch)}
-{stage("text_to_image", cfg.steps, cfg.batch)}
+{cycles}
 {stage("recogniser", cfg.recogniser_steps, 32)}
 
 Measured on {report["n"]} held-out scenes with full captions:
@@ -315,3 +325,60 @@ Measured on {report["n"]} held-out scenes with full captions:
 
 `samples.png` shows the first 64 samples, unselected. Logs of the training are in `../logs`. It knows this small world and nothing else.
 """)
+
+# %% ../nbs/09_teach.ipynb #4932848c
+def new_pixel_unet(size: int):
+    "An unconditional `UNet2DModel` of about 4 M parameters; attention where the picture is an eighth of its size."
+    from diffusers import UNet2DModel
+    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3,
+                       block_out_channels=(24, 48, 96, 128), layers_per_block=1, norm_num_groups=8, attention_head_dim=32)
+
+def photo_cache(cfg: TeachConfig) -> np.ndarray:
+    "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."
+    from cond_distill.images import Photos, collate
+    photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
+    folder = Path(cfg.work); folder.mkdir(parents=True, exist_ok=True)
+    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_{len(photos.items)}"; done_file = folder / f"{name}.json"
+    done, skipped = (json.loads(done_file.read_text()) if done_file.exists() else 0), {}
+    file = np.lib.format.open_memmap(folder / f"{name}.npy", "r+" if done else "w+", np.uint8, (cfg.scenes, 3, cfg.size, cfg.size))
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(photos, range(done, cfg.scenes)), batch_size=256, num_workers=cfg.workers, collate_fn=collate)
+    for piece in tqdm(loader, desc="open and crop", disable=done >= cfg.scenes):
+        n = len(piece["image"]); file[done:done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
+        done += n; done_file.write_text(str(done)); skipped |= dict.fromkeys(piece["skipped"])
+    if skipped: print(f"skipped {len(skipped)} unreadable files: {'; '.join(list(skipped)[:5])}{' …' if len(skipped) > 5 else ''}")
+    return file
+
+def teach_pixels(cfg: TeachConfig) -> dict:
+    "Train an unconditional pixel-space teacher on `cfg.images` and save it into `cfg.out`, with a sheet of samples."
+    from diffusers import DDIMPipeline
+    from cond_distill.sampler import draw_images, figure
+    from cond_distill.schedule import Schedule
+    from cond_distill.teacher import Teacher
+    files, schedule = photo_cache(cfg), Schedule.cosine()
+    torch.manual_seed(cfg.seed); net = new_pixel_unet(cfg.size).to(memory_format=torch.channels_last)
+    def loss_fn(step, g):
+        x, _, _ = _images(dict(image=files), cfg.batch, g, cfg.scenes)
+        t = ((torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g)) / cfg.batch * schedule.T).long().clamp(max=schedule.T - 1)
+        eps = torch.randn(x.shape, generator=g)
+        return F.mse_loss(net(schedule.add_noise(x, eps, t), t).sample, schedule.target(x, eps, t)), {}
+    fit("pixels", net, loss_fn, cfg.steps, cfg.lr, cfg)
+    DDIMPipeline(net.half(), _ddim_scheduler()).save_pretrained(cfg.out)
+    images = draw_images(Teacher.from_pretrained(cfg.out), [""] * 16, steps=50, method="ddim")
+    figure(list(images.split(8))).savefig(Path(cfg.out) / "samples.png", dpi=110)
+    report = dict(images=cfg.images, steps=cfg.steps, loss=float(_last_loss(cfg, "pixels")), minutes=round(_minutes(cfg, "pixels"), 1))
+    (Path(cfg.out) / "README.md").write_text(f"""# An unconditional teacher
+
+Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on: {cfg.scenes} of the pictures in `{Path(cfg.images).name}`. Trained from nothing by
+`cond-distill teach --images`: {cfg.steps} steps, batch {cfg.batch}, seed {cfg.seed}, {report["minutes"]} minutes, final loss {report["loss"]:.4f} (mean squared error of v).
+`samples.png` shows 16 samples, unselected (50 DDIM steps, seed 0). The licence is that of the pictures.
+""")
+    return report
+
+def _ddim_scheduler():
+    "The cosine schedule as diffusers writes it."
+    from diffusers import DDIMScheduler
+    return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1)
+
+def _last_loss(cfg, name):
+    "The loss in the last row of a stage's log."
+    return list(csv.DictReader(open(Path(cfg.work) / f"{name}.csv")))[-1]["loss"]
