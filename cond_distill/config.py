@@ -8,7 +8,7 @@ __all__ = ['TrainConfig', 'evaluations', 'TeachConfig']
 # %% ../nbs/06a_config.ipynb #f3ced94c
 from dataclasses import dataclass
 
-# %% ../nbs/06a_config.ipynb #b6630409
+# %% ../nbs/06a_config.ipynb #f23f8eb3
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that defines a distillation run."
@@ -40,6 +40,9 @@ class TrainConfig:
     ema_decay: float = 0.99       # moving average that is sampled from and saved
     clip: float = 1.0             # largest norm of the gradient
     precision: str = "no"         # "no", or "bf16" (accelerate's mixed precision)
+    dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16"
+    checkpointing: bool = False   # recompute activations instead of keeping them: less memory, a third more time
+    fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
     save_every: int = 250         # steps between checkpoints
     grid_every: int = 250         # steps between validation grids, 0 = never
     seed: int = 0                 # of weights, order, captions and noise
