@@ -21,7 +21,7 @@ setup(
     package_data={"cond_distill": ["assets/**/*"]}, include_package_data=True, zip_safe=False,
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"data": cfg["data_requirements"].split(), "dev": (cfg["dev_requirements"] + " " + cfg["data_requirements"]).split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},   # links from `names` in the pages to their documentation
 )

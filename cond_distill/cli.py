@@ -14,7 +14,7 @@ __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig
            'read_condition', 'find_adaptor', 'sample', 'distill', 'teach', 'evaluate', 'demo', 'write_demo', 'plan',
            'main']
 
-# %% ../nbs/08_cli.ipynb #dc88e94b
+# %% ../nbs/08_cli.ipynb #b30eab0b
 @dataclass(frozen=True)
 class DemoConfig:
     "Distil the shipped teacher into a 4-step depth-to-image model and compare. Eleven minutes on two cores, the installation included."
@@ -32,11 +32,12 @@ class SampleConfig:
     mask: str = ""           # for inpainting: a file of the same size, white where the picture is to be filled
     caption: str = ""        # what to draw, may be empty; for editing the instruction
     adaptor: str = "depth_distilled"  # folder of an adaptor, or the name of a shipped one
-    fit: bool = False        # crop and resize a picture of another size
+    fit: bool = False        # crop and resize a picture of another size …
+    tiled: bool = False      # … or draw one of its own size, in overlapping tiles (super-resolution always does)
     teacher: str = "shipped" # folder of its teacher
     steps: int = 4           # network evaluations a picture
     method: str = "auto"     # "ddim", "consistency" or "dpm++"; "auto": the one the adaptor was made for
-    n: int = 4               # how many pictures, from different noise
+    n: int = 0               # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
     seed: int = 0            # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
     out: str = "sample.png"  # file to write
@@ -62,7 +63,7 @@ class PlanConfig:
     memory: float = 24.            # of your GPU, GB
     dtype: str = "float16"         # of the frozen teacher and of activations
 
-# %% ../nbs/08_cli.ipynb #6ef0c115
+# %% ../nbs/08_cli.ipynb #7d85312c
 def read_picture(path: str, grey: bool = False):
     "A picture [3 or 1, H, W] in [0, 1]: turned as its EXIF says, transparency on white; depth maps may have 16 bits."
     import numpy as np, torch
@@ -81,20 +82,22 @@ def fitted(picture, size: int, path: str, fit: bool):
     from cond_distill.tasks import resize
     h, w = picture.shape[-2:]
     if (h, w) == (size, size): return picture
-    if not fit: raise ValueError(f"{path} is {w} × {h} pixels; this model takes {size} × {size}: use --fit to crop and resize it")
+    if not fit: raise ValueError(f"{path} is {w} × {h} pixels; this model takes {size} × {size}: use --fit to crop and resize it, or --tiled")
     s = min(h, w); y, x = (h - s) // 2, (w - s) // 2
     return resize(picture[None, :, y:y + s, x:x + s], size)[0]
 
 def read_condition(cfg: SampleConfig, task, size: int):
-    "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number."
-    from cond_distill.tasks import examples
+    "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number; of the model's size, unless tiled."
+    from cond_distill.tasks import examples, resize
     if cfg.image.isdigit():
         held = examples(task, [int(cfg.image)], "held_out", size, "none")
         return held["cond"], cfg.caption or held["caption"][0]
     if not (task.captions or cfg.caption): raise ValueError('editing needs an instruction: --caption "make the sphere green"')
     picture = read_picture(cfg.image, grey=task.name == "depth")
-    picture = fitted(picture, size, cfg.image, cfg.fit or task.name.startswith("superres"))
-    mask = fitted(read_picture(cfg.mask, grey=True), size, cfg.mask, cfg.fit) if cfg.mask else None
+    mask, free = read_picture(cfg.mask, grey=True) if cfg.mask else None, (cfg.tiled or task.enlarge > 1) and not cfg.fit
+    if task.enlarge > 1 and not cfg.fit: picture = resize(picture[None], [s * task.enlarge for s in picture.shape[-2:]])[0]
+    if not free: picture, mask = fitted(picture, size, cfg.image, cfg.fit), None if mask is None else fitted(mask, size, cfg.mask, cfg.fit)
+    elif mask is not None and mask.shape[-2:] != picture.shape[-2:]: raise ValueError(f"{cfg.mask} and {cfg.image} have different sizes; a mask has the size of its picture")
     return (task.of_user(picture, mask) if task.of_user else picture)[None], cfg.caption
 
 def find_adaptor(name: str) -> Path:
@@ -105,7 +108,7 @@ def find_adaptor(name: str) -> Path:
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
     raise FileNotFoundError(f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}")
 
-# %% ../nbs/08_cli.ipynb #d8e14c49
+# %% ../nbs/08_cli.ipynb #a81927b5
 def _write(fig, path, dpi: int = 100):
     "Save a figure and close it, or a notebook would show it as well."
     from matplotlib import pyplot as plt
@@ -117,16 +120,30 @@ def sample(cfg: SampleConfig):
     from cond_distill.sampler import draw_images, figure
     from cond_distill.tasks import find_task
     from cond_distill.teacher import Teacher, best_device
-    if cfg.n < 1: raise ValueError(f"n is {cfg.n}; expected 1 or more")
+    if cfg.n < 0: raise ValueError(f"n is {cfg.n}; expected 1 or more, or 0 for the usual number")
     teacher = Teacher.from_pretrained(cfg.teacher, best_device())
     student = Student.load(teacher, find_adaptor(cfg.adaptor)); task = find_task(student.about["task"])
     cond, caption = read_condition(cfg, task, teacher.image_size)
-    images = draw_images(student, [caption] * cfg.n, cond.expand(cfg.n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed, any_steps=cfg.any_steps)
-    images = task.finish(images, cond)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(cfg.n)]), cfg.out)
+    if cond.shape[-2:] != (teacher.image_size,) * 2: return _sample_tiled(cfg, student, task, cond, caption)
+    n = cfg.n or 4
+    images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed, any_steps=cfg.any_steps)
+    images = task.finish(images, cond)
+    _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)]), cfg.out)
     print(f"wrote {cfg.out}")
     return images
+
+def _sample_tiled(cfg, student, task, cond, caption):
+    "Pictures of the condition's size, one file each."
+    import torch
+    from PIL import Image
+    from cond_distill.tiles import draw_tiled
+    images, out = [], Path(cfg.out)
+    for k in range(cfg.n or 1):
+        images.append(task.finish(draw_tiled(student, cond, caption, cfg.steps, cfg.method, seed=cfg.seed + k, any_steps=cfg.any_steps), cond))
+        file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
+        Image.fromarray((images[-1][0].permute(1, 2, 0) * 255).round().byte().numpy()).save(file); print(f"wrote {file}")
+    return torch.cat(images)
 
 # %% ../nbs/08_cli.ipynb #7c2a9e04
 def distill(cfg: TrainConfig) -> Path:

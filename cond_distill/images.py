@@ -12,7 +12,7 @@ import torch
 from .tasks import find_task, resize
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'open_image', 'Item', 'list_images', 'Photos', 'collate']
+__all__ = ['MAX_PIXELS', 'HELD_PHOTOS', 'open_image', 'Item', 'list_images', 'Photos', 'collate', 'sample_photos']
 
 # %% ../nbs/00b_images.ipynb #fdf1b911
 MAX_PIXELS = 200_000_000   # a picture with more is refused: a few kilobytes can claim to be gigabytes
@@ -148,3 +148,21 @@ def collate(examples: list[dict]) -> dict:
     "A batch as the trainer takes it."
     stack = lambda k: torch.stack([e[k] for e in examples])
     return dict(image=stack("image"), cond=stack("cond"), caption=[e["caption"] for e in examples], skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])))
+
+# %% ../nbs/00b_images.ipynb #d7b937bf
+HELD_PHOTOS = ("astronaut", "flower")
+
+def sample_photos(folder) -> tuple[Path, Path]:  # the folders train/ and held_out/ in it
+    "Write the colour photographs that ship inside scikit-image and scikit-learn into a folder, as PNG."
+    try:
+        import skimage.data
+        from sklearn.datasets import load_sample_image
+    except ImportError: raise ImportError('the sample photographs are inside scikit-image and scikit-learn: pip install "cond_distill[data]"') from None
+    from PIL import Image
+    left = skimage.data.stereo_motorcycle()[0]
+    photos = dict(astronaut=skimage.data.astronaut(), chelsea=skimage.data.chelsea(), coffee=skimage.data.coffee(), rocket=skimage.data.rocket(), motorcycle=left,
+                  china=load_sample_image("china.jpg"), flower=load_sample_image("flower.jpg"))
+    for name, pixels in photos.items():
+        file = Path(folder) / ("held_out" if name in HELD_PHOTOS else "train") / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True); Image.fromarray(pixels[..., :3]).save(file)
+    return Path(folder) / "train", Path(folder) / "held_out"

@@ -17,7 +17,7 @@ from .scenes import COLOURS, FLOORS, HELD_OUT, SHAPES, Caption, Scene, Scenes, r
 __all__ = ['TASKS', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'examples', 'edges', 'resize', 'small_again', 'spoil',
            'random_mask', 'with_hole', 'fill', 'underexpose', 'edit']
 
-# %% ../nbs/00a_tasks.ipynb #97e42df5
+# %% ../nbs/00a_tasks.ipynb #51c06326
 @dataclass(frozen=True)
 class Task:
     "What a condition is, where it comes from, and what obeying it means."
@@ -29,6 +29,7 @@ class Task:
     of_scene: Callable | None = None      # (batch of rendered scenes) -> a batch with 'cond', and new 'image' and 'caption' if they change
     of_user: Callable | None = None       # (a user's picture [3,H,W], mask [1,H,W] or None) -> condition [K,H,W]; None: the picture itself
     finish: Callable = lambda images, cond: images  # after sampling: put back what is known exactly
+    enlarge: int = 1                      # how many times larger than a user's picture the answer is
     captions: bool = True                 # captions describe the answer (False: the caption is an instruction)
 
 TASKS: dict[str, Task] = {}
@@ -121,7 +122,7 @@ def _shrunk_psnr(factor):
         return {"shrunk PSNR": _decibel(small(images), small(held["image"]))}
     return fidelity
 
-# %% ../nbs/00a_tasks.ipynb #4fcb5e3f
+# %% ../nbs/00a_tasks.ipynb #a5463d06
 def _blur(x, rng):
     "A Gaussian of random width and shape, on [1, 3, H, W]."
     a, b, angle = *rng.uniform(.2, 1.6, 2), rng.uniform(0, np.pi)
@@ -162,9 +163,9 @@ def _near_truth(net, images, held):
 PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
 
 for _k in (4, 8):
-    _add(name=f"superres_x{_k}", about=f"a picture shrunk {_k} times (bicubic)", channels=3, fidelity=_shrunk_psnr(_k),
+    _add(name=f"superres_x{_k}", about=f"a picture shrunk {_k} times (bicubic)", channels=3, enlarge=_k, fidelity=_shrunk_psnr(_k),
          of_image=lambda picture, rng, k=_k: small_again(picture, k))
-_add(name="superres_real", about="a picture shrunk 4 times with blur, noise and JPEG", channels=3, fidelity=_near_truth, of_image=lambda picture, rng: spoil(picture, rng))
+_add(name="superres_real", about="a picture shrunk 4 times with blur, noise and JPEG", channels=3, enlarge=4, fidelity=_near_truth, of_image=lambda picture, rng: spoil(picture, rng))
 
 # %% ../nbs/00a_tasks.ipynb #3b5cbb7e
 def random_mask(height: int, width: int, rng: np.random.Generator) -> torch.Tensor:

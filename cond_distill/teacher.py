@@ -15,7 +15,7 @@ from .schedule import Prediction, Schedule
 __all__ = ['ASSETS', 'find_folder', 'best_device', 'read_schedule', 'Teacher', 'encode', 'decode', 'embed', 'guide',
            'as_timesteps', 'added', 'text_inputs', 'predict', 'forward', 'empty', 'fingerprint']
 
-# %% ../nbs/02_teacher.ipynb #72d8feae
+# %% ../nbs/02_teacher.ipynb #4aa7475f
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../cond_distill/assets")
 
 def find_folder(name: str | Path,
@@ -23,6 +23,7 @@ def find_folder(name: str | Path,
                 local_files_only: bool = True) -> Path:  # False: a name that is no folder is fetched from the hub
     "A model folder: a path, or 'shipped' for the teacher inside this package, or (if allowed) a model of the hub. Explains what is wrong with any other."
     folder = ASSETS / "teacher" if str(name) == "shipped" else Path(name)
+    if not folder.is_dir() and (ASSETS / str(name) / "model_index.json").is_file(): folder = ASSETS / str(name)   # another one that ships: "photos_teacher"
     if not folder.is_dir() and not local_files_only:
         from diffusers import DiffusionPipeline
         folder = Path(DiffusionPipeline.download(str(name), revision=revision))
