@@ -4,7 +4,7 @@ TORCH ?=
 export TORCH
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: teacher adaptors rows results help demo test lint docs readme clean-notebooks prepare env dev
+.PHONY: teacher adaptors matrix photos rows results help demo test lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -35,10 +35,11 @@ ASSETS := cond_distill/assets
 teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
 	.venv/bin/cond-distill teach --out $(ASSETS)
 
-adaptors: env  ## Train the shipped adaptors anew (about 25 minutes on 2 cores; can be stopped)
+adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
 	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0
-	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled
+	for task in superres_x4 inpaint edit; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 || exit 1; done
+	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
 	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
@@ -50,6 +51,16 @@ results: env  ## Measure everything that the home page shows (after: make demo r
 	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/balanced_all_timesteps runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
 	$(PY) tools/results.py
+
+matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about 90 minutes on 2 cores; can be stopped)
+	$(PY) tools/matrix.py
+
+photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about 100 minutes on 2 cores; can be stopped)
+	$(PY) -c "from cond_distill.images import sample_photos; sample_photos('runs/photos')"
+	.venv/bin/cond-distill teach --images runs/photos/train --size 64 --zoom 2 --steps 4000 --batch 32 --scenes 6000 --work runs/photos_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --task superres_x4 --adaptor concat --steps 1500 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --task superres_x4 --adaptor concat --steps 2100 --preset data_only --timesteps all --out runs/photos_superres_undistilled
+	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 env:
 	@$(PYTHON) tools/setup_env.py

@@ -63,19 +63,17 @@ class PlanConfig:
     memory: float = 24.            # of your GPU, GB
     dtype: str = "float16"         # of the frozen teacher and of activations
 
-# %% ../nbs/08_cli.ipynb #7d85312c
+# %% ../nbs/08_cli.ipynb #875379ce
 def read_picture(path: str, grey: bool = False):
-    "A picture [3 or 1, H, W] in [0, 1]: turned as its EXIF says, transparency on white; depth maps may have 16 bits."
-    import numpy as np, torch
-    from PIL import Image, ImageOps
+    "A picture [3 or 1, H, W] in [0, 1]; `grey` for depth maps and masks, which must be grey-scale files."
+    from PIL import Image
+    from cond_distill.images import open_image
     if not Path(path).is_file(): raise FileNotFoundError(f"no file {path!r}; give a picture, or the number of a held-out scene")
-    image = ImageOps.exif_transpose(Image.open(path))
-    if grey:
-        if image.mode not in ("L", "I;16", "I"): raise ValueError(f"{path} is a {image.mode} picture; a depth map or mask is grey-scale: image.convert('L')")
-        return torch.from_numpy(np.array(image).astype(np.float32))[None] / (255. if image.mode == "L" else 65535.)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+    picture = open_image(path)
+    if not grey: return picture
+    mode = Image.open(path).mode
+    if mode not in ("L", "I;16", "I", "1"): raise ValueError(f"{path} is a {mode} picture; a depth map or mask is grey-scale: image.convert('L')")
+    return picture[:1]
 
 def fitted(picture, size: int, path: str, fit: bool):
     "The picture at the model's size; cropped and resized only if that is wanted."

@@ -58,7 +58,7 @@ def evaluations(cfg: TrainConfig) -> int:
     alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 
-# %% ../nbs/06a_config.ipynb #d53f9835
+# %% ../nbs/06a_config.ipynb #3e734387
 @dataclass(frozen=True)
 class TeachConfig:
     "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
@@ -68,8 +68,8 @@ class TeachConfig:
     vae_steps: int = 2_000       # autoencoder steps
     vae_batch: int = 16          # images a step
     recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
-    steps: int = 12_000          # U-Net and text encoder steps in each cycle
-    cycles: int = 2              # cycles of them, each with `scenes` new scenes and cosine decay; cycle k starts at lr / k
+    steps: int = 12_000          # U-Net and text encoder steps of the first cycle
+    cycles: int = 2              # cycles of them, each with `scenes` new scenes and cosine decay; cycle k takes steps / k and starts at lr / k
     batch: int = 64              # latents a step
     lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it
     images: str = ""             # folder of your own images: trains an unconditional model on their pixels instead

@@ -14,7 +14,7 @@ from .tasks import find_task, resize
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'HELD_PHOTOS', 'open_image', 'Item', 'list_images', 'Photos', 'collate', 'sample_photos']
 
-# %% ../nbs/00b_images.ipynb #fdf1b911
+# %% ../nbs/00b_images.ipynb #999da13d
 MAX_PIXELS = 200_000_000   # a picture with more is refused: a few kilobytes can claim to be gigabytes
 
 def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
@@ -28,7 +28,8 @@ def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
             image = ImageOps.exif_transpose(image)
             if image.mode in ("I;16", "I;16B", "I", "F"):
                 x = np.asarray(image).astype(np.float32)
-                return torch.from_numpy(x / (65535. if x.max() > 255 else 255. if x.max() > 1 else 1.)).clamp(0, 1).expand(3, -1, -1)
+                whole = 65535. if image.mode.startswith("I;16") or x.max() > 255 else 255. if image.mode == "I" else 1.
+                return torch.from_numpy(x / whole).clamp(0, 1).expand(3, -1, -1)
             if "A" in image.getbands() or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255

@@ -203,7 +203,7 @@ def token_cache(tokenizer, cfg: TeachConfig, draws: int = 6, first: int = 0) -> 
     rows = [[caption(s, draw=d).text for s in scenes] for d in range(draws)]
     return torch.stack([torch.stack([ids(r) for r in rows]), torch.stack([ids([mirror(t) for t in r]) for r in rows])])
 
-# %% ../nbs/09_teach.ipynb #bcdd9382
+# %% ../nbs/09_teach.ipynb #4f30208a
 def new_text_to_image(tokenizer, seed: int = 0) -> torch.nn.ModuleDict:
     "U-Net and text encoder with fresh weights."
     torch.manual_seed(seed + 2)
@@ -223,7 +223,7 @@ def train_text_to_image(model, latents, tokens, schedule, cfg: TeachConfig, cycl
         z = schedule.add_noise(x, eps, t).to(memory_format=torch.channels_last)
         text = model["text"](tokens[flip, draw, i].long()).last_hidden_state
         return F.mse_loss(model["unet"](z, t, text).sample, schedule.target(x, eps, t)), {}
-    return fit(_stage(cycle), model, loss_fn, cfg.steps, cfg.lr / cycle, cfg, decay=.999)
+    return fit(_stage(cycle), model, loss_fn, cfg.steps // cycle, cfg.lr / cycle, cfg, decay=.999)
 
 # %% ../nbs/09_teach.ipynb #3a885313
 def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
@@ -292,7 +292,7 @@ def measure(out, n: int = 512, guidance: float = 3.) -> dict:
     fig.tight_layout(pad=.4); fig.savefig(Path(out) / "teacher" / "samples.png", dpi=110)
     return report
 
-# %% ../nbs/09_teach.ipynb #816b3231
+# %% ../nbs/09_teach.ipynb #d2bf8178
 def write_cards(out, cfg: TeachConfig, report: dict):
     "A model card beside the weights, and the training logs."
     import shutil
@@ -300,7 +300,7 @@ def write_cards(out, cfg: TeachConfig, report: dict):
     logs = Path(out) / "logs"; logs.mkdir(exist_ok=True)
     for name in ("vae", *map(_stage, range(1, cfg.cycles + 1)), "recogniser"): shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
     stage = lambda name, steps, batch: f"| {name} | {steps} | {batch} | {_minutes(cfg, name):.0f} |"
-    cycles = "\n".join(stage(_stage(c), cfg.steps, cfg.batch) for c in range(1, cfg.cycles + 1))
+    cycles = "\n".join(stage(_stage(c), cfg.steps // c, cfg.batch) for c in range(1, cfg.cycles + 1))
     (Path(out) / "teacher" / "README.md").write_text(f"""---
 license: apache-2.0
 library_name: diffusers

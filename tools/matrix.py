@@ -1,0 +1,65 @@
+"""Adaptors × tasks on the shipped teacher, adaptors × families of teachers: `matrix.py [--steps 300]`. Writes results/matrix.json (resumed) and results/matrix.md.
+
+Every pair is trained with the same few steps of the default loss and asked whether it obeys. The numbers say that a pair works and how fast it begins to; they are no contest:
+no pair is trained to its end.
+"""
+import argparse, json, subprocess, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from cond_distill.adaptor import Student
+from cond_distill.adaptors import ADAPTORS
+from cond_distill.compare import held_out
+from cond_distill.config import TrainConfig, evaluations
+from cond_distill.metrics import load_recogniser, table
+from cond_distill.sampler import draw_images
+from cond_distill.tasks import TASKS
+from cond_distill.teacher import Teacher
+from cond_distill.trainer import distill
+
+def measure(net, task, images, held):
+    "The first number of a task's fidelity, and its name."
+    return next((k, v) for k, v in TASKS[task].fidelity(net, images, held).items())
+
+def cell(teacher, net, adaptor, task, cfg, n):
+    "Train a pair, draw with 4 steps, measure."
+    with tempfile.TemporaryDirectory() as out:
+        for _ in distill(replace(cfg, adaptor=adaptor, task=task, out=out), teacher): pass
+        student, held = Student.load(teacher, out), held_out(n, teacher.image_size, task)
+        return measure(net, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held)[1]
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--steps", type=int, default=300); args.add_argument("--n", type=int, default=128); args.add_argument("--cache", default="runs/cache")
+    args = args.parse_args()
+    file = ROOT / "results/matrix.json"
+    teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
+    cfg = TrainConfig(steps=args.steps, batch=16, scenes=2000, grid_every=0, cache=args.cache)
+    made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
+    state = json.loads(file.read_text()) if file.exists() else {}
+    cells = state["cells"] if state.get("made") == made else {}
+    def keep(key, value): cells[key] = value; file.write_text(json.dumps(dict(made=made, cells=cells), indent=1) + "\n")
+    for task in TASKS:
+        held = held_out(args.n, teacher.image_size, task)
+        if f"truth/{task}" not in cells:
+            keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
+            keep(f"teacher alone/{task}", measure(net, task, draw_images(teacher, held["caption"] if TASKS[task].captions else [""] * args.n, steps=25, method="ddim", batch=64), held)[1])
+            keep(f"truth/{task}", measure(net, task, held["image"], held)[1])
+        for adaptor in ADAPTORS:
+            if adaptor != "lora" and f"{adaptor}/{task}" not in cells: keep(f"{adaptor}/{task}", cell(teacher, net, adaptor, task, cfg, args.n)); print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
+    rows = [{"task": t, "measure": cells[f"measure/{t}"]} | {name: cells[f"{name}/{t}"] for name in ("teacher alone", *[a for a in ADAPTORS if a != "lora"], "truth")} for t in TASKS]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    (ROOT / "results/matrix.md").write_text(f"""# Adaptors and tasks
+
+Made by `make matrix` on commit {commit}, on a CPU ({torch.get_num_threads()} threads). Every pair: {args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
+It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` takes no condition and is not in the table. Large is good, except for *depth error*. *teacher alone* does not see the condition (25 steps).
+
+{table(rows)}
+
+Adaptors and families of teachers: the table of [06b_families](../nbs/06b_families.ipynb), every cell of which is a test.
+""")
+
+if __name__ == "__main__": main()
