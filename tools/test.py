@@ -1,8 +1,9 @@
 """All tests: the exported package, the notebooks' hygiene, the README, links, import time, and every notebook run from a clean kernel.
 
-`test.py --fast` runs no notebook; `test.py --only scenes readme` runs the tests whose name contains one of the words.
+`test.py --fast` runs no notebook; `test.py --only scenes readme` runs the tests whose name contains one of the words. Notebooks run two at a time.
 """
-import argparse, hashlib, os, re, subprocess, sys, time
+import argparse, hashlib, multiprocessing, os, re, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from urllib.parse import unquote
 import nbformat
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -113,28 +114,42 @@ def run_notebook(path):
     try: execute(nb, path.parent, {"eval", "notest", "slow", "cuda"})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error: raise AssertionError(plain(error)) from None
 
-def all_tests(fast):
-    quick = {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
-    return quick if fast else quick | {short(p): lambda p=p: run_notebook(p) for p in notebooks()}
+def quick_tests(): return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
 
-def passes(name, test):
-    "Run one test and say how it went."
+def outcome(name):
+    "Run one test; its line, and whether it passed."
     start, error = time.perf_counter(), ""
-    try: test()
+    try: run_notebook(ROOT / name) if name.endswith(".ipynb") else quick_tests()[name]()
     except Exception as e: error = str(e) if isinstance(e, AssertionError) else f"{type(e).__name__}: {e}"
-    print(f"{'FAIL' if error else 'ok  '} {name} ({time.perf_counter() - start:.1f} s)", flush=True)
-    if error: print("     " + error.replace("\n", "\n     "), flush=True)
-    return not error
+    line = f"{'FAIL' if error else 'ok  '} {name} ({time.perf_counter() - start:.1f} s)"
+    return line + (f"\n{error}".replace("\n", "\n     ") if error else ""), not error
+
+def outcomes(names, jobs):
+    "The outcome of every test: the quick ones first, one by one (they measure times), then notebooks, the longest first, `jobs` at a time."
+    for name in names:
+        if not name.endswith(".ipynb"): yield outcome(name)
+    books = sorted((n for n in names if n.endswith(".ipynb")), key=lambda n: -expected(ROOT / n))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(outcome, n) for n in books]): yield done.result()
+
+def expected(path):
+    "Minutes on two cores, from the notebook's own second cell."
+    text = "\n".join(c.source for c in nbformat.read(path, 4).cells[:3])
+    found = re.search(r"runs in\*{0,2} (?:about |under )?(\d+)", text)
+    return int(found[1]) if found else 0
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--fast", action="store_true", help="run no notebook")
     args.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="only tests whose name contains a word")
+    args.add_argument("--jobs", type=int, default=2, help="notebooks at a time (2)")
     args = args.parse_args()
-    chosen = {k: v for k, v in all_tests(args.fast).items() if any(word in k for word in args.only)}
+    chosen = [n for n in [*quick_tests(), *([] if args.fast else map(short, notebooks()))] if any(word in n for word in args.only)]
     if not chosen: sys.exit("no test has a name with " + " or ".join(args.only))
-    start, results = time.perf_counter(), [passes(*item) for item in chosen.items()]
-    print(f"{time.perf_counter() - start:.0f} s in all\n{sum(results)} passed, {len(results) - sum(results)} failed")
-    sys.exit(not all(results))
+    start, passed = time.perf_counter(), 0
+    for line, good in outcomes(chosen, args.jobs): print(line, flush=True); passed += good
+    print(f"{time.perf_counter() - start:.0f} s in all\n{passed} passed, {len(chosen) - passed} failed")
+    sys.exit(passed < len(chosen))
 
 if __name__ == "__main__": main()
