@@ -4,7 +4,7 @@ TORCH ?=
 export TORCH
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: teacher adaptors matrix photos rows results help demo test lint docs readme clean-notebooks prepare env dev
+.PHONY: teacher adaptors matrix photos rows results tasks reproduce help demo test lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -44,13 +44,21 @@ adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
 	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
 	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
-	.venv/bin/cond-distill distill --out runs/rows/balanced_all_timesteps --timesteps all
 	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --rank 0
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/balanced_all_timesteps runs/rows/controlnet_alone
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
 	$(PY) tools/results.py
+
+tasks: env  ## Train the undistilled opponents of the other shipped adaptors and measure both (about 90 minutes on 2 cores; can be stopped)
+	for task in superres_x4 inpaint edit; do .venv/bin/cond-distill distill --out runs/$${task}_undistilled --task $$task --preset data_only --steps 2099 --timesteps all || exit 1; done
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --out results/tasks_distilled.json --adaptors superres_x4_distilled inpaint_distilled edit_distilled
+	.venv/bin/cond-distill evaluate --n 256 --steps 4 8 50 --out results/tasks_undistilled.json --adaptors runs/superres_x4_undistilled runs/inpaint_undistilled runs/edit_undistilled
+	$(PY) tools/task_results.py
+
+reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on)
+	.venv/bin/cond-distill reproduce
 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about 90 minutes on 2 cores; can be stopped)
 	$(PY) tools/matrix.py

@@ -47,6 +47,7 @@ ABOUT, WEIGHTS, LORA = "cond_distill.json", "adaptor.safetensors", "pytorch_lora
 class Adaptor(nn.Module):
     "Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone. A new kind: `from_teacher` makes it, `forward` says what is added."
     kinds: dict[str, type] = {}                      # class name → class, for opening files
+    embeds_guidance = False                          # True: the guidance is an input of the network
     def __init_subclass__(cls): Adaptor.kinds[cls.__name__] = cls
     def __init__(self, channels: int, image_size: int, **settings):  # `settings` of `from_teacher`, JSON values
         super().__init__()
@@ -167,8 +168,9 @@ class Student(nn.Module):
         if not len(z) == len(text) == (len(z) if ready.n is None else ready.n): raise ValueError(f"{len(z)} latents, {ready.n} conditions and {len(text)} captions; give one of each per image")
         def predict(z, t, text, cond):
             time = self.schedule.network_time(t).to(z.device)
-            return self.teacher.predict(z, t, text, weights=ready.weights, **self.adaptor(z.float(), time, cond, self.teacher.text_inputs(text.float())))
-        return guide(predict, z, as_timesteps(t, z), text, self.teacher.empty(), guidance, ready.parts)
+            return self.teacher.predict(z, t, text, weights=ready.weights, **self.adaptor(z.float(), time, cond, self.teacher.text_inputs(text.float()), **told))
+        told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}   # such an adaptor does in one call what costs others two
+        return guide(predict, z, as_timesteps(t, z), text, self.teacher.empty(), 1. if told else guidance, ready.parts)
 
     def copy(self) -> Student:
         "A student with its own copy of the adaptor and the same teacher; for moving averages."
@@ -190,7 +192,7 @@ def load(teacher: Teacher, folder) -> Student:
     if not (folder / ABOUT).is_file(): raise FileNotFoundError(f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save")
     info, mine = json.loads((folder / ABOUT).read_text()), teacher.fingerprint()
     if info["teacher"] != mine: raise ValueError(f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this teacher is {mine}; open the teacher it was trained on")
-    import cond_distill.adaptors                                    # the other kinds of adaptor register themselves
+    import cond_distill.baselines                                   # the other kinds of adaptor register themselves
     if info["adaptor"] not in Adaptor.kinds: raise ValueError(f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: {', '.join(Adaptor.kinds)}")
     student = Student(teacher, Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"]))
     student.about = info

@@ -16,7 +16,10 @@ class TrainConfig:
     task: str = "depth"           # the condition, one of `tasks.TASKS`: "depth", "superres_x4", "inpaint", "edit", …
     adaptor: str = "controlnet"   # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi)
     out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
-    preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning)
+    preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning); of two-stage routes: "progressive", "consistency", "lcm"
+    start: str = ""               # folder of a finished adaptor to begin from, which two-stage losses also follow; empty: begin fresh, follow the teacher
+    guidance: float = 1.          # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
+    rounds: int = 1               # Δt doubles up to `delta` in this many rounds; in each but the first a "progressive" student follows what it was before
     rank: int = 16                # of the adaptor's changes to the backbone's weights, 0 for none
     steps: int = 700              # optimiser steps
     batch: int = 32               # images a step
@@ -52,9 +55,12 @@ class TrainConfig:
             if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
 # %% ../nbs/06a_config.ipynb #eaeebba0
+_FORWARDS = dict(progressive=(3, 5), consistency=(3, 4), lcm=(4, 4))   # a step, without and with guidance
+
 def evaluations(cfg: TrainConfig) -> int:
-    "Forward passes of student and target per image over the whole run."
+    "Forward passes of student, target and the followed model per image over the whole run."
     if cfg.preset == "data_only": return cfg.steps
+    if cfg.preset in ("progressive", "consistency", "lcm"): return cfg.steps * _FORWARDS[cfg.preset][cfg.guidance != 1.]
     alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 

@@ -23,6 +23,7 @@ class Draw:
     s: torch.Tensor    # int64 [B], where the target is asked: max(t − Δt, 0)
     eps: torch.Tensor  # [B, C, h, w] standard normal noise
     progress: float = 1.  # share of the training done, 0 … 1; schedules of weights depend on it
+    u: torch.Tensor | None = None  # [B] uniform in [0, 1), for losses that draw something else as well
 
 def draw(schedule: Schedule, x,   # latents [B, ...]
          generator,               # CPU generator
@@ -38,7 +39,7 @@ def draw(schedule: Schedule, x,   # latents [B, ...]
     pick = torch.multinomial(choice ** focus, n, True, generator=generator) if focus else torch.randint(len(choice), (n,), generator=generator)
     t = choice[pick].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
-    return Draw(t.to(x.device), (t - delta).clamp(min=0).to(x.device), eps.to(x.device), progress)
+    return Draw(t.to(x.device), (t - delta).clamp(min=0).to(x.device), eps.to(x.device), progress, torch.rand(len(x), generator=generator).to(x.device))
 
 # %% ../nbs/03_loss.ipynb #51ac215b
 def _mean(a): return a.flatten(1).mean(1)
@@ -109,7 +110,7 @@ def codi_loss(student, target,        # called as model(z, t, cond, text) -> Pre
         snr = schedule.snr(d.s).to(z.device)
         agree = dist(then.x, now.x) if space == "signal" else dist(then.eps, now.eps) / snr
     loss = (w_d * data + w_c * agree).mean()                                # 5
-    return loss, dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item())
+    return loss, dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item(), forwards=1 + bool((w_c > 0).any()))
 
 # %% ../nbs/03_loss.ipynb #d00911ce
 PRESETS = dict(

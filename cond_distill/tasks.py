@@ -119,8 +119,12 @@ def small_again(picture, factor: int):
 def _shrunk_psnr(factor):
     def fidelity(net, images, held):
         small = lambda x: resize(x, x.shape[-1] // factor)
-        return {"shrunk PSNR": _decibel(small(images), small(held["image"]))}
+        return {"shrunk PSNR": _decibel(small(images), small(held["image"]))} | _looks(net, images, held)
     return fidelity
+
+def _looks(net, images, held):
+    "How far the answer looks from the true one; without a recogniser (None: pictures that are not scenes) nothing."
+    return {"LPIPS-like": lpips_like(net, images, held["image"]).mean().item()} if net else {}
 
 # %% ../nbs/00a_tasks.ipynb #a5463d06
 def _blur(x, rng):
@@ -156,9 +160,7 @@ def spoil(picture: torch.Tensor,  # [3, H, W] in [0, 1]
         x = _jpeg(x.clamp(0, 1), rng)
     return resize(resize(x, [s // factor for s in size]), size)[0]
 
-def _near_truth(net, images, held):
-    "Without a recogniser (None: pictures that are not scenes) PSNR alone."
-    return {"PSNR": _decibel(images, held["image"])} | ({"LPIPS-like": lpips_like(net, images, held["image"]).mean().item()} if net else {})
+def _near_truth(net, images, held): return {"PSNR": _decibel(images, held["image"])} | _looks(net, images, held)
 
 PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
 
@@ -200,7 +202,7 @@ def fill(images, cond):
 def _known_psnr(net, images, held):
     known = 1 - held["cond"][:, 3:4]
     error = ((images - held["image"]).square() * known).sum((1, 2, 3)) / (3 * known.sum((1, 2, 3)))
-    return {"known PSNR": (-10 * error.clamp(min=1e-8).log10()).mean().item()}
+    return {"known PSNR": (-10 * error.clamp(min=1e-8).log10()).mean().item()} | _looks(net, fill(images, held["cond"]), held)
 
 def _user_hole(picture, mask):
     if mask is None: raise ValueError("inpainting needs a mask as well, white where the picture is to be filled: mask=… (--mask FILE)")

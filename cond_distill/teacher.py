@@ -125,12 +125,13 @@ Teacher.embed = embed
 # %% ../nbs/02_teacher.ipynb #1dad07ea
 def guide(predict,           # (z, t, text, *conds) -> Prediction, on a batch
           z, t, text, empty, # latents [B,C,h,w], timesteps [B], embeddings [B,L,D] of captions and of empty captions
-          guidance: float, *conds) -> Prediction:
+          guidance, *conds) -> Prediction:  # guidance: a number, or [B]
     "Classifier-free guidance in one batch of 2B. The only place where the two halves are joined and split."
-    if guidance == 1.: return predict(z, t, text, *conds)
+    if not torch.is_tensor(guidance) and guidance == 1.: return predict(z, t, text, *conds)
     def double(a): return torch.cat([a, a]) if torch.is_tensor(a) else tuple(map(double, a))
     both = predict(double(z), double(t), torch.cat([empty.expand_as(text), text]), *map(double, conds))
-    mix = lambda p: (lambda no, yes: no + guidance * (yes - no))(*p.chunk(2))
+    w = guidance.to(z).view(-1, *[1] * (z.ndim - 1)) if torch.is_tensor(guidance) else guidance
+    mix = lambda p: (lambda no, yes: no + w * (yes - no))(*p.chunk(2))
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 
 # %% ../nbs/02_teacher.ipynb #55e75ae8

@@ -14,6 +14,7 @@ import torch
 import torch.utils.checkpoint
 from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
+from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
 from .config import TrainConfig
 from .images import Photos, collate, list_images
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, draw, look_ahead, ramp
@@ -23,8 +24,8 @@ from .tasks import examples, find_task
 from .teacher import Teacher, best_device
 
 # %% auto #0
-__all__ = ['cache_examples', 'make_batch', 'make_loss', 'Run', 'save_run', 'load_run', 'Record', 'one_step', 'validation_grid',
-           'ask_judge', 'distill', 'finish']
+__all__ = ['cache_examples', 'make_batch', 'make_loss', 'first_adaptor', 'round_of', 'Run', 'save_run', 'load_run', 'Record',
+           'one_step', 'validation_grid', 'ask_judge', 'distill', 'finish']
 
 # %% ../nbs/06_trainer.ipynb #10f105fe
 def _pieces(teacher, cfg, done):
@@ -74,10 +75,11 @@ def make_batch(data: dict, cfg: TrainConfig, empty, generator, device) -> dict:
     text = torch.where(drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text"))
     return dict(x=get("x"), cond=get("cond") / 255, text=text)
 
-def make_loss(cfg: TrainConfig):
+def make_loss(cfg: TrainConfig, source=None):  # source: the model that is followed, for a two-stage loss
     "The loss that a configuration names."
-    for name, good in (("preset", PRESETS), ("z_s", STEPS_TO_S), ("distance", DISTANCES), ("timesteps", TIMESTEPS), ("adaptor", ADAPTORS), ("dtype", ("float32", "bfloat16", "float16"))):
+    for name, good in (("preset", PRESETS | FOLLOWERS), ("z_s", STEPS_TO_S), ("distance", DISTANCES), ("timesteps", TIMESTEPS), ("adaptor", [*ADAPTORS, "backbone"]), ("dtype", ("float32", "bfloat16", "float16"))):
         if getattr(cfg, name) not in good: raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
+    if cfg.preset in FOLLOWERS: return partial(FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance)
     loss = partial(PRESETS[cfg.preset], z_s=cfg.z_s, distance=cfg.distance)
     if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end))
     return loss
@@ -88,6 +90,18 @@ def _recomputed(part, *inputs):
     weights = dict(part.named_parameters())
     return torch.utils.checkpoint.checkpoint(lambda *a: torch.func.functional_call(part, weights, a), *inputs, use_reentrant=False)
 
+def first_adaptor(cfg: TrainConfig, teacher: Teacher):
+    "A fresh adaptor, or what `cfg.start` holds; with an input for the guidance if the loss tells it."
+    if cfg.start: made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
+    elif cfg.adaptor == "backbone": made = Backbone.from_teacher(teacher)
+    else: made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
+    return (GuidanceEmbedded.of(teacher, made) if cfg.preset == "lcm" else made).to(memory_format=torch.channels_last)
+
+def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
+    "(number of the round, its Δt)."
+    k = min(step * cfg.rounds // cfg.steps, cfg.rounds - 1)
+    return k, max(1, cfg.delta // 2 ** (cfg.rounds - 1 - k))
+
 class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
@@ -96,7 +110,7 @@ class Run:
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
         self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
         torch.manual_seed(cfg.seed)
-        adaptor = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank).to(memory_format=torch.channels_last)
+        adaptor = first_adaptor(cfg, teacher)
         for net in (teacher.backbone, getattr(adaptor, "net", None)):
             if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing(_recomputed) if cfg.checkpointing else net.disable_gradient_checkpointing()
         self.student = Student(teacher, adaptor)
@@ -106,12 +120,19 @@ class Run:
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
         self.target, self.sampler = self.student.copy(), self.student.copy()
         self.target_ema, self.ema = (EMAModel(self.params, decay=d) for d in (cfg.target_decay, cfg.ema_decay))
-        self.loss = make_loss(cfg)
-        self.sampler.about = dict(method="ddim" if cfg.preset == "data_only" else "consistency")  # see the sampler's page
+        self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
+        self.loss = make_loss(cfg, self.source)
+        self.sampler.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
+
+    def next_round(self, k: int):
+        "From now on the one that is followed is what the student was until now."
+        self.round, self.source = k, self.student.copy()
+        self.ema.copy_to(self.source.adaptor.parameters()); self.loss = make_loss(self.cfg, self.source)
 
     def parts(self) -> dict:
         "Everything with a state_dict."
-        return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema)
+        more = dict(source=self.source.adaptor) if self.round else {}
+        return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema) | more
 
 def _lr_share(cfg, step):
     "Linear warm-up over 50 steps, constant, over the last quarter down to 5 %: consistency comes late and needs a rate that is not spent."
@@ -122,7 +143,7 @@ def save_run(run: Run):
     "Write the checkpoint beside the old one, then rename: an interrupted write loses nothing."
     path = Path(run.cfg.out) / "checkpoint.pt"; path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.state_dict() for k, v in run.parts().items()}
-    torch.save(dict(state, step=run.step, nfe=run.nfe, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), path.with_suffix(".part"))
+    torch.save(dict(state, step=run.step, nfe=run.nfe, round=run.round, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 def load_run(run: Run) -> bool:
@@ -134,6 +155,7 @@ def load_run(run: Run) -> bool:
     free = {"out", "cache", "save_every", "grid_every", "teacher", "workers", "fetch", "checkpointing"}
     differ = [f"{k} = {state['config'].get(k)!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in free and state["config"].get(k) != v]
     if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or the same settings")
+    if state.get("round"): run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe = state["step"], state["nfe"]
     run.target_ema.copy_to(run.target.parameters())
@@ -161,14 +183,15 @@ def one_step(run: Run, data: dict) -> dict:
     "Draw, loss, backward, clip, step, both averages."
     cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device)
-    progress = run.step / cfg.steps
+    progress, (k, delta) = run.step / cfg.steps, round_of(cfg, run.step)
+    if cfg.preset == "progressive" and k > run.round: run.next_round(k)
     focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
-    d = draw(student.schedule, batch["x"], g, cfg.delta, cfg.per_sample, progress, cfg.timesteps, focus)
+    d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
     with run.accelerator.autocast(): loss, parts = run.loss(student, run.target, batch, d)
     run.opt.zero_grad(); run.accelerator.backward(loss)
     norm = run.accelerator.clip_grad_norm_(run.params, cfg.clip)
     _step_if_finite(run, loss, norm)
-    run.step += 1; run.nfe += 2 if parts["w_c"] > 0 else 1
+    run.step += 1; run.nfe += parts.pop("forwards")
     return dict(parts, loss=loss.item(), grad_norm=float(norm), lr=run.sched.get_last_lr()[0])
 
 def _step_if_finite(run, loss, norm):

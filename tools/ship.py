@@ -34,7 +34,7 @@ library_name: diffusers
 {kind}. {WAYS[about["adaptor"]]}, for the teacher with the fingerprint {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. Task: {find_task(about["task"]).about} (`{about["task"]}`).
 
 - data: {data}; seed {c["seed"]}
-- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {minutes(run):.0f} minutes on two CPU cores
+- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {minutes(run):.0f} minutes on a CPU
 - command: `cond-distill distill {flags}`
 - sampler it was made for: {about["method"]}
 - measurements: see `results/` in the repository
