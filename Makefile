@@ -38,16 +38,17 @@ teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with
 adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
 	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0
-	for task in superres_x4 inpaint edit; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 || exit 1; done
+	for task in superres_x4 inpaint edit; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 --look-ahead 500 || exit 1; done
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
 	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
 	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
+	.venv/bin/cond-distill distill --out runs/rows/look_ahead_500 --look-ahead 500
 	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --rank 0
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/controlnet_alone
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/look_ahead_500 runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
 	$(PY) tools/results.py
 

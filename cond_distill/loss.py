@@ -64,7 +64,7 @@ def ramp(progress: float, start: float, end: float) -> float:
     return min(1., max(0., (progress - start) / max(end - start, 1e-9)))
 
 def look_ahead(schedule: Schedule, d: Draw,
-               goal: float = 500.,  # wanted look-ahead L at the end, training timesteps
+               goal: float = 400.,  # wanted look-ahead L at the end, training timesteps
                start: float = .6, end: float = .7):  # of the ramp, shares of the training
     "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, t); L ramps from 0 to `goal`."
     length, delta = d.t.clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
@@ -114,7 +114,7 @@ def codi_loss(student, target,        # called as model(z, t, cond, text) -> Pre
 
 # %% ../nbs/03_loss.ipynb #d00911ce
 PRESETS = dict(
-    balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(500, t)
+    balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(400, t)
     paper=partial(codi_loss, space="noise", weights=printed),               # space and weights as printed
     data_only=partial(codi_loss, weights=data_only),                        # no consistency
 )

@@ -32,6 +32,7 @@ def _unit(teacher: Teacher) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as count: teacher(z, 500, teacher.empty())
     return count.get_total_flops()
 
+@lru_cache(maxsize=None)
 def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
     "Operations of one training step on one image, in calls of the teacher: (before the ramp of the look-ahead, after it)."
     from torch.utils.flop_counter import FlopCounterMode

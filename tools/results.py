@@ -9,7 +9,7 @@ from cond_distill.compare import step_curve
 from cond_distill.metrics import table
 
 NAMES = {"depth_undistilled": "undistilled", "paper": "as printed",
-         "balanced_per_batch": "distilled, one t a batch", "controlnet_alone": "distilled, ControlNet alone", "demo": "**the demo**", "depth_distilled": "trained longer"}
+         "balanced_per_batch": "distilled, one t a batch", "look_ahead_500": "distilled, look-ahead 500", "controlnet_alone": "distilled, ControlNet alone", "demo": "**the demo**", "depth_distilled": "trained longer"}
 OPPONENT, STEPS = "depth_undistilled", (1, 2, 4, 8, 50)
 TEXT = """# Results: depth to image
 

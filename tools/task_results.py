@@ -14,7 +14,7 @@ from cond_distill.teacher import ASSETS, Teacher
 
 TEXT = """# Results: super-resolution, inpainting, editing
 
-Made by `make tasks` on commit {commit}, on {device}; training seed 0, noise seed 1234, {n} held-out scenes. The adaptors of a task have equal budgets in network evaluations: {budget}.
+Made by `make tasks` on commit {commit}, on {device}; training seed 0, noise seed 1234, {n} held-out scenes. Budgets in network evaluations: {budget}.
 FID and *LPIPS-like* are on the features of the shipped recogniser; every other column is explained on the page [Tasks](../nbs/00a_tasks.ipynb). Large is good, except for FID and LPIPS-like.
 
 {tables}
@@ -22,7 +22,8 @@ FID and *LPIPS-like* are on the features of the shipped recogniser; every other 
 The first held-out scenes, nothing selected: {pictures}.
 """
 
-rows = [r for f in ("tasks_distilled.json", "tasks_undistilled.json") for r in json.loads((ROOT / "results" / f).read_text())]
+files = [ROOT / "results" / f for f in ("tasks_distilled.json", "tasks_undistilled.json")]
+rows = [r for f in files if f.exists() for r in json.loads(f.read_text())]   # without the opponents, if they are not trained yet
 teacher, names, tables, budget = Teacher.from_pretrained("shipped"), [], [], []
 for task in dict.fromkeys(r["task"] for r in rows):
     mine, floors = [r for r in rows if r["task"] == task and r["steps"]], [r for r in rows if r["task"] == task and not r["steps"]]
@@ -30,6 +31,7 @@ for task in dict.fromkeys(r["task"] for r in rows):
     held, drawn = held_out(256, teacher.image_size, task), {}
     shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(task=task)
     for folder, kind, steps in ((ROOT / "runs" / f"{task}_undistilled", "undistilled", (4, 50)), (ASSETS / f"{task}_distilled", "distilled", (1, 2, 4))):
+        if not folder.is_dir(): continue
         student = Student.load(teacher, folder)
         for k in steps:
             images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234, any_steps=True)
