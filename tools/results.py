@@ -10,6 +10,7 @@ from cond_distill.metrics import table
 
 NAMES = {"depth_undistilled": "undistilled", "paper": "as printed",
          "balanced_per_batch": "distilled, one t a batch", "look_ahead_500": "distilled, look-ahead 500", "controlnet_alone": "distilled, ControlNet alone", "demo": "**the demo**", "depth_distilled": "trained longer"}
+HOME = ("depth_undistilled", "demo", "depth_distilled")        # the rows of the home page; the others are on the page Results
 OPPONENT, STEPS = "depth_undistilled", (1, 2, 4, 8, 50)
 TEXT = """# Results: depth to image
 
@@ -33,10 +34,10 @@ def load(name): return json.loads((ROOT / "results" / name).read_text())
 
 def folder(model): return next(p for p in (ROOT / "runs" / model, ROOT / "runs/rows" / model, ROOT / "cond_distill/assets" / model) if (p / "cond_distill.json").exists())
 
-def short(rows):
-    "The home page's table: a line per model and sampler."
+def short(rows, names):
+    "A line per model and sampler."
     out = []
-    for name in NAMES:
+    for name in names:
         for sampler in dict.fromkeys(r["sampler"] for r in rows if r["model"] == name):
             pick = {r["steps"]: r for r in rows if (r["model"], r["sampler"]) == (name, sampler)}
             last = pick.get(4)
@@ -54,7 +55,7 @@ commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, captu
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({torch.get_num_threads()} threads)"
 n = 256
 caption = f"FID@k: with k steps. {n} held-out depth maps, half with partial captions, half without; {device}, training seed 0; by `make demo rows results`. FID on the recogniser's features; the autoencoder alone has {floor['FID']:.3f} and a depth error of {floor['depth error']:.3f}."
-(ROOT / "results" / "table.md").write_text(short(rows + best) + "\n\n" + caption + "\n")
+for file, names in (("table.md", HOME), ("depth.md", NAMES)): (ROOT / "results" / file).write_text(short(rows + best, names) + "\n\n" + caption + "\n")
 (ROOT / "results" / "README.md").write_text(TEXT.format(commit=commit, device=device, n=n, budget=text, table=table([floor] + rows), demo=(ROOT / "runs/demo/table.md").read_text()))
 images = ROOT / "nbs" / "images"; images.mkdir(exist_ok=True)
 shutil.copy(ROOT / "runs/demo/demo.png", images / "demo.png")

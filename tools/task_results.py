@@ -31,7 +31,7 @@ for task in dict.fromkeys(r["task"] for r in rows):
     held, drawn = held_out(256, teacher.image_size, task), {}
     shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(task=task)
     for folder, kind, steps in ((ROOT / "runs" / f"{task}_undistilled", "undistilled", (4, 50)), (ASSETS / f"{task}_distilled", "distilled", (1, 2, 4))):
-        if not folder.is_dir(): continue
+        if not (folder / "cond_distill.json").exists(): continue
         student = Student.load(teacher, folder)
         for k in steps:
             images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234, any_steps=True)
