@@ -122,7 +122,7 @@ class ControlNetAdaptor(Adaptor):
 
     def write(self, folder, dtype):
         from safetensors.torch import save_file
-        net = self.net if dtype is None else copy.deepcopy(self.net).to(dtype)
+        net = self.net if dtype is None else nn.Module.to(copy.deepcopy(self.net), dtype)   # diffusers' own `to` warns of nothing here
         net.save_pretrained(folder)
         save_file({k: p.detach().to("cpu", dtype or p.dtype).contiguous() for k, p in self.lora.files().items()}, folder / LORA)
 

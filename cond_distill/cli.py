@@ -17,7 +17,7 @@ __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig
 # %% ../nbs/08_cli.ipynb #b30eab0b
 @dataclass(frozen=True)
 class DemoConfig:
-    "Distil the shipped teacher into a 4-step depth-to-image model and compare. Eleven minutes on two cores, the installation included."
+    "Distil the shipped teacher into a 4-step depth-to-image model and compare. About ten minutes on two cores, the installation included."
     out: str = "runs/demo"   # folder for the adaptor, the table and the picture
     steps: int = 700         # optimiser steps
     scenes: int = 4000       # training scenes to render
@@ -63,13 +63,15 @@ class PlanConfig:
     memory: float = 24.            # of your GPU, GB
     dtype: str = "float16"         # of the frozen teacher and of activations
 
-# %% ../nbs/08_cli.ipynb #42b82577
+# %% ../nbs/08_cli.ipynb #1414eebc
 @dataclass(frozen=True)
 class ReproduceConfig:
     "Train and examine every method at equal budget; can be stopped, and goes on with the jobs that are missing."
     tasks: tuple[str, ...] = ("depth", "superres_x4")  # tasks to compare on
     methods: tuple[str, ...] = ()      # of `reproduce.METHODS`; none: all of them
+    ablations: bool = False            # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
     seeds: tuple[int, ...] = (0, 1, 2) # of the trainings
+    part: float = 1.                   # of the budget, for curves over it
     budget: float = 1.                 # of each training, in trainings of the demo
     n: int = 2000                      # held-out conditions
     search_n: int = 512                # of them in the search of the learning rate

@@ -19,7 +19,7 @@ class TrainConfig:
     preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning); of two-stage routes: "progressive", "consistency", "lcm"
     start: str = ""               # folder of a finished adaptor to begin from, which two-stage losses also follow; empty: begin fresh, follow the teacher
     guidance: float = 1.          # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
-    rounds: int = 1               # Δt doubles up to `delta` in this many rounds; in each but the first a "progressive" student follows what it was before
+    rounds: int = 1               # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first a "progressive" student follows what it was before
     rank: int = 16                # of the adaptor's changes to the backbone's weights, 0 for none
     steps: int = 700              # optimiser steps
     batch: int = 32               # images a step
@@ -32,7 +32,10 @@ class TrainConfig:
     focus: float = 1.0            # until L grows, t is drawn in proportion to t^focus; then this sinks to 0 ("balanced")
     per_sample: bool = True       # one t per image, or one per batch
     z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
-    distance: str = "l2"          # "l2" or "huber"
+    distance: str = "l2"          # "l2", "huber" or "cauchy"
+    data: str = "latent"          # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the shipped recogniser)
+    boundary: bool = False        # answers are forced to be z at t = 0
+    adversary: float = 0.         # weight of a judge of the answers, which grows with the look-ahead; 0: none
     scenes: int = 4000            # examples to make and cache: rendered scenes, or crops of your images
     images: str = ""              # folder of your own images instead of scenes; pairs in input/ and target/ with task "pairs"
     zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 import torch
-from .schedule import Schedule
+from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'printed', 'ramp',
-           'look_ahead', 'data_only', 'step_to_s', 'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'cauchy', 'printed',
+           'ramp', 'look_ahead', 'data_only', 'agreement_only', 'step_to_s', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/03_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
@@ -52,7 +52,11 @@ def pseudo_huber(a, b, c: float = .1):
     "Quadratic below c, linear above (arXiv 2310.14189), [B]; scaled by 2c so that it equals `squared` near 0."
     return 2 * c * _mean(((a - b) ** 2 + c * c).sqrt() - c)
 
-DISTANCES = dict(l2=squared, huber=pseudo_huber)
+def cauchy(a, b, c: float = .1):
+    "c² log(1 + (a − b)² / c²) (arXiv 2502.01441), [B]: what is far off hardly pulls at all; equals `squared` near 0."
+    return c * c * _mean(torch.log1p(((a - b) / c) ** 2))
+
+DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/03_loss.ipynb #14243b2d
 def printed(schedule: Schedule, d: Draw):
@@ -75,6 +79,11 @@ def data_only(schedule: Schedule, d: Draw):
     "No consistency term: plain conditional finetuning, w_d = 1."
     return look_ahead(schedule, d, goal=0.)
 
+def agreement_only(schedule: Schedule, d: Draw):
+    "No data term: w_c = 1. Nothing says what is right."
+    w_c = torch.ones_like(d.t, dtype=torch.float32)
+    return 0 * w_c, w_c
+
 # %% ../nbs/03_loss.ipynb #496deddf
 STEPS_TO_S = ("model", "noise", "teacher", "forward")
 
@@ -89,13 +98,29 @@ def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
         with torch.no_grad(): return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
     raise ValueError(f"z_s is {how!r}; choose one of {', '.join(STEPS_TO_S)}")
 
+# %% ../nbs/03_loss.ipynb #665f5e93
+def at_boundary(now: Prediction, z, t):
+    "x̂ with c_skip(t) z + c_out(t) x̂, the factors of latent consistency models (arXiv 2310.04378): z itself at t = 0."
+    time = (10. * t.to(z)).view(-1, *[1] * (z.dim() - 1))
+    return .25 / (time ** 2 + .25) * z + time / (time ** 2 + .25).sqrt() * now.x
+
+def decoded(measure):  # (images, images) -> [B]
+    "d_x between the pictures that two latents stand for, as large as the latents' distance."
+    def distance(student, x, x_hat, latent):
+        seen = measure(student.teacher.decode(x), student.teacher.decode(x_hat))
+        return seen * (latent.mean() / seen.mean().clamp(min=1e-12)).detach()
+    return distance
+
 # %% ../nbs/03_loss.ipynb #93a5afea
 def codi_loss(student, target,        # called as model(z, t, cond, text) -> Prediction; target is the student's moving average
               batch: dict,            # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
               d: Draw, *,
               z_s: str = "model",     # "model", "noise", "teacher", "forward"
               space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
-              distance: str = "l2",   # "l2" or "huber"
+              distance: str = "l2",   # "l2", "huber" or "cauchy"
+              data_distance=None,     # `decoded(…)`: d_x between pictures; None: between latents
+              boundary: bool = False, # answers are z at t = 0
+              extra=None,             # a term of your own: (x̂, batch, draw) -> [B]
               weights=look_ahead):    # (schedule, draw) -> (w_d, w_c), in signal units
     "The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts). 2 forwards, the target's only when w_c > 0."
     if space not in ("signal", "noise"): raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
@@ -103,18 +128,24 @@ def codi_loss(student, target,        # called as model(z, t, cond, text) -> Pre
     z_t = schedule.add_noise(batch["x"], d.eps, d.t)                        # 1
     now = student(z_t, d.t, batch["cond"], batch["text"])                   # 2
     w_d, w_c = weights(schedule, d)
-    data, agree = dist(batch["x"], now.x), torch.zeros_like(w_c)
+    x_hat = at_boundary(now, z_t, d.t) if boundary else now.x
+    data, agree = dist(batch["x"], x_hat), torch.zeros_like(w_c)
+    if data_distance: data = data_distance(student, batch["x"], x_hat, data)
     if (w_c > 0).any():
         z = step_to_s(z_s, student, batch, d, z_t, now)                     # 3
         with torch.no_grad(): then = target(z, d.s, batch["cond"], batch["text"])  # 4
         snr = schedule.snr(d.s).to(z.device)
-        agree = dist(then.x, now.x) if space == "signal" else dist(then.eps, now.eps) / snr
+        agree = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat) if space == "signal" else dist(then.eps, now.eps) / snr
     loss = (w_d * data + w_c * agree).mean()                                # 5
-    return loss, dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item(), forwards=1 + bool((w_c > 0).any()))
+    parts = dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item(), forwards=1 + bool((w_c > 0).any()))
+    if extra is None: return loss, parts
+    more = extra(x_hat, batch, d).mean()
+    return loss + more, parts | dict(extra=more.item())
 
 # %% ../nbs/03_loss.ipynb #d00911ce
 PRESETS = dict(
     balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(400, t)
     paper=partial(codi_loss, space="noise", weights=printed),               # space and weights as printed
     data_only=partial(codi_loss, weights=data_only),                        # no consistency
+    agreement_only=partial(codi_loss, weights=agreement_only),              # no real picture
 )

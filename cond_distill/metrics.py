@@ -15,8 +15,8 @@ from .scenes import COLOURS, FAR, FLOORS, NEAR, PATTERNS, SHAPES, Caption, _FOV
 
 # %% auto #0
 __all__ = ['Recogniser', 'save_recogniser', 'load_recogniser', 'features', 'read_maps', 'Seen', 'Read', 'read_scene', 'judge',
-           'caption_accuracy', 'condition_fidelity', 'frechet', 'kernel_distance', 'fid', 'kid', 'lpips_like', 'psnr',
-           'ssim', 'diversity', 'evaluate', 'table']
+           'caption_accuracy', 'condition_fidelity', 'frechet', 'kernel_distance', 'fid', 'kid', 'perceptual',
+           'lpips_like', 'psnr', 'ssim', 'diversity', 'evaluate', 'table']
 
 # %% ../nbs/07_metrics.ipynb #09684721
 class _Res(nn.Module):
@@ -263,16 +263,18 @@ def _unit_maps(net, images):
     "Feature maps with vectors of length one at every position."
     return [F.normalize(m, dim=1) for m in net.maps(images)]
 
+def perceptual(net: Recogniser, a, b):  # [B, 3, 64, 64] in [0, 1], on the network's device
+    "What `lpips_like` measures, [B], with gradients: a distance to train with."
+    maps = zip(_unit_maps(net, a), _unit_maps(net, b))
+    return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps) / 3
+
 def lpips_like(net: Recogniser,
                a: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
                b: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
                ) -> torch.Tensor:  # [B], 0 (equal) to 4; without gradients
     "Perceptual distance of picture pairs: as LPIPS (Zhang et al. 2018), in our features and without learned weights."
     _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
-    def distance(pair):
-        maps = zip(_unit_maps(net, pair[:, :3]), _unit_maps(net, pair[:, 3:]))
-        return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps) / 3
-    return torch.cat(_batched(distance, torch.cat([a, b.to(a)], 1), net)).cpu()
+    return torch.cat(_batched(lambda pair: perceptual(net, pair[:, :3], pair[:, 3:]), torch.cat([a, b.to(a)], 1), net)).cpu()
 
 # %% ../nbs/07_metrics.ipynb #3bbb6189
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, 64, 64] in [0, 1]

@@ -20,8 +20,8 @@ from .teacher import Teacher
 from .trainer import Run, distill
 
 # %% auto #0
-__all__ = ['METHODS', 'RATES', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'exam', 'commit', 'run_job', 'best_rate',
-           'reproduce', 'summary', 'interval']
+__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'exam', 'commit',
+           'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -61,12 +61,26 @@ METHODS = {
     "CM-I": [dict(adaptor="backbone", preset="consistency", guidance=3.), _LAST],
     "GD-II": [_FIRST, dict(preset="progressive", rounds=4, timesteps="grid")],
     "CM-II": [_FIRST, dict(preset="consistency")],
+    "CM-II, all weights": [dict(_FIRST, adaptor="fusion"), dict(preset="consistency")],
     "LCM-II": [_FIRST, dict(preset="lcm", guidance=3.)],
     "PE-CoDi": [{}],
     "PE-CoDi as printed": [dict(preset="paper", delta=40, timesteps="all", per_sample=False)],
     "PE-CoDi, T2I-Adapter": [dict(adaptor="t2i")],
     "PE-CoDi, concat": [dict(adaptor="concat")],
+    "PE-CoDi, ControlNet alone": [dict(rank=0)],
     "CoDi": [dict(adaptor="fusion")],
+}
+ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
+    "z_s by the true noise": [dict(z_s="noise")], "z_s by the teacher": [dict(z_s="teacher")], "z_s by the forward process": [dict(z_s="forward")],
+    "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
+    "d_x between pixels": [dict(data="pixels")], "d_x between features": [dict(data="features")],
+    "one t a batch": [dict(per_sample=False)], "no focus": [dict(focus=0.)], "no ramp": [dict(ramp_start=0., ramp_end=0.)],
+    **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
+    **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
+    "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
+    "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
+    "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)],
+    "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.)], "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.)],
 }
 RATES = (3e-4, 1e-3, 3e-3)   # learning rates of the search
 
@@ -80,12 +94,18 @@ class Job:
     budget: float = 0.   # in units
     part: float = 1.     # of the budget, for the search of the learning rate
     @property
-    def name(self): return f"{self.task}/{self.method.replace(', ', '_').replace(' ', '_')}_seed{self.seed}" + (f"_lr{self.lr:g}_part{self.part:g}" if self.part < 1 else "")
+    def name(self): return f"{self.task}/{self.method.replace(', ', '_').replace(' ', '_')}_seed{self.seed}" + (f"_lr{self.lr:g}_part{self.part:g}" if self.part != 1 else "")
+    @property
+    def stages(self): return (METHODS | ABLATIONS)[self.method]
+    @property
+    def searched(self): return self.method if self.method in METHODS else "PE-CoDi"   # whose learning rate it takes
+    @property
+    def finetuned(self): return [s.get("preset") for s in self.stages] == ["data_only"]
 
 # %% ../nbs/07b_reproduce.ipynb #29ce8b3b
 def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool = True, **more) -> Student:  # more: of TrainConfig
     "All stages of a job; returns the student."
-    start, name, stages = "", "shipped", METHODS[job.method]
+    start, name, stages = "", "shipped", job.stages
     for k, stage in enumerate(stages):
         last, out = k == len(stages) - 1, folder / f"stage_{k + 1}"
         cfg = TrainConfig(**dict(task=job.task, seed=job.seed, lr=job.lr, start=start, cache=cache, grid_every=0, teacher=name, out=str(out)) | stage | more)
@@ -97,14 +117,20 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
         else: start = str(out)
     return student
 
-def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8), methods=("auto",)) -> list[dict]:
-    "Rows of `compare.score`, with diversity at 4 steps."
+LONG = 512   # held-out conditions for numbers of steps above 8, which the undistilled model alone is asked for, seed 0
+
+def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
+    "Rows of `compare.score` with their sample count, and diversity at 4 steps; a finetuned model is asked with every sampler."
+    asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc", "consistency") if job.finetuned else ("auto",)) for k in steps]
+    if (job.method, job.seed, job.part) == ("undistilled", 0, 1.):
+        part = {k: v if isinstance(v, str) else v[:LONG] for k, v in held.items()}
+        asked += [("ddim", k, part) for k in (20, 50, 200)] + [(m, k, part) for m in ("dpm++", "unipc") for k in (20, 50)]
     rows = []
-    for method in methods:
-        for k in steps:
-            row = score(net, job.method, student, held, k, method)[0]
-            if k == 4: row["diversity"] = spread(net, student, held, k, method=method)
-            rows.append(row)
+    for method, k, seen in asked:
+        if k == 1 and method in ("dpm++", "unipc"): continue           # one step of any solver is DDIM's
+        row = score(net, job.method, student, seen, k, method)[0] | dict(n=len(seen["caption"]))
+        if k == 4: row["diversity"] = spread(net, student, held, k, method=method)
+        rows.append(row)
     return rows
 
 def commit() -> str:
@@ -112,13 +138,13 @@ def commit() -> str:
     try: return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     except (OSError, NameError): return ""
 
-def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Path, cache: str, steps=(1, 2, 4, 8), methods=("auto",), progress: bool = True, **more) -> dict:
+def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Path, cache: str, steps=(1, 2, 4, 8), progress: bool = True, **more) -> dict:
     "Train and examine, or read what was found before."
     file = Path(results) / f"{job.name}.json"
     if file.exists(): return json.loads(file.read_text())
     began = time.time()
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
-    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps, methods), n=len(held["caption"]), minutes=round((time.time() - began) / 60, 1),
+    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), minutes=round((time.time() - began) / 60, 1),
                  device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=commit())
     file.parent.mkdir(parents=True, exist_ok=True); file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n"); file.with_suffix(".part").replace(file)
     return found
@@ -136,18 +162,19 @@ def reproduce(cfg):  # a `cli.ReproduceConfig`
     teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
     before, after = units(TrainConfig(), teacher)
     budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
-    methods, places = cfg.methods or tuple(METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
-    wrong = [m for m in methods if m not in METHODS]
-    if wrong: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS)}")
+    methods, places = cfg.methods or tuple(ABLATIONS if cfg.ablations else METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
+    wrong = [m for m in methods if m not in METHODS | ABLATIONS]
+    if wrong: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
     exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
-    found = {(m, lr): run_job(Job(m, "depth", SEARCH_SEED, lr, budget, .25), teacher, net, exams("depth", cfg.search_n), *places, steps=(4,)) for m in methods for lr in RATES}
+    search = [Job(m, "depth", SEARCH_SEED, lr, budget, .25) for m in dict.fromkeys(Job(m).searched for m in methods) for lr in RATES]
+    found = {(j.method, j.lr): run_job(j, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,)) for j in search}
     done = {}
     for seed in cfg.seeds:
         for task in cfg.tasks:
             for m in methods:
-                job = Job(m, task, seed, best_rate(m, found), budget)
+                job = Job(m, task, seed, best_rate(Job(m).searched, found), budget, cfg.part)
                 print(f"{job.name}: learning rate {job.lr:g}", flush=True)
-                done[job.name] = run_job(job, teacher, net, exams(task, cfg.n), *places, methods=("ddim", "dpm++", "consistency") if len(METHODS[m]) == 1 and METHODS[m][0].get("preset") == "data_only" else ("auto",))
+                done[job.name] = run_job(job, teacher, net, exams(task, cfg.n), *places)
     return done
 
 def summary(results: list[dict]) -> list[dict]:

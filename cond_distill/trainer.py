@@ -14,10 +14,11 @@ import torch
 import torch.utils.checkpoint
 from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
+from .adversary import Adversary
 from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
 from .config import TrainConfig
 from .images import Photos, collate, list_images
-from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, draw, look_ahead, ramp
+from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
 from .scenes import WORLD
 from .tasks import examples, find_task
@@ -75,12 +76,19 @@ def make_batch(data: dict, cfg: TrainConfig, empty, generator, device) -> dict:
     text = torch.where(drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text"))
     return dict(x=get("x"), cond=get("cond") / 255, text=text)
 
-def make_loss(cfg: TrainConfig, source=None):  # source: the model that is followed, for a two-stage loss
+def _features():
+    from cond_distill.metrics import load_recogniser, perceptual
+    net = load_recogniser()
+    return decoded(lambda a, b: perceptual(net.to(a.device), a, b))
+_SEEN = dict(latent=lambda: None, pixels=lambda: decoded(squared), features=_features)   # what `data` of a configuration names
+
+def make_loss(cfg: TrainConfig, source=None,  # the model that is followed, for a two-stage loss
+              adversary=None):
     "The loss that a configuration names."
-    for name, good in (("preset", PRESETS | FOLLOWERS), ("z_s", STEPS_TO_S), ("distance", DISTANCES), ("timesteps", TIMESTEPS), ("adaptor", [*ADAPTORS, "backbone"]), ("dtype", ("float32", "bfloat16", "float16"))):
+    for name, good in (("preset", PRESETS | FOLLOWERS), ("z_s", STEPS_TO_S), ("distance", DISTANCES), ("data", _SEEN), ("timesteps", TIMESTEPS), ("adaptor", [*ADAPTORS, "backbone"]), ("dtype", ("float32", "bfloat16", "float16"))):
         if getattr(cfg, name) not in good: raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
     if cfg.preset in FOLLOWERS: return partial(FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance)
-    loss = partial(PRESETS[cfg.preset], z_s=cfg.z_s, distance=cfg.distance)
+    loss = partial(PRESETS[cfg.preset], z_s=cfg.z_s, distance=cfg.distance, data_distance=_SEEN[cfg.data](), boundary=cfg.boundary, extra=adversary)
     if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end))
     return loss
 
@@ -99,8 +107,9 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
 
 def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
     "(number of the round, its Δt)."
-    k = min(step * cfg.rounds // cfg.steps, cfg.rounds - 1)
-    return k, max(1, cfg.delta // 2 ** (cfg.rounds - 1 - k))
+    n = abs(cfg.rounds)
+    k = min(step * n // cfg.steps, n - 1)
+    return k, max(1, cfg.delta // 2 ** (n - 1 - k if cfg.rounds > 0 else k))
 
 class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
@@ -121,7 +130,8 @@ class Run:
         self.target, self.sampler = self.student.copy(), self.student.copy()
         self.target_ema, self.ema = (EMAModel(self.params, decay=d) for d in (cfg.target_decay, cfg.ema_decay))
         self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
-        self.loss = make_loss(cfg, self.source)
+        self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
+        self.loss = make_loss(cfg, self.source, self.adversary)
         self.sampler.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
 
     def next_round(self, k: int):
@@ -132,6 +142,7 @@ class Run:
     def parts(self) -> dict:
         "Everything with a state_dict."
         more = dict(source=self.source.adaptor) if self.round else {}
+        if self.adversary: more |= dict(adversary=self.adversary, adversary_opt=self.adversary.opt)
         return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema) | more
 
 def _lr_share(cfg, step):
@@ -176,6 +187,7 @@ class Record:
     lr: float; grad_norm: float
     nfe: int          # network evaluations per image so far (forward passes of student and target)
     seconds: float    # since this process started the run
+    extra: float = 0. # what an adversary added to the loss
     grid: object = None  # a PIL image when a validation grid was drawn
     judged: dict | None = None  # what `judge` measured at that moment
 

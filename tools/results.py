@@ -41,7 +41,7 @@ def short(rows, names):
         for sampler in dict.fromkeys(r["sampler"] for r in rows if r["model"] == name):
             pick = {r["steps"]: r for r in rows if (r["model"], r["sampler"]) == (name, sampler)}
             last = pick.get(4)
-            out.append({"model, sampler": f"{NAMES[name]}, {sampler}"} | {f"FID@{k}": f"{pick[k]['FID']:.1f}" if k in pick else None for k in STEPS}
+            out.append({"model, sampler": f"{NAMES[name]}, {sampler}"} | {("FID@1" if k == 1 else f"@{k}"): f"{pick[k]['FID']:.1f}" if k in pick else None for k in STEPS}
                        | {f"{k}@4": f"{last[k]:.3f}" for k in ("depth error", "caption", "diversity") if k in last})
     return table(out)
 
@@ -54,7 +54,7 @@ text = "| adaptor | steps | batch | network evaluations per image of a batch |\n
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({torch.get_num_threads()} threads)"
 n = 256
-caption = f"FID@k: with k steps. {n} held-out depth maps, half with partial captions, half without; {device}, training seed 0; by `make demo rows results`. FID on the recogniser's features; the autoencoder alone has {floor['FID']:.3f} and a depth error of {floor['depth error']:.3f}."
+caption = f"@k: with k steps. {n} held-out depth maps, half with partial captions, half without; {device}, training seed 0; by `make demo rows results`. FID on the recogniser's features; the autoencoder alone has {floor['FID']:.3f} and a depth error of {floor['depth error']:.3f}."
 for file, names in (("table.md", HOME), ("depth.md", NAMES)): (ROOT / "results" / file).write_text(short(rows + best, names) + "\n\n" + caption + "\n")
 (ROOT / "results" / "README.md").write_text(TEXT.format(commit=commit, device=device, n=n, budget=text, table=table([floor] + rows), demo=(ROOT / "runs/demo/table.md").read_text()))
 images = ROOT / "nbs" / "images"; images.mkdir(exist_ok=True)
