@@ -16,7 +16,7 @@ from .scenes import COLOURS, FAR, FLOORS, NEAR, PATTERNS, SHAPES, Caption, _FOV
 # %% auto #0
 __all__ = ['Recogniser', 'save_recogniser', 'load_recogniser', 'features', 'read_maps', 'Seen', 'Read', 'read_scene', 'judge',
            'caption_accuracy', 'condition_fidelity', 'frechet', 'kernel_distance', 'fid', 'kid', 'perceptual',
-           'lpips_like', 'psnr', 'ssim', 'diversity', 'evaluate', 'table']
+           'lpips_like', 'psnr', 'ssim', 'sharpness', 'diversity', 'evaluate', 'table']
 
 # %% ../nbs/07_metrics.ipynb #09684721
 class _Res(nn.Module):
@@ -75,10 +75,11 @@ def load_recogniser(folder=None,  # with `model.safetensors`; default: the one t
 
 # %% ../nbs/07_metrics.ipynb #61a89e31
 def _check(x, name, channels=3, size=64):
-    "Refuse anything but float [B, channels, size, size] in [0, 1]."
-    want = f"expected a float tensor [B, {channels}, {size}, {size}] in [0, 1]"
+    "Refuse anything but float [B, channels, size, size] in [0, 1]; with size None any height and width."
+    sides = (size, size) if size else tuple(x.shape[2:]) if torch.is_tensor(x) else ("H", "W")
+    want = f"expected a float tensor [B, {channels}, {size or 'H'}, {size or 'W'}] in [0, 1]"
     if not torch.is_tensor(x): raise TypeError(f"{name} is a {type(x).__name__}; {want}")
-    if x.ndim != 4 or x.shape[1:] != (channels, size, size) or not len(x):
+    if x.ndim != 4 or x.shape[1:] != (channels, *sides) or not len(x):
         raise ValueError(f"{name} has shape {tuple(x.shape)}; {want}: resize or render it at that size")
     if not x.is_floating_point(): raise TypeError(f"{name} is {x.dtype}; {want}: divide 8-bit values by 255")
     if not x.isfinite().all(): raise ValueError(f"{name} holds NaN or infinity; {want}: look for what made it")
@@ -277,17 +278,26 @@ def lpips_like(net: Recogniser,
     return torch.cat(_batched(lambda pair: perceptual(net, pair[:, :3], pair[:, 3:]), torch.cat([a, b.to(a)], 1), net)).cpu()
 
 # %% ../nbs/07_metrics.ipynb #3bbb6189
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, 64, 64] in [0, 1]
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, H, W] in [0, 1]
     "Peak signal-to-noise ratio in dB, averaged over pictures; infinite for equal ones."
     from torchmetrics.functional.image import peak_signal_noise_ratio
-    _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
+    _check(a, "a", size=None); _check(b, "b", size=None); _pair(a, b, "a", "b")
     return peak_signal_noise_ratio(a, b.to(a), data_range=1., dim=(1, 2, 3)).item()
 
-def ssim(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, 64, 64] in [0, 1]
+def ssim(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, H, W] in [0, 1]
     "Structural similarity, averaged over pictures; 1 for equal ones."
     from torchmetrics.functional.image import structural_similarity_index_measure
-    _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
+    _check(a, "a", size=None); _check(b, "b", size=None); _pair(a, b, "a", "b")
     return structural_similarity_index_measure(a.double(), b.to(a).double(), data_range=1.).item()
+
+def sharpness(images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
+              like: torch.Tensor,    # [B, 3, H, W] in [0, 1], the true pictures
+              ) -> float:
+    "Energy of the finest detail (the Laplacian of the brightness) over that of the true pictures: 1 is as sharp, 0 has none, above 1 is too rough."
+    _check(images, "images", size=None); _check(like, "like", size=None); _pair(images, like, "images", "like")
+    k = torch.tensor([[0., 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    energy = lambda x: F.conv2d(x.float().cpu().mean(1, keepdim=True), k).square().mean().sqrt()
+    return (energy(images) / energy(like).clamp(min=1e-8)).item()
 
 # %% ../nbs/07_metrics.ipynb #55578687
 def diversity(net: Recogniser,
