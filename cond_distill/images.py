@@ -12,7 +12,7 @@ import torch
 from .tasks import find_task, resize
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'HELD_PHOTOS', 'open_image', 'Item', 'list_images', 'Photos', 'collate', 'sample_photos']
+__all__ = ['MAX_PIXELS', 'HELD_PHOTOS', 'open_image', 'Item', 'list_images', 'digest', 'Photos', 'collate', 'sample_photos']
 
 # %% ../nbs/00b_images.ipynb #999da13d
 MAX_PIXELS = 200_000_000   # a picture with more is refused: a few kilobytes can claim to be gigabytes
@@ -72,6 +72,10 @@ def list_images(source) -> list[Item]:
         items.append(Item(f, str(f.relative_to(folder)), told.get(f.resolve()) or (text.read_text(encoding="utf-8").strip() if text.is_file() else "")))
     if not items: raise ValueError(f"no pictures in {str(source)!r}; expected .jpg, .png, .webp … files, or the folders input/ and target/")
     return items
+
+def digest(source) -> str:
+    "Eight hex digits of a folder's place and the names of its pictures: caches are named by it."
+    return hashlib.sha256("\n".join([str(Path(source).resolve()), *(i.name for i in list_images(source))]).encode()).hexdigest()[:8]
 
 def _pairs(folder):
     "Items of input/ and target/: the same names (without suffix) in both."

@@ -236,7 +236,13 @@ def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
     pipe.save_pretrained(folder)
     file = Path(folder) / "text_encoder" / "config.json"
     file.write_text(json.dumps(dict(json.loads(file.read_text()), dtype="float32"), indent=2) + "\n")
+    _name_as_before(Path(folder) / "text_encoder" / "model.safetensors")
     _save_vocabulary(tokenizer, Path(folder) / "tokenizer")
+
+def _name_as_before(file):
+    "Version 5 of transformers drops 'text_model.' from the names of a CLIP text encoder's weights; with it, 4 and 5 can read them."
+    from safetensors.torch import load_file, save_file
+    save_file({"text_model." + k.removeprefix("text_model."): v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
 
 def _save_vocabulary(tokenizer, folder):
     "vocab.json and merges.txt: older versions of transformers read these, newer ones write tokenizer.json only."
@@ -335,10 +341,10 @@ def new_pixel_unet(size: int):
 
 def photo_cache(cfg: TeachConfig) -> np.ndarray:
     "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."
-    from cond_distill.images import Photos, collate
+    from cond_distill.images import Photos, collate, digest
     photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
     folder = Path(cfg.work); folder.mkdir(parents=True, exist_ok=True)
-    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_{len(photos.items)}"; done_file = folder / f"{name}.json"
+    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"; done_file = folder / f"{name}.json"
     done, skipped = (json.loads(done_file.read_text()) if done_file.exists() else 0), {}
     file = np.lib.format.open_memmap(folder / f"{name}.npy", "r+" if done else "w+", np.uint8, (cfg.scenes, 3, cfg.size, cfg.size))
     loader = torch.utils.data.DataLoader(torch.utils.data.Subset(photos, range(done, cfg.scenes)), batch_size=256, num_workers=cfg.workers, collate_fn=collate)
@@ -353,17 +359,17 @@ def teach_pixels(cfg: TeachConfig) -> dict:
     from diffusers import DDIMPipeline
     from cond_distill.sampler import draw_images, figure
     from cond_distill.schedule import Schedule
-    from cond_distill.teacher import Teacher
-    files, schedule = photo_cache(cfg), Schedule.cosine()
-    torch.manual_seed(cfg.seed); net = new_pixel_unet(cfg.size).to(memory_format=torch.channels_last)
+    from cond_distill.teacher import Teacher, best_device
+    files, schedule, device = photo_cache(cfg), Schedule.cosine(), best_device()
+    torch.manual_seed(cfg.seed); net = new_pixel_unet(cfg.size).to(device, memory_format=torch.channels_last)
     def loss_fn(step, g):
         x, _, _ = _images(dict(image=files), cfg.batch, g, cfg.scenes)
         t = ((torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g)) / cfg.batch * schedule.T).long().clamp(max=schedule.T - 1)
-        eps = torch.randn(x.shape, generator=g)
+        x, t, eps = x.to(device), t.to(device), torch.randn(x.shape, generator=g).to(device)
         return F.mse_loss(net(schedule.add_noise(x, eps, t), t).sample, schedule.target(x, eps, t)), {}
     fit("pixels", net, loss_fn, cfg.steps, cfg.lr, cfg)
-    DDIMPipeline(net.half(), _ddim_scheduler()).save_pretrained(cfg.out)
-    images = draw_images(Teacher.from_pretrained(cfg.out), [""] * 16, steps=50, method="ddim")
+    DDIMPipeline(net.cpu().half(), _ddim_scheduler()).save_pretrained(cfg.out)
+    images = draw_images(Teacher.from_pretrained(cfg.out, device), [""] * 16, steps=50, method="ddim")
     figure(list(images.split(8))).savefig(Path(cfg.out) / "samples.png", dpi=110)
     report = dict(images=cfg.images, steps=cfg.steps, loss=float(_last_loss(cfg, "pixels")), minutes=round(_minutes(cfg, "pixels"), 1))
     (Path(cfg.out) / "README.md").write_text(f"""# An unconditional teacher

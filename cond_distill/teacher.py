@@ -184,7 +184,8 @@ def fingerprint(self: Teacher) -> str:
     "Twelve hex digits from the schedule and every weight's name, shape and first 32 values (as float16, so that float32 copies of the same weights agree)."
     h = hashlib.sha256(self.schedule.fingerprint().encode())
     for part in self.children():
-        for name, p in sorted(part.named_parameters()):
+        plain = {name.removeprefix("text_model."): p for name, p in part.named_parameters()}   # transformers 4 and 5 name the text encoder's differently
+        for name, p in sorted(plain.items()):
             h.update(f"{name}{tuple(p.shape)}".encode()); h.update(p.detach().flatten()[:32].to("cpu", torch.float16).numpy().tobytes())
     return h.hexdigest()[:12]
 

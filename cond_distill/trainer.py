@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_trainer.ipynb #3bbcda41
 from __future__ import annotations
-import csv, hashlib, json, os, signal, time
+import csv, json, os, signal, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -17,7 +17,7 @@ from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
 from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
 from .config import TrainConfig
-from .images import Photos, collate, list_images
+from .images import Photos, collate, digest
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
 from .scenes import WORLD
@@ -41,8 +41,7 @@ def _pieces(teacher, cfg, done):
 def _cache_name(teacher, cfg):
     "Different for everything that changes the examples."
     if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}"
-    names = hashlib.sha256("\n".join(i.name for i in list_images(cfg.images)).encode() + str(Path(cfg.images).resolve()).encode()).hexdigest()[:8]
-    return f"{cfg.task}_{names}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}_{teacher.fingerprint()}"
+    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}_{teacher.fingerprint()}"
 
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
     "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable."
