@@ -1,7 +1,10 @@
-# Each command sets up what it needs in .venv, once. PYTHON=python3.12 picks the interpreter; TORCH=cpu or TORCH=cuda the build of torch.
+# Each command sets up what it needs in .venv, once. PYTHON=python3.12 picks the interpreter; TORCH=cpu or TORCH=cuda the build of torch,
+# CONSTRAINTS=constraints-oldest.txt the lowest versions that the package allows.
 PYTHON ?= python3
 TORCH ?=
 export TORCH
+CONSTRAINTS ?=
+export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: teacher adaptors matrix photos rows results tasks reproduce help demo test lint docs readme clean-notebooks prepare env dev

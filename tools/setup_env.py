@@ -10,6 +10,7 @@ VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "cond_distill.json")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CONSTRAINTS = os.environ.get("CONSTRAINTS") or "constraints.txt"   # the other one, constraints-oldest.txt, has the lowest versions that are allowed
 SUPPORTED = ["3.10", "3.11", "3.12", "3.13"]
 
 def stop(text):
@@ -29,7 +30,7 @@ def check_python():
 def digest():
     "What the installed packages follow from: the files that name them, and the version of Python."
     sha = hashlib.sha256(("%d.%d" % sys.version_info[:2]).encode())
-    for name in ("constraints.txt", "settings.ini", "setup.py", "pyproject.toml"):
+    for name in (CONSTRAINTS, "settings.ini", "setup.py", "pyproject.toml"):
         with open(os.path.join(ROOT, name), "rb") as file: sha.update(file.read())
     return sha.hexdigest()
 
@@ -64,10 +65,10 @@ def pip(*args, **kw):
     return subprocess.run([PYTHON, "-m", "pip", "--disable-pip-version-check"] + list(args), cwd=ROOT, **kw)
 
 def install(*args):
-    if pip("install", "-qq", "--no-compile", "-c", "constraints.txt", *args).returncode: stop("pip could not install " + " ".join(args))
+    if pip("install", "-qq", "--no-compile", "-c", CONSTRAINTS, *args).returncode: stop("pip could not install " + " ".join(args))
 
 def pinned_torch():
-    with open(os.path.join(ROOT, "constraints.txt")) as file: return re.search(r"^torch==(\S+)", file.read(), re.M).group(1)
+    with open(os.path.join(ROOT, CONSTRAINTS)) as file: return re.search(r"^torch==(\S+)", file.read(), re.M).group(1)
 
 def reachable(url, seconds=4):
     "Does `url` answer within `seconds`, name look-up included?"
@@ -101,6 +102,7 @@ def install_torch(build):
 
 def main():
     check_python()
+    if not os.path.exists(os.path.join(ROOT, CONSTRAINTS)): stop("no file %s; CONSTRAINTS names a file beside the Makefile" % CONSTRAINTS)
     stamp, extras = read_stamp(), sys.argv[1:]
     build, extras = wanted_torch(stamp), sorted(set(extras) | set(stamp.get("extras", [])))
     new = {"digest": digest(), "torch": build, "extras": extras, "root": ROOT}
