@@ -64,14 +64,14 @@ tasks: env  ## Train the undistilled opponents of the other shipped adaptors and
 reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on)
 	.venv/bin/cond-distill reproduce
 
-matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about 90 minutes on 2 cores; can be stopped)
+matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py
 
-photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about 100 minutes on 2 cores; can be stopped)
+photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about half an hour on 2 cores; can be stopped)
 	$(PY) -c "from cond_distill.images import sample_photos; sample_photos('runs/photos')"
-	.venv/bin/cond-distill teach --images runs/photos/train --size 64 --zoom 2 --steps 4000 --batch 32 --scenes 6000 --work runs/photos_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --task superres_x4 --adaptor concat --steps 1500 --out runs/photos_superres_distilled
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --task superres_x4 --adaptor concat --steps 2100 --preset data_only --timesteps all --out runs/photos_superres_undistilled
+	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --zoom 2 --steps 3500 --batch 32 --scenes 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 env:

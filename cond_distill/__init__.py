@@ -4,8 +4,8 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["scenes", "schedule", "teacher", "loss", "adaptor", "adaptors", "sampler", "config", "trainer", "metrics", "compare", "teach", "cli"],
+    submodules=["scenes", "schedule", "teacher", "loss", "adaptor", "adaptors", "pipeline", "sampler", "config", "trainer", "metrics", "compare", "teach", "cli"],
     submod_attrs={"schedule": ["Schedule", "Prediction"], "teacher": ["Teacher"], "loss": ["codi_loss"],
                   "adaptor": ["Student", "ControlNetAdaptor"], "adaptors": ["T2IAdaptor", "FusionAdaptor", "ConcatAdaptor", "LoRAAdaptor", "compose"],
-                  "sampler": ["sample"], "config": ["TrainConfig"],
+                  "sampler": ["sample"], "pipeline": ["CoDiPipeline", "CoDiScheduler"], "config": ["TrainConfig"],
                   "trainer": ["distill"], "scenes": ["Scenes"]})

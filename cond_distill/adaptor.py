@@ -192,7 +192,7 @@ def load(teacher: Teacher, folder) -> Student:
     if not (folder / ABOUT).is_file(): raise FileNotFoundError(f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save")
     info, mine = json.loads((folder / ABOUT).read_text()), teacher.fingerprint()
     if info["teacher"] != mine: raise ValueError(f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this teacher is {mine}; open the teacher it was trained on")
-    import cond_distill.baselines                                   # the other kinds of adaptor register themselves
+    import cond_distill.adaptors, cond_distill.baselines            # the other kinds of adaptor register themselves
     if info["adaptor"] not in Adaptor.kinds: raise ValueError(f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: {', '.join(Adaptor.kinds)}")
     student = Student(teacher, Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"]))
     student.about = info

@@ -37,6 +37,7 @@ class SampleConfig:
     teacher: str = ""        # folder of its teacher; empty: the one that it was trained with
     steps: int = 4           # network evaluations a picture
     method: str = "auto"     # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the adaptor was made for
+    guidance: float = 1.     # on the caption: 2 obeys it more, for twice the evaluations
     n: int = 0               # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
     seed: int = 0            # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
@@ -142,7 +143,7 @@ def sample(cfg: SampleConfig):
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
     if cond.shape[-2:] != (teacher.image_size,) * 2: return _sample_tiled(cfg, student, task, cond, caption)
     n = cfg.n or 4
-    images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, seed=cfg.seed, any_steps=cfg.any_steps)
+    images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, guidance=cfg.guidance, seed=cfg.seed, any_steps=cfg.any_steps)
     images = task.finish(images, cond)
     _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)]), cfg.out)
     print(f"wrote {cfg.out}")
@@ -155,7 +156,7 @@ def _sample_tiled(cfg, student, task, cond, caption):
     from cond_distill.tiles import draw_tiled
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
-        images.append(task.finish(draw_tiled(student, cond, caption, cfg.steps, cfg.method, seed=cfg.seed + k, any_steps=cfg.any_steps), cond))
+        images.append(task.finish(draw_tiled(student, cond, caption, cfg.steps, cfg.method, cfg.guidance, seed=cfg.seed + k, any_steps=cfg.any_steps), cond))
         file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
         Image.fromarray((images[-1][0].permute(1, 2, 0) * 255).round().byte().numpy()).save(file); print(f"wrote {file}")
     return torch.cat(images)

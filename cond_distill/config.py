@@ -39,6 +39,7 @@ class TrainConfig:
     scenes: int = 4000            # examples to make and cache: rendered scenes, or crops of your images
     images: str = ""              # folder of your own images instead of scenes; pairs in input/ and target/ with task "pairs"
     zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it
+    recolour: bool = False        # hand on red, green and blue of your images in random order: for few photographs
     workers: int = 2              # processes that open images
     captions: str = "partial"     # what captions tell: "full", "partial", "none", "mixed"
     caption_dropout: float = 0.5  # share of captions replaced by the empty one (instructions are never dropped)

@@ -115,7 +115,9 @@ class Photos(torch.utils.data.Dataset):
                  task: str | None,        # one that any picture can have; "pairs" for input/ and target/; None: no condition
                  size: int = 64,          # pixels a side
                  split: str = "train",    # "train", "held_out" or "all"
-                 length: int = 1_000_000, zoom: float = 4., seed: int = 0):
+                 length: int = 1_000_000, zoom: float = 4., seed: int = 0,
+                 recolour: bool = False): # red, green and blue of a crop in random order
+        self.recolour = recolour
         self.task, self.size, self.length, self.zoom, self.seed = find_task(task) if task else None, size, length, zoom, seed
         items = list_images(source)
         if task and (task == "pairs") != (items[0].before is not None): raise ValueError(f"task is {task!r}, but {str(source)!r} {'has' if items[0].before else 'has not'} the folders input/ and target/; they belong to the task 'pairs'")
@@ -142,6 +144,7 @@ class Photos(torch.utils.data.Dataset):
         top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
         views = [resize(v[None, :, top:top + side, left:left + side], self.size)[0] for v in views]
         if mirror: views = [v.flip(-1) for v in views]
+        if self.recolour: order = rng.permutation(3); views = [v[order] for v in views]
         cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
         return dict(image=views[0], cond=cond, caption=item.caption)
 

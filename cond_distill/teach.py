@@ -334,10 +334,13 @@ Measured on {report["n"]} held-out scenes with full captions:
 
 # %% ../nbs/09_teach.ipynb #361d24f2
 def new_pixel_unet(size: int):
-    "An unconditional `UNet2DModel` of 1.8 M parameters; attention where the picture is an eighth of its size."
+    "An unconditional `UNet2DModel`, 1.8 M parameters for 32 × 32 pictures; halved down to 8 × 8, where it has attention."
     from diffusers import UNet2DModel
-    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3,
-                       block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8, attention_head_dim=16)
+    levels = max(2, (size // 8).bit_length())
+    if size != 8 * 2 ** (levels - 1): raise ValueError(f"size is {size}; expected 16, 32, 64, 128 … pixels a side")
+    widths = (32, 64, 96, 128, 160, 192)[:levels]                     # eight or more channels to a group: colours are lost where two are normalised together
+    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+                       block_out_channels=widths, layers_per_block=1, norm_num_groups=4, attention_head_dim=16)
 
 def photo_cache(cfg: TeachConfig) -> np.ndarray:
     "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."

@@ -180,13 +180,15 @@ def empty(self: Teacher) -> torch.Tensor:
 Teacher.text_inputs, Teacher.predict, Teacher.forward, Teacher.empty = text_inputs, predict, forward, empty
 
 # %% ../nbs/02_teacher.ipynb #45d23b3f
-def fingerprint(self: Teacher) -> str:
-    "Twelve hex digits from the schedule and every weight's name, shape and first 32 values (as float16, so that float32 copies of the same weights agree)."
+def fingerprint(self: Teacher,
+                exact: bool = False) -> str:  # True: from every bit of every weight, to see that nothing has moved
+    "Twelve hex digits from the schedule and, of every weight, its name, its shape and the signs of its first 512 values, which are the same in every precision."
     h = hashlib.sha256(self.schedule.fingerprint().encode())
     for part in self.children():
         plain = {name.removeprefix("text_model."): p for name, p in part.named_parameters()}   # transformers 4 and 5 name the text encoder's differently
         for name, p in sorted(plain.items()):
-            h.update(f"{name}{tuple(p.shape)}".encode()); h.update(p.detach().flatten()[:32].to("cpu", torch.float16).numpy().tobytes())
+            p = p.detach().flatten().cpu()
+            h.update(f"{name}{len(p)}".encode()); h.update((p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes())
     return h.hexdigest()[:12]
 
 Teacher.fingerprint = fingerprint

@@ -34,14 +34,14 @@ def _pieces(teacher, cfg, done):
     if not cfg.images:
         for i in range(done, cfg.scenes, 100): yield examples(cfg.task, range(i, min(i + 100, cfg.scenes)), size=teacher.image_size, level=cfg.captions)
         return
-    photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed)
+    photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour)
     rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
     yield from torch.utils.data.DataLoader(rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate)
 
 def _cache_name(teacher, cfg):
     "Different for everything that changes the examples."
     if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}"
-    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}_{teacher.fingerprint()}"
+    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}_{teacher.fingerprint()}"
 
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
     "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable."

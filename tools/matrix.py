@@ -1,4 +1,4 @@
-"""Adaptors × tasks on the shipped teacher, adaptors × families of teachers: `matrix.py [--steps 300]`. Writes results/matrix.json (resumed) and results/matrix.md.
+"""Adaptors × tasks on the shipped teacher, adaptors × families of teachers: `matrix.py [--steps 120]`. Writes results/matrix.json (resumed) and results/matrix.md.
 
 Every pair is trained with the same few steps of the default loss and asked whether it obeys. The numbers say that a pair works and how fast it begins to; they are no contest:
 no pair is trained to its end.
@@ -33,11 +33,11 @@ def cell(teacher, net, adaptor, task, cfg, n):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--steps", type=int, default=300); args.add_argument("--n", type=int, default=128); args.add_argument("--cache", default="runs/cache")
+    args.add_argument("--steps", type=int, default=120); args.add_argument("--n", type=int, default=96); args.add_argument("--cache", default="runs/cache")
     args = args.parse_args()
     file = ROOT / "results/matrix.json"
     teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
-    cfg = TrainConfig(steps=args.steps, batch=16, scenes=2000, grid_every=0, cache=args.cache)
+    cfg = TrainConfig(steps=args.steps, batch=16, scenes=1200, grid_every=0, cache=args.cache)
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
     state = json.loads(file.read_text()) if file.exists() else {}
     cells = state["cells"] if state.get("made") == made else {}
