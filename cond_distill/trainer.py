@@ -163,7 +163,8 @@ def load_run(run: Run) -> bool:
     state, mine = torch.load(path, map_location=run.student.device, weights_only=True), run.student.teacher.fingerprint()
     if state["teacher"] != mine: raise ValueError(f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another `out`, or the teacher it was made with")
     free = {"out", "cache", "save_every", "grid_every", "teacher", "workers", "fetch", "checkpointing"}
-    differ = [f"{k} = {state['config'].get(k)!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in free and state["config"].get(k) != v]
+    there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]               # an older version may not know every setting
+    differ = [f"{k} = {there[k]!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in free and there[k] != v]
     if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or the same settings")
     if state.get("round"): run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
