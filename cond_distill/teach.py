@@ -360,6 +360,7 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
 def teach_pixels(cfg: TeachConfig) -> dict:
     "Train an unconditional pixel-space teacher on `cfg.images` and save it into `cfg.out`, with a sheet of samples."
     from diffusers import DDIMPipeline
+    from matplotlib import pyplot as plt
     from cond_distill.sampler import draw_images, figure
     from cond_distill.schedule import Schedule
     from cond_distill.teacher import Teacher, best_device
@@ -373,7 +374,7 @@ def teach_pixels(cfg: TeachConfig) -> dict:
     fit("pixels", net, loss_fn, cfg.steps, cfg.lr, cfg)
     DDIMPipeline(net.cpu().half(), _ddim_scheduler()).save_pretrained(cfg.out)
     images = draw_images(Teacher.from_pretrained(cfg.out, device), [""] * 16, steps=50, method="ddim")
-    figure(list(images.split(8))).savefig(Path(cfg.out) / "samples.png", dpi=110)
+    fig = figure(list(images.split(8))); fig.savefig(Path(cfg.out) / "samples.png", dpi=110); plt.close(fig)   # or a notebook would show it
     report = dict(images=cfg.images, steps=cfg.steps, loss=float(_last_loss(cfg, "pixels")), minutes=round(_minutes(cfg, "pixels"), 1))
     (Path(cfg.out) / "README.md").write_text(f"""# An unconditional teacher
 
