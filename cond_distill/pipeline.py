@@ -126,6 +126,12 @@ class CoDiPipeline(DiffusionPipeline):
         if self.vae is None: return PixelTeacher(self.unet, self.scheduler.schedule)
         return Teacher(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule)
 
+def _no_offload(self, *args, **kwargs):
+    "Refuse: the backbone's weights are changed during a call, so they and the adaptor have to be in one place."
+    raise ValueError("CoDiPipeline cannot keep its parts on the CPU between steps: the adaptor changes the backbone's weights during a call. Use pipe.to('cuda'), or torch_dtype=torch.float16 to halve the memory")
+
+CoDiPipeline.enable_model_cpu_offload = CoDiPipeline.enable_sequential_cpu_offload = _no_offload
+
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     "Pictures (PIL, or tensors that are conditions already), one or several."
