@@ -74,7 +74,8 @@ class ReproduceConfig:
     seeds: tuple[int, ...] = (0, 1, 2) # of the trainings
     part: float = 1.                   # of the budget, for curves over it
     budget: float = 1.                 # of each training, in trainings of the demo
-    n: int = 2000                      # held-out conditions
+    n: int = 2000                      # held-out conditions of the depth task
+    others_n: int = 512                # of the other tasks
     search_n: int = 512                # of them in the search of the learning rate
     results: str = "results/reproduce" # folder of a small file for each job
     runs: str = "runs/reproduce"       # folder of the trainings

@@ -14,14 +14,14 @@ from .baselines import merged
 from .compare import held_out, score, spread
 from .config import TrainConfig
 from .loss import draw
-from .metrics import load_recogniser
+from .metrics import features, frechet, kernel_distance, load_recogniser
 from .tasks import find_task
 from .teacher import Teacher
 from .trainer import Run, distill
 
 # %% auto #0
-__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'exam', 'commit',
-           'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
+__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'distances', 'exam',
+           'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -117,26 +117,42 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
         else: start = str(out)
     return student
 
+# %% ../nbs/07b_reproduce.ipynb #b9b1d508
 LONG = 512   # held-out conditions for numbers of steps above 8, which the undistilled model alone is asked for, seed 0
 
+def _first(held: dict, n: int) -> dict:
+    "The first n of a held-out set."
+    return {k: v if isinstance(v, str) else v[:n] for k, v in held.items()}
+
+def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
+    "FID and KID of all pictures, and how FID depends on their number."
+    a, b = features(net, truth), features(net, images)
+    return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[:n], b[:n]) for n in sizes if n < len(a)}
+
 def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
-    "Rows of `compare.score` with their sample count, and diversity at 4 steps; a finetuned model is asked with every sampler."
-    asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc", "consistency") if job.finetuned else ("auto",)) for k in steps]
+    "Rows of `compare.score` with their sample count, and KID and diversity at 4 steps; a finetuned model is asked with the samplers for such models."
+    asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
     if (job.method, job.seed, job.part) == ("undistilled", 0, 1.):
-        part = {k: v if isinstance(v, str) else v[:LONG] for k, v in held.items()}
+        part = _first(held, LONG)
         asked += [("ddim", k, part) for k in (20, 50, 200)] + [(m, k, part) for m in ("dpm++", "unipc") for k in (20, 50)]
     rows = []
     for method, k, seen in asked:
         if k == 1 and method in ("dpm++", "unipc"): continue           # one step of any solver is DDIM's
-        row = score(net, job.method, student, seen, k, method)[0] | dict(n=len(seen["caption"]))
-        if k == 4: row["diversity"] = spread(net, student, held, k, method=method)
-        rows.append(row)
+        row, images = score(net, job.method, student, seen, k, method)
+        rows.append(row | dict(n=len(images)))
+        if k == 4: rows[-1] |= distances(net, images, seen["image"]) | dict(diversity=spread(net, student, held, k, method=method))
     return rows
 
+# %% ../nbs/07b_reproduce.ipynb #436907e8
 def commit() -> str:
     "The code's version, if it is known."
     try: return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     except (OSError, NameError): return ""
+
+def _stages(folder: Path) -> list[dict]:
+    "What each stage was: steps, network evaluations an image, pictures seen."
+    read = [json.loads(p.read_text()) for p in sorted(folder.glob("stage_*/cond_distill.json"))]
+    return [dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"]) for a in read]
 
 def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Path, cache: str, steps=(1, 2, 4, 8), progress: bool = True, **more) -> dict:
     "Train and examine, or read what was found before."
@@ -144,8 +160,9 @@ def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Pa
     if file.exists(): return json.loads(file.read_text())
     began = time.time()
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
-    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), minutes=round((time.time() - began) / 60, 1),
-                 device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=commit())
+    trained = time.time()
+    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), stages=_stages(Path(runs) / job.name), training_minutes=round((trained - began) / 60, 1),
+                 threads=torch.get_num_threads(), device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=commit())
     file.parent.mkdir(parents=True, exist_ok=True); file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n"); file.with_suffix(".part").replace(file)
     return found
 
@@ -174,9 +191,10 @@ def reproduce(cfg):  # a `cli.ReproduceConfig`
             for m in methods:
                 job = Job(m, task, seed, best_rate(Job(m).searched, found), budget, cfg.part)
                 print(f"{job.name}: learning rate {job.lr:g}", flush=True)
-                done[job.name] = run_job(job, teacher, net, exams(task, cfg.n), *places)
+                done[job.name] = run_job(job, teacher, net, exams(task, cfg.n if task == "depth" else cfg.others_n), *places)
     return done
 
+# %% ../nbs/07b_reproduce.ipynb #91b60a9e
 def summary(results: list[dict]) -> list[dict]:
     "A row per task, method and sampler: mean and 95 % interval over seeds of FID at each number of steps."
     rows, groups = [], {}

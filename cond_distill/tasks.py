@@ -263,8 +263,9 @@ def _edited(batch):
 def _edit_done(net, images, held):
     before, after = held["cond"], held["image"]
     changed = ((before - after).abs().amax(1, keepdim=True) > .04).float()
-    far = lambda x: ((images - x).square() * changed).sum((1, 2, 3))
+    far = lambda a, b: ((a - b).square() * changed).sum((1, 2, 3))
+    done = 1 - far(images, after) / far(before, after).clamp(min=1e-6)
     kept = ((images - before).square() * (1 - changed)).sum((1, 2, 3)) / (3 * (1 - changed).sum((1, 2, 3))).clamp(min=1)
-    return {"edit done": (far(after) < far(before)).float().mean().item(), "kept PSNR": (-10 * kept.clamp(min=1e-8).log10()).mean().item()}
+    return {"edit done": done.clamp(min=-1).mean().item(), "kept PSNR": (-10 * kept.clamp(min=1e-8).log10()).mean().item()}
 
 _add(name="edit", about="a picture; the caption is an instruction", channels=3, fidelity=_edit_done, of_scene=_edited, captions=False)

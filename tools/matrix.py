@@ -55,7 +55,7 @@ def main():
     (ROOT / "results/matrix.md").write_text(f"""# Adaptors and tasks
 
 Made by `make matrix` on commit {commit}, on a CPU ({torch.get_num_threads()} threads). Every pair: {args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
-It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` takes no condition and is not in the table. Large is good, except for *depth error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of answers that are nearer to the picture after the edit than to the one before it, where the two differ: 0 for an answer that copies its condition, and about one half for a picture drawn without seeing either, so it says little without *kept PSNR* beside it (page [Tasks](../nbs/00a_tasks.ipynb)).
+It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` takes no condition and is not in the table. Large is good, except for *depth error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture before the edit to the one after it, where the two differ: 0 for an answer that copies its condition, negative for one that is farther away than the copy (page [Tasks](../nbs/00a_tasks.ipynb)).
 
 {table(rows)}
 
