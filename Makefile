@@ -7,7 +7,7 @@ CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: teacher adaptors matrix photos rows results tasks reproduce help demo test lint docs readme clean-notebooks prepare env dev
+.PHONY: teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ demo: env  ## Distil the shipped teacher into a 4-step depth-to-image model and 
 
 test: dev  ## Export, check and run every notebook
 	@$(PY) tools/test.py
+
+test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)
+	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only 05d_checkpoints 06_trainer 06d_scale 06e_check
 
 lint: dev  ## The tests that run no notebook
 	@$(PY) tools/test.py --fast

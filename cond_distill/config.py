@@ -50,12 +50,16 @@ class TrainConfig:
     dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16"
     checkpointing: bool = False   # recompute activations instead of keeping them: less memory, a third more time
     fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
+    optimizer: str = "adamw"      # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory
+    accumulate: int = 1           # pieces that a batch is worked off in, one after the other: less memory, the same gradient
     save_every: int = 250         # steps between checkpoints
+    keep: int = 2                 # checkpoints to keep
     grid_every: int = 250         # steps between validation grids, 0 = never
+    best: str = ""                # measure by which best/ is chosen; empty: the first of the task's own
     seed: int = 0                 # of weights, order, captions and noise
     cache: str = "runs/cache"     # folder of rendered, encoded scenes, shared by runs
     def __post_init__(self):
-        for name in ("steps", "batch", "delta", "scenes", "save_every"):
+        for name in ("steps", "batch", "delta", "scenes", "save_every", "keep", "accumulate"):
             if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
 # %% ../nbs/06a_config.ipynb #eaeebba0

@@ -15,6 +15,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from .adaptor import ABOUT, Student
 from .adaptors import Composed
 from .families import PixelTeacher
+from .metrics import table
+from .sampler import said_curve
 from .schedule import Schedule
 from .tasks import find_task
 from .teacher import Teacher
@@ -36,7 +38,8 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(self, schedule: dict | None = None,          # `Schedule.to_config`
                  trained_steps: list[int] | None = None,      # None: any number
-                 method: str = "consistency"):
+                 method: str = "consistency",
+                 curve: list[dict] | None = None):             # measured with each number of steps
         if method not in ("consistency", "ddim"): raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
@@ -45,13 +48,13 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     def of(cls, student: Student) -> CoDiScheduler:
         "The one that a student's file asks for."
         about = getattr(student, "about", {})
-        return cls(student.schedule.to_config(), about.get("sampling_steps"), about.get("method", "ddim"))
+        return cls(student.schedule.to_config(), about.get("sampling_steps"), about.get("method", "ddim"), about.get("curve"))
 
 # %% ../nbs/05b_pipeline.ipynb #5abfef6f
 def set_timesteps(self: CoDiScheduler, num_inference_steps: int, device=None):
     "Choose the timesteps; `ValueError` for a number of steps that the model was not made for."
     made_for = self.config.trained_steps
-    if made_for and num_inference_steps not in made_for: raise ValueError(f"{num_inference_steps} steps: this model was distilled for {', '.join(map(str, made_for))}; use one of them. More steps than it was made for do not make its pictures better")
+    if made_for and num_inference_steps not in made_for: raise ValueError(f"{num_inference_steps} steps: this model was distilled for {', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More steps than it was made for do not make its pictures better")
     self.num_inference_steps, self.timesteps = num_inference_steps, torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
 
 def step(self: CoDiScheduler, model_output, timestep, sample, generator=None, return_dict: bool = True):
@@ -222,7 +225,13 @@ pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       
 - steps: {said}; sampling: {method}; guidance: {guidance}. Other values are refused.
 - adaptor: {kind}, for the teacher with the fingerprint {teacher}
 - training: {trained}
+
+{measured}
 """
+
+def _measured(curve) -> str:
+    "The step curve as a table."
+    return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table([{k: v for k, v in r.items() if k != "n"} for r in curve]) if curve else "Not measured: `cond-distill distill` and `tools/ship.py` write a step curve into the adaptor's file."
 
 def save_pretrained(self: CoDiPipeline, save_directory, **kwargs):
     "All parts, and a model card."
@@ -231,6 +240,6 @@ def save_pretrained(self: CoDiPipeline, save_directory, **kwargs):
     steps, config = rules.trained_steps or [50], about.get("config", {})
     (folder / "README.md").write_text(_CARD.format(name=folder.name, what=find_task(about["task"]).about, steps=steps[-2:], size=about["image_size"], said=", ".join(map(str, rules.trained_steps or ["any number"])),
         method=rules.method, guidance=f"1 … {_max_guidance(self):g}", kind=about["adaptor"], teacher=about["teacher"],
-        trained=", ".join(f"{k} {config[k]}" for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed") if k in config) or "not recorded"), encoding="utf-8")
+        trained=", ".join(f"{k} {config[k]}" for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed") if k in config) or "not recorded", measured=_measured(about.get("curve"))), encoding="utf-8")
 
 CoDiPipeline.save_pretrained = save_pretrained

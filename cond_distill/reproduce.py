@@ -17,7 +17,7 @@ from .loss import draw
 from .metrics import features, frechet, kernel_distance, load_recogniser
 from .tasks import find_task
 from .teacher import Teacher
-from .trainer import Run, distill
+from .trainer import Run, distill_to_end
 
 # %% auto #0
 __all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'distances', 'exam',
@@ -110,7 +110,7 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
         last, out = k == len(stages) - 1, folder / f"stage_{k + 1}"
         cfg = TrainConfig(**dict(task=job.task, seed=job.seed, lr=job.lr, start=start, cache=cache, grid_every=0, teacher=name, out=str(out)) | stage | more)
         if not (out / "cond_distill.json").exists():
-            for _ in distill(replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))), teacher, progress): pass
+            distill_to_end(replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))), teacher, progress)
         student = Student.load(teacher, out)
         if last: break
         if cfg.adaptor == "backbone": name = str(merged(student, name, folder / "distilled_teacher")); teacher = Teacher.from_pretrained(name, teacher.device)

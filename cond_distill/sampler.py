@@ -11,7 +11,7 @@ from .schedule import Prediction
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['METHODS', 'State', 'check_steps', 'pick_method', 'sample', 'draw_images', 'figure']
+__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/05_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -52,11 +52,17 @@ def _solver(kind: str):
 METHODS = {"ddim": _ddim, "consistency": _consistency, "dpm++": _solver("DPMSolverMultistepScheduler"), "unipc": _solver("UniPCMultistepScheduler")}
 
 # %% ../nbs/05_sampler.ipynb #de6d2124
+def said_curve(about: dict) -> str:
+    "The measured step curve that an adaptor's file carries, as a clause: '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps'; empty if it carries none."
+    rows = about.get("curve") or []
+    name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
+    return f"; measured: {name} {', '.join(f'{r[name]:.3g}' for r in rows)} with {', '.join(str(r['steps']) for r in rows)} steps ({rows[0]['n']} held-out conditions)" if name else ""
+
 def check_steps(model, steps: int):
     "Refuse a number of steps that the model was not trained for."
-    made_for = getattr(model, "about", {}).get("sampling_steps")
+    about = getattr(model, "about", {}); made_for = about.get("sampling_steps")
     if made_for and steps not in made_for:
-        raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps: use one of them, or any_steps=True (--any-steps) to see what happens")
+        raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps{said_curve(about)}: use one of them, or any_steps=True (--any-steps) to see what happens")
 
 def pick_method(model, method: str = "auto") -> str:
     "The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."

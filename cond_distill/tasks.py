@@ -14,8 +14,8 @@ from .metrics import condition_fidelity, lpips_like, read_maps
 from .scenes import COLOURS, FLOORS, HELD_OUT, SHAPES, Caption, Scene, Scenes, render
 
 # %% auto #0
-__all__ = ['TASKS', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'examples', 'edges', 'resize', 'small_again', 'spoil',
-           'random_mask', 'with_hole', 'fill', 'underexpose', 'edit']
+__all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges', 'resize',
+           'small_again', 'spoil', 'random_mask', 'with_hole', 'fill', 'underexpose', 'edit']
 
 # %% ../nbs/00a_tasks.ipynb #51c06326
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ def find_task(name: str) -> Task:
     "The task of that name; 'pairs' is that of your own input/target pictures."
     if name not in TASKS and name != "pairs": raise ValueError(f"task is {name!r}; this version has: {', '.join(TASKS)}, and pairs for your own")
     return TASKS.get(name, PAIRS)
+
+SMALL_IS_GOOD = ("depth error", "LPIPS-like", "FID", "KID")
+
+def better(measure: str, a: float, b: float) -> bool:
+    "Is `a` better than `b`, two values of the measure of that name?"
+    return a < b if measure in SMALL_IS_GOOD else a > b
 
 def examples(task: str | Task,
              indices,                    # of scenes

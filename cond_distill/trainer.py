@@ -4,77 +4,32 @@
 
 # %% ../nbs/06_trainer.ipynb #3bbcda41
 from __future__ import annotations
-import csv, json, os, signal, time
+import csv, os, shutil, signal, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-import numpy as np
 import torch
 import torch.utils.checkpoint
 from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
 from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
+from .cache import cache_examples, make_batch
+from .checkpoints import last_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .images import Photos, collate, digest
+from .images import Photos
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
-from .scenes import WORLD
-from .tasks import examples, find_task
+from .tasks import better, examples, find_task
 from .teacher import Teacher, best_device
 
 # %% auto #0
-__all__ = ['cache_examples', 'make_batch', 'make_loss', 'first_adaptor', 'round_of', 'Run', 'save_run', 'load_run', 'Record',
-           'one_step', 'validation_grid', 'ask_judge', 'distill', 'finish']
-
-# %% ../nbs/06_trainer.ipynb #10f105fe
-def _pieces(teacher, cfg, done):
-    "Batches of examples from number `done` on, 100 at a time."
-    if not cfg.images:
-        for i in range(done, cfg.scenes, 100): yield examples(cfg.task, range(i, min(i + 100, cfg.scenes)), size=teacher.image_size, level=cfg.captions)
-        return
-    photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour)
-    rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
-    yield from torch.utils.data.DataLoader(rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate)
-
-def _cache_name(teacher, cfg):
-    "Different for everything that changes the examples."
-    if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}"
-    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}_{teacher.fingerprint()}"
-
-def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
-    "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable."
-    from tqdm.auto import tqdm
-    folder = Path(cfg.cache) / _cache_name(teacher, cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    done_file = folder / "done.json"
-    done, files = (json.loads(done_file.read_text()) if done_file.exists() else 0), None
-    if done >= cfg.scenes: return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
-    skipped = {}
-    for piece in tqdm(_pieces(teacher, cfg, done), desc="make and encode examples", initial=done // 100, total=-(-cfg.scenes // 100), disable=not progress):
-        i, part = done, _encode(teacher, piece); done += len(piece["image"])
-        skipped |= dict.fromkeys(piece.get("skipped", ()))
-        files = files or {k: np.lib.format.open_memmap(folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])) for k, v in part.items()}
-        for k, v in part.items(): files[k][i:i + len(v)] = v
-        done_file.write_text(str(done))
-    if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(list(skipped)[:3])}{' …' if len(skipped) > 3 else ''}"); (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
-    return files
-
-def _encode(teacher, part):
-    "One piece of the cache as numpy arrays."
-    cond = (part["cond"] * 255).round().to(torch.uint8)
-    return dict(x=teacher.encode(part["image"]).cpu().numpy(), cond=cond.numpy(), text=teacher.embed(part["caption"]).cpu().half().numpy())
+__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'Run', 'save_run', 'load_run', 'Record',
+           'one_step', 'held_examples', 'validation_grid', 'measure_curve', 'ask_judge', 'distill', 'distill_to_end',
+           'finish']
 
 # %% ../nbs/06_trainer.ipynb #5a34744e
-def make_batch(data: dict, cfg: TrainConfig, empty, generator, device) -> dict:
-    "A random batch on the device: x, cond in [0, 1], text (a share of the captions replaced by the empty one)."
-    i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator)
-    drop = (torch.rand(cfg.batch, generator=generator) < cfg.caption_dropout) & find_task(cfg.task).captions
-    get = lambda k: torch.from_numpy(data[k][i.numpy()]).to(device, torch.float32)
-    text = torch.where(drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text"))
-    return dict(x=get("x"), cond=get("cond") / 255, text=text)
-
 def _features():
     from cond_distill.metrics import load_recogniser, perceptual
     net = load_recogniser()
@@ -110,21 +65,43 @@ def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
     k = min(step * n // cfg.steps, n - 1)
     return k, max(1, cfg.delta // 2 ** (n - 1 - k if cfg.rounds > 0 else k))
 
+# %% ../nbs/06_trainer.ipynb #83acafe0
+def make_optimizer(cfg: TrainConfig, params):
+    "AdamW, or bitsandbytes' with 8-bit moments."
+    if cfg.optimizer == "adamw": kind = torch.optim.AdamW
+    elif cfg.optimizer == "adamw8bit":
+        try: from bitsandbytes.optim import AdamW8bit as kind
+        except ImportError as e: raise ValueError("optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; use 'adamw'") from e
+    else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw or adamw8bit")
+    return kind(params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3)
+
+def _check_shares(cfg, processes):
+    "A batch is cut into equal shares of processes and of accumulation."
+    if cfg.batch % (processes * cfg.accumulate): raise ValueError(f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} cannot share equally; it must be a multiple of {processes * cfg.accumulate}")
+
+def _lr_share(cfg, step):
+    "Linear warm-up over 50 steps, constant, over the last quarter down to 5 %: consistency comes late and needs a rate that is not spent."
+    return min(1., (step + 1) / 50, .05 + .95 * max(0., 1 - step / cfg.steps) / .25)
+
+# %% ../nbs/06_trainer.ipynb #6de61635
 class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
         from accelerate import Accelerator
         from diffusers.training_utils import EMAModel
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
+        self.best: tuple | None = None                          # the judge's best value and its step
         self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
+        _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
         adaptor = first_adaptor(cfg, teacher)
         for net in (teacher.backbone, getattr(adaptor, "net", None)):
             if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing(_recomputed) if cfg.checkpointing else net.disable_gradient_checkpointing()
         self.student = Student(teacher, adaptor)
         self.params = list(adaptor.parameters())
-        opt = torch.optim.AdamW(self.params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3)
-        self.student.adaptor, self.opt = self.accelerator.prepare(adaptor, opt)
+        opt = make_optimizer(cfg, self.params)
+        self.student.adaptor = self.accelerator.prepare_model(adaptor, evaluation_mode=True)   # no wrapper around it: `one_step` averages the gradients
+        self.opt = self.accelerator.prepare(opt)
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
         self.target, self.sampler = self.student.copy(), self.student.copy()
         self.target_ema, self.ema = (EMAModel(self.params, decay=d) for d in (cfg.target_decay, cfg.ema_decay))
@@ -132,6 +109,9 @@ class Run:
         self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
         self.loss = make_loss(cfg, self.source, self.adversary)
         self.sampler.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
+
+    @property
+    def main(self) -> bool: return self.accelerator.is_main_process   # the one that writes
 
     def next_round(self, k: int):
         "From now on the one that is followed is what the student was until now."
@@ -144,40 +124,37 @@ class Run:
         if self.adversary: more |= dict(adversary=self.adversary, adversary_opt=self.adversary.opt)
         return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema) | more
 
-def _lr_share(cfg, step):
-    "Linear warm-up over 50 steps, constant, over the last quarter down to 5 %: consistency comes late and needs a rate that is not spent."
-    return min(1., (step + 1) / 50, .05 + .95 * max(0., 1 - step / cfg.steps) / .25)
-
 # %% ../nbs/06_trainer.ipynb #c240b7df
 def save_run(run: Run):
-    "Write the checkpoint beside the old one, then rename: an interrupted write loses nothing."
-    path = Path(run.cfg.out) / "checkpoint.pt"; path.parent.mkdir(parents=True, exist_ok=True)
+    "Write a checkpoint: see the page on checkpoints."
+    if not run.main: return
     state = {k: v.state_dict() for k, v in run.parts().items()}
-    torch.save(dict(state, step=run.step, nfe=run.nfe, round=run.round, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    write_checkpoint(Path(run.cfg.out) / "checkpoints", run.step, dict(state, step=run.step, nfe=run.nfe, round=run.round, best=run.best, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), run.cfg.keep)
+
+FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate"}   # settings that may change in the middle of a run
 
 def load_run(run: Run) -> bool:
-    "Go on from the checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
-    path = Path(run.cfg.out) / "checkpoint.pt"
-    if not path.exists(): return False
-    state, mine = torch.load(path, map_location=run.student.device, weights_only=True), run.student.teacher.fingerprint()
+    "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
+    found, mine = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device), run.student.teacher.fingerprint()
+    if not found: return False
+    path, state = found
     if state["teacher"] != mine: raise ValueError(f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another `out`, or the teacher it was made with")
-    free = {"out", "cache", "save_every", "grid_every", "teacher", "workers", "fetch", "checkpointing"}
     there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]               # an older version may not know every setting
-    differ = [f"{k} = {there[k]!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in free and there[k] != v]
+    differ = [f"{k} = {there[k]!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in FREE and there[k] != v]
     if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or the same settings")
-    if state.get("round"): run.next_round(state["round"])
+    if state["round"]: run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
-    run.step, run.nfe = state["step"], state["nfe"]
+    run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
     run.target_ema.copy_to(run.target.parameters())
-    for name in ("log.csv", "judged.csv"): _forget_after(path.with_name(name), run.step)
+    for name in ("log.csv", "judged.csv"): _forget_after(Path(run.cfg.out) / name, run.step)
     return True
 
 def _forget_after(log, step):
-    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again."
+    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again; and a row that it did not finish."
     if not log.exists(): return
-    head, *rows = log.read_text().splitlines(keepends=True)
-    log.write_text(head + "".join(r for r in rows if int(r.split(",")[0]) <= step))
+    head, *rows = log.read_text().splitlines(keepends=True) or [""]
+    whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n")]
+    part = log.with_suffix(".part"); part.write_text(head + "".join(r for r in whole if int(r.split(",")[0]) <= step)); part.replace(log)
 
 # %% ../nbs/06_trainer.ipynb #ad3552f3
 @dataclass
@@ -191,6 +168,30 @@ class Record:
     grid: object = None  # a PIL image when a validation grid was drawn
     judged: dict | None = None  # what `judge` measured at that moment
 
+# %% ../nbs/06_trainer.ipynb #1d6dd671
+def _shares(run, batch, d):
+    "This process's part of the batch and of its draws, in `accumulate` pieces."
+    n, k = run.accelerator.num_processes * run.cfg.accumulate, run.accelerator.process_index * run.cfg.accumulate
+    for i in range(k, k + run.cfg.accumulate):
+        cut = lambda v: v[i * len(v) // n:(i + 1) * len(v) // n]
+        yield {name: cut(v) for name, v in batch.items()}, replace(d, **{name: cut(getattr(d, name)) for name in ("t", "s", "eps", "u")})
+
+def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
+    "Backward through all shares of all processes; the mean loss and its parts."
+    said, n = [], run.cfg.accumulate
+    run.opt.zero_grad()
+    for share in _shares(run, batch, d):
+        with run.accelerator.autocast(): loss, parts = run.loss(run.student, run.target, *share)
+        run.accelerator.backward(loss / n); said.append(dict(parts, loss=loss.detach()))
+    mean = {k: sum(torch.as_tensor(s[k], device=run.student.device, dtype=torch.float32) for s in said) / n for k in said[0]}
+    if run.accelerator.num_processes > 1:
+        for p in run.params:
+            if p.grad is not None: p.grad = run.accelerator.reduce(p.grad, "mean")
+        mean = run.accelerator.reduce(mean, "mean")
+    parts = {k: v.item() for k, v in mean.items()}
+    return mean["loss"], parts
+
+# %% ../nbs/06_trainer.ipynb #be999e26
 def one_step(run: Run, data: dict) -> dict:
     "Draw, loss, backward, clip, step, both averages."
     cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
@@ -199,12 +200,11 @@ def one_step(run: Run, data: dict) -> dict:
     if cfg.preset == "progressive" and k > run.round: run.next_round(k)
     focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
     d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
-    with run.accelerator.autocast(): loss, parts = run.loss(student, run.target, batch, d)
-    run.opt.zero_grad(); run.accelerator.backward(loss)
+    loss, parts = _gradients(run, batch, d)
     norm = run.accelerator.clip_grad_norm_(run.params, cfg.clip)
     _step_if_finite(run, loss, norm)
-    run.step += 1; run.nfe += parts.pop("forwards")
-    return dict(parts, loss=loss.item(), grad_norm=float(norm), lr=run.sched.get_last_lr()[0])
+    run.step += 1; run.nfe += round(parts.pop("forwards"))
+    return parts | dict(grad_norm=float(norm), lr=run.sched.get_last_lr()[0])
 
 def _step_if_finite(run, loss, norm):
     "Optimiser and averages, unless something is NaN or infinite."
@@ -216,11 +216,10 @@ def _step_if_finite(run, loss, norm):
     if run.skipped >= 10: raise FloatingPointError(f"{run.skipped} steps in a row without a finite loss, the last one step {run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint in {run.cfg.out} is as it was")
 
 # %% ../nbs/06_trainer.ipynb #e958922c
-def _held(run, n):
-    "The first n held-out examples of the run's task."
-    size = run.student.teacher.image_size
-    if not run.cfg.images: return examples(run.cfg.task, range(n), "held_out", size, "none")
-    held = Photos(run.cfg.images, run.cfg.task, size, "held_out", zoom=run.cfg.zoom, seed=run.cfg.seed).batch(range(n))
+def held_examples(cfg: TrainConfig, size: int, n: int) -> dict:
+    "The first n held-out examples of a run's task, without captions (but with instructions)."
+    if not cfg.images: return examples(cfg.task, range(n), "held_out", size, "none")
+    held = Photos(cfg.images, cfg.task, size, "held_out", zoom=cfg.zoom, seed=cfg.seed).batch(range(n))
     return dict(held, caption=[""] * n)
 
 def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
@@ -228,7 +227,7 @@ def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
     from diffusers.utils import make_image_grid
     from PIL import Image
     run.ema.copy_to(run.sampler.parameters())
-    held = _held(run, n)
+    held = held_examples(run.cfg, run.student.teacher.image_size, n)
     rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [draw_images(run.sampler, held["caption"], held["cond"], steps=k) for k in steps]
     tiles = [Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy()) for row in rows for im in row]
     grid = make_image_grid(tiles, rows=len(rows), cols=n)
@@ -237,13 +236,26 @@ def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
     return grid
 
 # %% ../nbs/06_trainer.ipynb #ad704db1
+def measure_curve(student: Student, cfg: TrainConfig, judge, n: int = 64, steps=(1, 2, 4, 8)) -> list[dict]:
+    "What `judge(images, examples)` → dict of floats says of `n` held-out conditions, for each number of steps."
+    held = held_examples(cfg, student.teacher.image_size, n)
+    return [dict(steps=k, n=n) | judge(draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held) for k in steps]
+
 def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
-    "`judge(images, examples)` → dict of floats, on `n` held-out conditions without captions; one more row in judged.csv."
+    "The judge's opinion at one number of steps; one more row in judged.csv."
     run.ema.copy_to(run.sampler.parameters())
-    held = _held(run, n)
-    found = judge(draw_images(run.sampler, held["caption"], held["cond"], steps=steps, any_steps=True), held)
+    found = {k: v for k, v in measure_curve(run.sampler, run.cfg, judge, n, (steps,))[0].items() if k not in ("steps", "n")}
     _append(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
+    _keep_best(run, found)
     return found
+
+def _keep_best(run, found):
+    "Copy the sampling average to best/ if it is the best so far by the measure `cfg.best`."
+    name = run.cfg.best or next(iter(found))
+    if name not in found: raise ValueError(f"best is {name!r}; the judge of this run measures: {', '.join(found)}")
+    if run.best and not better(name, found[name], run.best[0]): return
+    run.best = (found[name], run.step)
+    finish(run, Path(run.cfg.out) / "best", best={name: found[name]})
 
 def _append(path, row: dict):
     "One more row of a CSV file."
@@ -257,6 +269,14 @@ def _check_source(cfg):
     if cfg.images: Photos(cfg.images, cfg.task)
     elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene): raise ValueError(f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)")
 
+def _check_room(run):
+    "Find out before the first step, not at the first checkpoint, that `cfg.out` cannot be written or is too small."
+    out, need = Path(run.cfg.out), (run.cfg.keep + 1) * 5 * sum(p.numel() * p.element_size() for p in run.params)   # weights, two moments, two averages
+    try: out.mkdir(parents=True, exist_ok=True); probe = out / f".probe{os.getpid()}"; probe.touch(); probe.unlink()
+    except OSError as e: raise OSError(f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out FOLDER)") from e
+    free = shutil.disk_usage(out).free
+    if free < need: raise OSError(f"{out} has {free / 1e9:.1f} GB free and the checkpoints need {need / 1e9:.1f} GB; make room, give another folder, or keep fewer (keep={run.cfg.keep} now)")
+
 @contextmanager
 def _calm_interrupt():
     "Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."
@@ -267,14 +287,15 @@ def _calm_interrupt():
     try: yield asked
     finally: signal.signal(signal.SIGINT, old)
 
+# %% ../nbs/06_trainer.ipynb #56645497
 def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
     from tqdm.auto import tqdm
     make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
-    run = Run(cfg, teacher or Teacher.from_pretrained(cfg.teacher, best_device(), getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)); load_run(run)
-    data, began = cache_examples(run.student.teacher, cfg, progress), time.time()
-    bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not progress)
+    run = Run(cfg, teacher or Teacher.from_pretrained(cfg.teacher, best_device(), getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)); load_run(run); _check_room(run)
+    with run.accelerator.main_process_first(): data, began = cache_examples(run.student.teacher, cfg, progress and run.main), time.time()
+    bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
     with _calm_interrupt() as asked:
         try:
             while run.step < cfg.steps and not asked:
@@ -284,22 +305,32 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
         except GeneratorExit: save_run(run); raise             # the caller left its loop: the state is whole there
         finally: bar.close()
     if asked: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
-    finish(run)
+    finish(run, judge=judge)
+    run.accelerator.wait_for_everyone()
+
+def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
+    "Run a training to its end; returns the folder of the adaptor."
+    for _ in distill(cfg, *args, **kwargs): pass
+    return Path(cfg.out)
 
 # %% ../nbs/06_trainer.ipynb #eb96db66
 def _record(run, parts, began, bar, judge):
     "Log a step; draw the grid and ask the judge when it is time."
     rec = Record(step=run.step, nfe=run.nfe, seconds=time.time() - began, **parts)
     bar.update(1); bar.set_postfix(loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False)
+    if not run.main: return rec
     _append(Path(run.cfg.out) / "log.csv", {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")})
     if run.cfg.grid_every and run.step % run.cfg.grid_every == 0:
         rec.grid = validation_grid(run)
         if judge: rec.judged = run.judged = ask_judge(run, judge)
     return rec
 
-def finish(run: Run):
-    "Write the adaptor (sampling average, float16) with its settings."
+def finish(run: Run,
+           folder=None, judge=None, **more):  # where to, `cfg.out` if not said; who measures its step curve; what else to keep beside the weights
+    "Write the adaptor (sampling average, float16) with its settings and its measured step curve."
+    if not run.main: return
     run.ema.copy_to(run.sampler.parameters())
+    if judge: more["curve"] = measure_curve(run.sampler, run.cfg, judge)
     distilled = run.cfg.preset != "data_only"
-    run.sampler.save(run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
-                     sampling_steps=[1, 2, 4, 8] if distilled else None, **run.sampler.about)
+    run.sampler.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
+                     sampling_steps=[1, 2, 4, 8] if distilled else None, **run.sampler.about, **more)

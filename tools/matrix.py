@@ -18,7 +18,7 @@ from cond_distill.metrics import load_recogniser, table
 from cond_distill.sampler import draw_images
 from cond_distill.tasks import TASKS
 from cond_distill.teacher import Teacher
-from cond_distill.trainer import distill
+from cond_distill.trainer import distill_to_end
 
 def measure(net, task, images, held):
     "The first number of a task's fidelity, and its name."
@@ -27,7 +27,7 @@ def measure(net, task, images, held):
 def cell(teacher, net, adaptor, task, cfg, n):
     "Train a pair, draw with 4 steps, measure."
     with tempfile.TemporaryDirectory() as out:
-        for _ in distill(replace(cfg, adaptor=adaptor, task=task, out=out), teacher): pass
+        distill_to_end(replace(cfg, adaptor=adaptor, task=task, out=out), teacher)
         student, held = Student.load(teacher, out), held_out(n, teacher.image_size, task)
         return measure(net, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held)[1]
 

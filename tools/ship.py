@@ -1,13 +1,16 @@
-"""Copy finished adaptors into the package's assets, with a model card each: `ship.py RUN [RUN…]`."""
+"""Copy finished adaptors into the package's assets, with a measured step curve and a model card each: `ship.py RUN [RUN…]`; `ship.py --measure NAME [NAME…]` measures and describes shipped ones anew."""
 import csv, json, shutil, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from cond_distill.adaptor import Student
+from cond_distill.compare import held_out, score
 from cond_distill.config import TrainConfig
+from cond_distill.metrics import load_recogniser, table
 from cond_distill.tasks import find_task
-
-ASSETS = ROOT / "cond_distill" / "assets"
+from cond_distill.teacher import ASSETS, Teacher
+from cond_distill.trainer import measure_curve
 
 def minutes(run):
     "Minutes of the training, from its log (sum over resumptions)."
@@ -18,9 +21,19 @@ WAYS = dict(ControlNetAdaptor="A `ControlNetModel` and low-rank changes (LoRA) t
             ConcatAdaptor="Extra input channels for the condition's latent, and low-rank changes (LoRA) to all layers", LoRAAdaptor="Low-rank changes (LoRA) to all layers",
             FusionAdaptor="The paper's full model: a copy of the backbone and a second copy of its encoder")
 
-def card(about, run):
+def curve(folder, about, n=256):
+    "Rows of a measured step curve: on scenes with FID, on photographs the task's own measure."
+    config = {k: v for k, v in about["config"].items() if k in TrainConfig.__dataclass_fields__}
+    student, cfg = Student.load(Teacher.from_pretrained(config["teacher"]), folder), TrainConfig(**config)
+    steps = (1, 2, 4, 8) if about["sampling_steps"] else (4, 8, 50)
+    if cfg.images: return measure_curve(student, cfg, lambda images, held: find_task(cfg.task).fidelity(None, images, held), n, steps)
+    net, held = load_recogniser(), held_out(n, 64, cfg.task)
+    return [dict(steps=k, n=n) | {m: round(v, 4) for m, v in score(net, "", student, held, k)[0].items() if m not in ("model", "sampler", "steps", "s/image")} for k in steps]
+
+def card(about, name, took):
     "The model card."
     c, plain = about["config"], TrainConfig()
+    measured = table([{k: v for k, v in r.items() if k != "n"} for r in about["curve"]])
     kind = "An undistilled adaptor: plain finetuning, the opponent" if c["preset"] == "data_only" else "A distilled adaptor for 1, 2, 4 or 8 steps"
     shown = {k: v for k, v in c.items() if k in vars(plain) and v != getattr(plain, k) and k not in ("out", "cache", "save_every", "grid_every", "workers")}
     flags = " ".join(f"--no-{k.replace('_', '-')}" if v is False else f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in shown.items())
@@ -29,24 +42,48 @@ def card(about, run):
 license: apache-2.0
 library_name: diffusers
 ---
-# {run.name}
+# {name}
 
 {kind}. {WAYS[about["adaptor"]]}, for the teacher with the fingerprint {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. Task: {find_task(about["task"]).about} (`{about["task"]}`).
 
 - data: {data}; seed {c["seed"]}
-- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {minutes(run):.0f} minutes on a CPU
+- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {took:.0f} minutes on a CPU
 - command: `cond-distill distill {flags}`
 - sampler it was made for: {about["method"]}
-- measurements: see `results/` in the repository
+
+Measured on {about["curve"][0]["n"]} held-out conditions ({"the first half with captions" if find_task(about["task"]).captions and not c.get("images") else "with instructions" if not find_task(about["task"]).captions else "without captions"}), noise seed {0 if c.get("images") else 1234}, on a CPU:
+
+{measured}
+
+More, and beside others: `results/` in the repository.
 
 `cond_distill.json` has the whole configuration.
 """
 
-for run in map(Path, sys.argv[1:]):
+def describe(folder, took):
+    "Measure what lies in a folder of the assets, and write its card."
+    about = json.loads((folder / "cond_distill.json").read_text())
+    about |= dict(minutes=took, curve=curve(folder, about))
+    (folder / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    (folder / "README.md").write_text(card(about, folder.name, took))
+    print(f"{folder.name}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n{table(about['curve'])}", flush=True)
+
+def ship(run):
+    "Copy a finished run."
     about, out = json.loads((run / "cond_distill.json").read_text()), ASSETS / run.name
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True); out.mkdir(parents=True)
     for file in (*run.glob("*.safetensors"), *run.glob("config.json")): shutil.copy(file, out / file.name)
     about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")  # not the folders of the machine it was made on
     (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    (out / "README.md").write_text(card(about, run))
-    print(f"{out.name}: {sum(p.stat().st_size for p in out.iterdir()) / 1e6:.1f} MB")
+    describe(out, minutes(run))
+
+def old_minutes(folder):
+    "Of a shipped one, from its file, or from the card that it has."
+    import re
+    about = json.loads((folder / "cond_distill.json").read_text())
+    return about.get("minutes") or float(re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text())[1])
+
+if sys.argv[1] == "--measure":
+    for name in sys.argv[2:]: describe(ASSETS / name, old_minutes(ASSETS / name))
+else:
+    for run in map(Path, sys.argv[1:]): ship(run)
