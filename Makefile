@@ -7,7 +7,7 @@ CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: bench teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ photos: dev  ## Train the shipped teacher of photographs and its super-resolutio
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
+
+bench: env  ## Measure the speed, as ratios within one run
+	$(PY) benchmarks/bench.py
 
 env:
 	@$(PYTHON) tools/setup_env.py

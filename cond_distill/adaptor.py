@@ -133,7 +133,7 @@ class ControlNetAdaptor(Adaptor):
         lora, saved = LowRank(teacher.backbone, settings["rank"]), load_file(folder / LORA)
         with torch.no_grad():
             for k, p in lora.files().items(): p.copy_(saved[k])
-        return cls(ControlNetModel.from_pretrained(folder, local_files_only=True).float(), lora, teacher.image_size).to(teacher.device)
+        return cls(ControlNetModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float(), lora, teacher.image_size).to(teacher.device)
 
 # %% ../nbs/04_adaptor.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Student(nn.Module):
     def prepare(self, cond) -> Prepared:
         "What the adaptor computes once an image; a call takes it in place of `cond`."
         first = cond[0] if isinstance(cond, (list, tuple)) else cond
-        base = self.teacher.backbone
-        weights = {name: base.get_parameter(name).clone().add_(d.to(base.dtype)) for name, d in self.adaptor.weights().items()}
+        base, dtype = self.teacher.backbone, self.teacher.backbone.dtype
+        weights = {name: base.get_parameter(name) + d.to(dtype) for name, d in self.adaptor.weights().items()}
         return Prepared(None if first is None else len(first), weights, self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:

@@ -29,7 +29,7 @@ class StableDiffusionXL(Teacher):
     @classmethod
     def open(cls, folder, dtype):
         from diffusers import StableDiffusionXLPipeline
-        pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, add_watermarker=False)
+        pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, add_watermarker=False)
         if pipe.vae.config.force_upcast: pipe.vae.float()           # its activations overflow float16
         return cls(pipe, read_schedule(folder))
 
@@ -58,7 +58,7 @@ class StableDiffusion3(Teacher):
         from diffusers import StableDiffusion3Pipeline
         parts = json.loads((folder / "model_index.json").read_text())
         absent = {k: None for k in ("text_encoder_3", "tokenizer_3") if parts.get(k, [None])[0] is None}
-        return cls(StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, torch_dtype=dtype, **absent), read_schedule(folder))
+        return cls(StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **absent), read_schedule(folder))
 
     @torch.no_grad()
     def embed(self, captions):
@@ -77,7 +77,7 @@ class PixelTeacher(Teacher):
     @classmethod
     def open(cls, folder, dtype):
         from diffusers import UNet2DModel
-        return cls(UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, torch_dtype=dtype), read_schedule(folder))
+        return cls(UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True, torch_dtype=dtype), read_schedule(folder))
 
     @property
     def factor(self): return 1

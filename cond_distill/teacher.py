@@ -56,15 +56,17 @@ class Teacher(nn.Module):
         folder = find_folder(name, revision, local_files_only)
         kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
         if kind not in FAMILIES: raise ValueError(f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}")
-        return FAMILIES[kind].open(folder, dtype).to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+        try: opened = FAMILIES[kind].open(folder, dtype)
+        except OSError as e: raise OSError(f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). Weights must be safetensors files: others are programs, and may do anything when they are loaded. To convert a model that you trust: pipe.save_pretrained(folder)") from e
+        return opened.to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     @classmethod
     def open(cls, folder: Path, dtype) -> Teacher:
         "The parts of a Stable Diffusion folder, each in `dtype`."
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
-        load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, torch_dtype=dtype)
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).to(dtype)
+        load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True).to(dtype)
         return cls(load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae"), text, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), read_schedule(folder))
 
     def train(self, mode: bool = True): return super().train(False)  # a teacher is never in training mode
@@ -156,9 +158,10 @@ def text_inputs(self: Teacher, text) -> dict:
 
 def predict(self: Teacher, z, t, text, network=None, weights: dict = {}, outputs: dict = {}, **inputs) -> Prediction:
     "One call, without guidance; t int64 [B]. From an adaptor, for this call: other `weights`, what is added to the `outputs` of these parts, more `inputs`, or another `network`."
+    dtype = self.backbone.dtype                                   # once: diffusers looks through all parameters for it
     def cast(a):
         if isinstance(a, dict): return {k: cast(v) for k, v in a.items()}
-        return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(self.backbone.dtype)
+        return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(dtype)
     time, inputs = self.schedule.network_time(t).to(z.device), dict(cast(self.text_inputs(text) | inputs), return_dict=False)
     if network is not None: out = network(z, time, **inputs)[0]
     else:

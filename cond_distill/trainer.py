@@ -73,7 +73,7 @@ def make_optimizer(cfg: TrainConfig, params):
         try: from bitsandbytes.optim import AdamW8bit as kind
         except ImportError as e: raise ValueError("optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; use 'adamw'") from e
     else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw or adamw8bit")
-    return kind(params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3)
+    return kind(params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3, **dict(fused=True) if kind is torch.optim.AdamW else {})
 
 def _check_shares(cfg, processes):
     "A batch is cut into equal shares of processes and of accumulation."
@@ -103,8 +103,8 @@ class Run:
         self.student.adaptor = self.accelerator.prepare_model(adaptor, evaluation_mode=True)   # no wrapper around it: `one_step` averages the gradients
         self.opt = self.accelerator.prepare(opt)
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
-        self.target, self.sampler = self.student.copy(), self.student.copy()
-        self.target_ema, self.ema = (EMAModel(self.params, decay=d) for d in (cfg.target_decay, cfg.ema_decay))
+        self.target, self.sampler = self.student.copy(), self.student.copy(); self.target_params = list(self.target.parameters())
+        self.target_ema, self.ema = (EMAModel(self.params, decay=d, foreach=True) for d in (cfg.target_decay, cfg.ema_decay))
         self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
         self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
         self.loss = make_loss(cfg, self.source, self.adversary)
@@ -145,7 +145,7 @@ def load_run(run: Run) -> bool:
     if state["round"]: run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
-    run.target_ema.copy_to(run.target.parameters())
+    run.target_ema.copy_to(run.target_params)
     for name in ("log.csv", "judged.csv"): _forget_after(Path(run.cfg.out) / name, run.step)
     return True
 
@@ -210,7 +210,7 @@ def _step_if_finite(run, loss, norm):
     "Optimiser and averages, unless something is NaN or infinite."
     if torch.isfinite(loss) and torch.isfinite(torch.as_tensor(norm)):
         run.opt.step(); run.sched.step(); run.skipped = 0
-        run.target_ema.step(run.params); run.ema.step(run.params); run.target_ema.copy_to(run.target.parameters())
+        run.target_ema.step(run.params); run.ema.step(run.params); run.target_ema.copy_to(run.target_params)
         return
     run.skipped += 1
     if run.skipped >= 10: raise FloatingPointError(f"{run.skipped} steps in a row without a finite loss, the last one step {run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint in {run.cfg.out} is as it was")
