@@ -13,10 +13,12 @@ from .schedule import Prediction
 from .teacher import Teacher, _check_image, as_timesteps, guide
 
 # %% auto #0
-__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'LowRank', 'Adaptor', 'keep_signal', 'ControlNetAdaptor', 'Prepared', 'Student', 'save',
-           'load']
+__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'Adaptor', 'keep_signal', 'ControlNetAdaptor', 'Prepared', 'Student',
+           'save', 'load']
 
 # %% ../nbs/04_adaptor.ipynb #3cdfa4bf
+ABOUT, WEIGHTS, LORA, READER = "cond_distill.json", "adaptor.safetensors", "pytorch_lora_weights.safetensors", "reader.safetensors"   # names of files
+
 class LowRank(nn.Module):
     "Low-rank changes to a network's weights (LoRA, arXiv 2106.09685), zero at the start; names and shapes are those of peft."
     def __init__(self, net, rank: int,
@@ -37,13 +39,25 @@ class LowRank(nn.Module):
         "{name of a weight: what is added to it}."
         return {f"{name}.weight": (b.flatten(1) @ a.flatten(1)).view(self.layers[name]) for name, a, b in self.pairs()}
 
+    def write(self, folder: Path, dtype=None, prefix: str = "unet"):
+        "The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."
+        from safetensors.torch import save_file
+        save_file({k: p.detach().to("cpu", dtype or p.dtype).contiguous() for k, p in self.files(prefix).items()}, Path(folder) / LORA)
+
+    @classmethod
+    def read(cls, net, rank: int, folder: Path, where: str = "up_blocks", prefix: str = "unet") -> LowRank:
+        "Open what `write` wrote."
+        from safetensors.torch import load_file
+        made, saved = cls(net, rank, where), load_file(Path(folder) / LORA)
+        with torch.no_grad():
+            for k, p in made.files(prefix).items(): p.copy_(saved[k])
+        return made
+
     def files(self, prefix: str = "unet") -> dict:
         "The parameters under the names that peft and diffusers give them in a file."
         return {f"{prefix}.{name}.lora_{k}.weight": p for name, a, b in self.pairs() for k, p in (("A", a), ("B", b))}
 
 # %% ../nbs/04_adaptor.ipynb #8c55239d
-ABOUT, WEIGHTS, LORA = "cond_distill.json", "adaptor.safetensors", "pytorch_lora_weights.safetensors"
-
 class Adaptor(nn.Module):
     "Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone. A new kind: `from_teacher` makes it, `forward` says what is added."
     kinds: dict[str, type] = {}                      # class name → class, for opening files
@@ -52,6 +66,7 @@ class Adaptor(nn.Module):
     def __init__(self, channels: int, image_size: int, **settings):  # `settings` of `from_teacher`, JSON values
         super().__init__()
         self.channels, self.image_size, self.settings = channels, image_size, dict(settings, channels=channels)
+        self.reader = None                           # or a `TextReader`, for tasks with instructions
 
     @classmethod
     def needs(cls, teacher: Teacher, *networks: str):
@@ -76,8 +91,7 @@ class Adaptor(nn.Module):
         if len(cond) != n: raise ValueError(f"{len(cond)} conditions but {n} captions; give one caption per condition ('' for none)")
     def write(self, folder: Path, dtype):
         "The parameters, into a folder."
-        from safetensors.torch import save_file
-        save_file({k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
+        _write(self, folder / WEIGHTS, dtype)
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> Adaptor:
         "Open what `write` wrote."
@@ -121,18 +135,13 @@ class ControlNetAdaptor(Adaptor):
     def weights(self): return self.lora()
 
     def write(self, folder, dtype):
-        from safetensors.torch import save_file
         net = self.net if dtype is None else nn.Module.to(copy.deepcopy(self.net), dtype)   # diffusers' own `to` warns of nothing here
-        net.save_pretrained(folder)
-        save_file({k: p.detach().to("cpu", dtype or p.dtype).contiguous() for k, p in self.lora.files().items()}, folder / LORA)
+        net.save_pretrained(folder); self.lora.write(folder, dtype)
 
     @classmethod
     def read(cls, teacher, folder, settings):
         from diffusers import ControlNetModel
-        from safetensors.torch import load_file
-        lora, saved = LowRank(teacher.backbone, settings["rank"]), load_file(folder / LORA)
-        with torch.no_grad():
-            for k, p in lora.files().items(): p.copy_(saved[k])
+        lora = LowRank.read(teacher.backbone, settings["rank"], folder)
         return cls(ControlNetModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float(), lora, teacher.image_size).to(teacher.device)
 
 # %% ../nbs/04_adaptor.ipynb #2ce4c75b
@@ -159,7 +168,7 @@ class Student(nn.Module):
         "What the adaptor computes once an image; a call takes it in place of `cond`."
         first = cond[0] if isinstance(cond, (list, tuple)) else cond
         base, dtype = self.teacher.backbone, self.teacher.backbone.dtype
-        weights = {name: base.get_parameter(name) + d.to(dtype) for name, d in self.adaptor.weights().items()}
+        weights = {name: base.get_parameter(name).clone().add_(d.to(dtype)) for name, d in self.adaptor.weights().items()}
         return Prepared(None if first is None else len(first), weights, self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
@@ -167,6 +176,7 @@ class Student(nn.Module):
         ready = cond if isinstance(cond, Prepared) else self.prepare(cond)
         if not len(z) == len(text) == (len(z) if ready.n is None else ready.n): raise ValueError(f"{len(z)} latents, {ready.n} conditions and {len(text)} captions; give one of each per image")
         def predict(z, t, text, cond):
+            if self.adaptor.reader is not None: text = self.adaptor.reader(text.float())
             time = self.schedule.network_time(t).to(z.device)
             return self.teacher.predict(z, t, text, weights=ready.weights, **self.adaptor(z.float(), time, cond, self.teacher.text_inputs(text.float()), **told))
         told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}   # such an adaptor does in one call what costs others two
@@ -177,13 +187,19 @@ class Student(nn.Module):
         return Student(self.teacher, copy.deepcopy(self.adaptor).requires_grad_(False).eval())
 
 # %% ../nbs/04_adaptor.ipynb #c0f57969
+def _write(module: nn.Module, file: Path, dtype):
+    "The parameters of a module, except an adaptor's reader, into a safetensors file."
+    from safetensors.torch import save_file
+    save_file({k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in module.state_dict().items() if not k.startswith("reader.")}, file)
+
 def save(self: Student, folder,
          dtype=None,   # torch.float16 halves the file; None keeps the bits
          **about):     # JSON values to keep beside the weights: task, steps, command …
     "Write the adaptor and what it belongs to."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    self.adaptor.write(folder, dtype)
-    info = dict(adaptor=type(self.adaptor).__name__, settings=self.adaptor.settings, teacher=self.teacher.fingerprint(), image_size=self.adaptor.image_size, **about)
+    self.adaptor.write(folder, dtype); reader = self.adaptor.reader
+    if reader is not None: _write(reader, folder / READER, dtype)
+    info = dict(adaptor=type(self.adaptor).__name__, settings=self.adaptor.settings, teacher=self.teacher.fingerprint(), image_size=self.adaptor.image_size, reader=reader.layers if reader is not None else 0, **about)
     (folder / ABOUT).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 def load(teacher: Teacher, folder) -> Student:
@@ -194,7 +210,12 @@ def load(teacher: Teacher, folder) -> Student:
     if info["teacher"] != mine: raise ValueError(f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this teacher is {mine}; open the teacher it was trained on")
     import cond_distill.adaptors, cond_distill.baselines            # the other kinds of adaptor register themselves
     if info["adaptor"] not in Adaptor.kinds: raise ValueError(f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: {', '.join(Adaptor.kinds)}")
-    student = Student(teacher, Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"]))
+    adaptor = Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"])
+    if info.get("reader"):
+        from cond_distill.reader import TextReader
+        from safetensors.torch import load_file
+        adaptor.reader = TextReader.of(teacher, info["reader"]); adaptor.reader.load_state_dict(load_file(folder / READER))
+    student = Student(teacher, adaptor)
     student.about = info
     return student
 

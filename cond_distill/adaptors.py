@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .adaptor import LORA, Adaptor, ControlNetAdaptor, LowRank, Student
+from .adaptor import Adaptor, ControlNetAdaptor, LowRank, Student
 from .teacher import Teacher
 
 # %% auto #0
@@ -79,6 +79,14 @@ class T2IAdaptor(Adaptor):
     def prepare(self, teacher, cond): return tuple(self.net(cond))
     def weights(self): return self.lora()
     def forward(self, z, time, cond, inputs): return dict(outputs=dict(zip(self.places, cond)))
+    def write(self, folder, dtype):
+        net = self.net if dtype is None else nn.Module.to(copy.deepcopy(self.net), dtype)
+        net.save_pretrained(folder); self.lora.write(folder, dtype)
+    @classmethod
+    def read(cls, teacher, folder, settings):
+        from diffusers import T2IAdapter
+        net = T2IAdapter.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
+        return cls(net, _last_of_levels(teacher.backbone), LowRank.read(teacher.backbone, settings["rank"], folder), teacher.image_size).to(teacher.device)
 
 # %% ../nbs/04a_adaptors.ipynb #9ffc1237
 class LoRAAdaptor(Adaptor):
@@ -97,16 +105,11 @@ class LoRAAdaptor(Adaptor):
     def check(self, cond, n): pass
     def weights(self): return self.lora()
     def forward(self, z, time, cond, inputs): return {}
-    def write(self, folder, dtype):
-        from safetensors.torch import save_file
-        save_file({k: p.detach().to("cpu", dtype or p.dtype).contiguous() for k, p in self.lora.files(self.prefix).items()}, folder / LORA)
+    def write(self, folder, dtype): self.lora.write(folder, dtype, self.prefix)
     @classmethod
     def read(cls, teacher, folder, settings):
-        from safetensors.torch import load_file
-        made = cls.from_teacher(teacher, **settings); saved = load_file(folder / LORA)
-        with torch.no_grad():
-            for k, p in made.lora.files(made.prefix).items(): p.copy_(saved[k])
-        return made
+        prefix = cls.from_teacher(teacher).prefix
+        return cls(LowRank.read(teacher.backbone, settings["rank"], folder, "", prefix), prefix, teacher.image_size).to(teacher.device)
 
 # %% ../nbs/04a_adaptors.ipynb #d722c7e9
 def encoder(net, z, time, inputs: dict):
@@ -235,6 +238,7 @@ def compose(students: list[Student],
     if len({s.teacher.fingerprint() for s in students}) > 1: raise ValueError("the students have different teachers; adaptors work on the backbone they were trained on")
     alone = [type(s.adaptor).__name__ for s in students if isinstance(s.adaptor, FusionAdaptor)]
     if alone: raise ValueError("a FusionAdaptor is its own backbone and cannot share one; compose the other kinds")
+    if any(s.adaptor.reader is not None for s in students): raise ValueError("an adaptor that reads instructions (a task such as 'edit') cannot share the text with others; use it alone")
     made = Student(students[0].teacher, Composed([s.adaptor for s in students], strengths))
     about = getattr(students[0], "about", {})
     made.about = {k: about[k] for k in ("method", "sampling_steps") if k in about}

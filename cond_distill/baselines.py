@@ -71,6 +71,7 @@ class GuidanceEmbedded(Adaptor):
     embeds_guidance = True
     def __init__(self, inner: Adaptor, width: int):
         super().__init__(inner.channels, inner.image_size)
+        self.reader, inner.reader = inner.reader, None
         self.inner, self.settings = inner, dict(inner=type(inner).__name__, inner_settings=inner.settings)
         self.embed = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         nn.init.zeros_(self.embed[-1].weight); nn.init.zeros_(self.embed[-1].bias)

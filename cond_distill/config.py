@@ -21,6 +21,7 @@ class TrainConfig:
     guidance: float = 1.          # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
     rounds: int = 1               # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first a "progressive" student follows what it was before
     rank: int = 16                # of the adaptor's changes to the backbone's weights, 0 for none
+    reader: int = -1              # layers of a small transformer that reads captions anew; -1: two where the caption is an instruction, else none
     steps: int = 700              # optimiser steps
     batch: int = 32               # images a step
     lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %

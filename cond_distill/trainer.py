@@ -19,6 +19,7 @@ from .cache import cache_examples, make_batch
 from .checkpoints import last_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .images import Photos
+from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
 from .tasks import better, examples, find_task
@@ -56,7 +57,10 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
     "A fresh adaptor, or what `cfg.start` holds; with an input for the guidance if the loss tells it."
     if cfg.start: made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
     elif cfg.adaptor == "backbone": made = Backbone.from_teacher(teacher)
-    else: made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
+    else:
+        made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
+        layers = cfg.reader if cfg.reader >= 0 else 0 if find_task(cfg.task).captions or type(teacher).__name__ == "PixelTeacher" else 2
+        if layers: made.reader = TextReader.of(teacher, layers)
     return (GuidanceEmbedded.of(teacher, made) if cfg.preset == "lcm" else made).to(memory_format=torch.channels_last)
 
 def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
