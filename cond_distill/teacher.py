@@ -165,7 +165,7 @@ def predict(self: Teacher, z, t, text, network=None, weights: dict = {}, outputs
     time, inputs = self.schedule.network_time(t).to(z.device), dict(cast(self.text_inputs(text) | inputs), return_dict=False)
     if network is not None: out = network(z, time, **inputs)[0]
     else:
-        with added(self.backbone, cast(outputs)): out = torch.func.functional_call(self.backbone, weights, (cast(z),), dict(inputs, timestep=time))[0]
+        with added(self.backbone, cast(outputs)): out = torch.func.functional_call(self.backbone, weights, (cast(z),), dict(inputs, timestep=time), tie_weights=False)[0]
     if out.shape[1] == 2 * z.shape[1]: out = out.chunk(2, 1)[0]   # a model with learned variance: our samplers do not use it
     return self.schedule.predict(out, z, t)
 
