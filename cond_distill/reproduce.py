@@ -7,6 +7,7 @@ from __future__ import annotations
 import json, subprocess, time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .adaptor import Student
@@ -20,8 +21,8 @@ from .teacher import Teacher
 from .trainer import Run, distill_to_end
 
 # %% auto #0
-__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'distances', 'exam',
-           'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
+__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'distances', 'standard',
+           'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -129,6 +130,21 @@ def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
     a, b = features(net, truth), features(net, images)
     return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[:n], b[:n]) for n in sizes if n < len(a)}
 
+def standard(images, truth) -> dict:
+    "FID in Inception's features and LPIPS by torchmetrics, where torch-fidelity, torchvision and their weights are on this machine; nothing is fetched."
+    hub, out = Path(torch.hub.get_dir()) / "checkpoints", {}
+    inception, alexnet = (next(hub.glob(name), None) for name in ("weights-inception-2015-12-05-*.pth", "alexnet-owt-*.pth"))
+    if inception and find_spec("torch_fidelity"):
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        metric = FrechetInceptionDistance(normalize=True, feature_extractor_weights_path=str(inception))
+        for x, real in ((truth, True), (images, False)):
+            for part in x.split(64): metric.update(part, real=real)
+        out["FID (Inception)"] = metric.compute().item()
+    if alexnet and find_spec("torchvision"):
+        from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
+        out["LPIPS"] = sum(lpips(a, b, "alex", "sum", normalize=True).item() for a, b in zip(images.split(64), truth.split(64))) / len(images)
+    return out
+
 def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
     "Rows of `compare.score` with their sample count, and KID and diversity at 4 steps; a finetuned model is asked with the samplers for such models."
     asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
@@ -140,7 +156,7 @@ def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> lis
         if k == 1 and method in ("dpm++", "unipc"): continue           # one step of any solver is DDIM's
         row, images = score(net, job.method, student, seen, k, method)
         rows.append(row | dict(n=len(images)))
-        if k == 4: rows[-1] |= distances(net, images, seen["image"]) | dict(diversity=spread(net, student, held, k, method=method))
+        if k == 4: rows[-1] |= distances(net, images, seen["image"]) | standard(images, seen["image"]) | dict(diversity=spread(net, student, held, k, method=method))
     return rows
 
 # %% ../nbs/07b_reproduce.ipynb #436907e8
@@ -170,9 +186,9 @@ def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Pa
 SEARCH_SEED = 100
 
 def best_rate(method: str, found: dict) -> float:
-    "The learning rate with the lowest FID at 4 steps among what the search found: {(method, lr): result}."
+    "The smallest learning rate whose FID at 4 steps is within 10 % of the best in what the search found: {(method, lr): result}."
     fid = {lr: min(r["FID"] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES}
-    return min(fid, key=fid.get)
+    return min(lr for lr in RATES if fid[lr] <= 1.1 * min(fid.values()))
 
 def reproduce(cfg):  # a `cli.ReproduceConfig`
     "All jobs that are not done yet; returns {name: result}."
