@@ -229,6 +229,7 @@ class Composed(Adaptor):
     def forward(self, z, time, cond, inputs): return self._total(a(z, time, c, inputs) for a, c in zip(self.adaptors, cond))
     def write(self, folder, dtype): raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")
 
+# %% ../nbs/04a_adaptors.ipynb #7d65c091
 def compose(students: list[Student],
             strengths: list[float] = None,  # 1 for each, if not given
             ) -> Student:

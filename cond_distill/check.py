@@ -41,6 +41,7 @@ def check_identity(run: Run, batch: dict) -> Check:
     far = (run.student(z, t, batch["cond"], batch["text"]).x - run.student.teacher(z, t, batch["text"]).x).abs().max().item()
     return Check(ask, far == 0, f"largest difference {far:.2g}", "every path from the adaptor into the backbone must begin with a layer of zeros")
 
+# %% ../nbs/06e_check.ipynb #f083729b
 @torch.no_grad()
 def check_guidance(run: Run, batch: dict) -> Check:
     "Does guidance add the direction from no caption to the caption?"
@@ -52,6 +53,7 @@ def check_guidance(run: Run, batch: dict) -> Check:
     cos = F.cosine_similarity((more - with_text).flatten(1), (with_text - without).flatten(1)).min().item()
     return Check(ask, cos > .99, f"cosine {cos:.3f} (1 is right, −1 turned round)", "guided = without + w (with − without), w > 1; see `guide`")
 
+# %% ../nbs/06e_check.ipynb #aa2688f7
 @torch.no_grad()
 def check_boundary(run: Run, batch: dict) -> Check:
     "Is the answer at t = 0 the picture that was given?"
@@ -61,6 +63,7 @@ def check_boundary(run: Run, batch: dict) -> Check:
     far = ((answer - batch["x"]).square().mean() / batch["x"].square().mean()).sqrt().item()
     return Check("at t = 0 the answer is the picture itself", far < .1, f"relative difference {far:.3f}", "boundary=True (--boundary) forces it; or the schedule or prediction type of the teacher was read wrongly")
 
+# %% ../nbs/06e_check.ipynb #48c5e2bd
 @torch.no_grad()
 def check_range(run: Run, batch: dict) -> Check:
     "Are answers finite and of ordinary size at both ends of the schedule, in the precision of the run?"
@@ -82,6 +85,7 @@ def check_grid(run: Run) -> Check:
     odd = {k: v for k, v in odd.items() if v}
     return Check(ask, not odd, f"{n} trained" if not odd else f"not trained: {odd}", f"delta={schedule.T // 8} gives the grid of 8 steps; or timesteps='all'")
 
+# %% ../nbs/06e_check.ipynb #2123873e
 def check_lag(run: Run) -> Check:
     "Is there time for agreement to travel as far as it should?"
     ask, cfg = "agreement has time to travel the look-ahead", run.cfg
@@ -98,6 +102,7 @@ def check_data(run: Run, data: dict) -> list[Check]:
             Check("latents have about unit scale", .3 < scale < 3, f"standard deviation {scale:.2f}", "the autoencoder's scaling_factor was not applied, or applied twice"),
             Check("examples are distinct", unique > .9 * n, f"{unique} of {n}", "few pictures, or the same crop again and again: more images, larger zoom")]
 
+# %% ../nbs/06e_check.ipynb #4b4b2bbd
 def sheet(run: Run, data: dict, file: Path, n: int = 8):
     "A picture of the first n examples: condition above, what the autoencoder gives back below."
     from matplotlib import pyplot as plt
@@ -118,6 +123,7 @@ def reach(run: Run, batch: dict) -> float:
     with torch.no_grad(): a, b = (run.student(z, t, c, batch["text"]).x for c in (batch["cond"], batch["cond"].roll(1, 0)))
     return ((a - b).square().mean() / a.square().mean()).sqrt().item()
 
+# %% ../nbs/06e_check.ipynb #c06f63f7
 def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list[Check]:
     "Take real steps and see what has moved."
     teacher, was = run.student.teacher, [p.detach().clone() for p in run.params]
@@ -143,6 +149,7 @@ def check_memory(run: Run) -> Check:
     peak = f"; peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if run.student.device.type == "cuda" else ""
     return Check("memory", None, f"{held / 1e9:.2f} GB for weights, gradients, moments and averages, besides activations{peak}")
 
+# %% ../nbs/06e_check.ipynb #5375647f
 def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) -> list[Check]:
     "All checks of a run; leaves a sheet of examples and a report in `cfg.out`, and no checkpoint."
     run = Run(cfg, teacher or Teacher.from_pretrained(cfg.teacher, best_device(), getattr(torch, cfg.dtype), local_files_only=not cfg.fetch))
@@ -154,6 +161,7 @@ def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) 
     sheet(run, data, out / "check.png"); (out / "check.json").write_text(json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n")
     return found
 
+# %% ../nbs/06e_check.ipynb #54d3e922
 def report(checks: list[Check]) -> str:
     "The checks as a table, and advice for each that failed."
     rows = [f"| {c.mark} | {c.question} | {c.found} |" for c in checks]

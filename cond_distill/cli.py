@@ -106,6 +106,7 @@ def fitted(picture, size: int, path: str, fit: bool):
     s = min(h, w); y, x = (h - s) // 2, (w - s) // 2
     return resize(picture[None, :, y:y + s, x:x + s], size)[0]
 
+# %% ../nbs/08_cli.ipynb #9a60be35
 def read_condition(cfg: SampleConfig, task, size: int):
     "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number; of the model's size, unless tiled."
     from cond_distill.tasks import examples, resize
@@ -134,6 +135,7 @@ def _write(fig, path, dpi: int = 100):
     from matplotlib import pyplot as plt
     fig.savefig(path, dpi=dpi); plt.close(fig)
 
+# %% ../nbs/08_cli.ipynb #5ae16267
 def sample(cfg: SampleConfig):
     "Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."
     from cond_distill.adaptor import Student

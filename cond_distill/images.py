@@ -77,6 +77,7 @@ def digest(source) -> str:
     "Eight hex digits of a folder's place and the names of its pictures: caches are named by it."
     return hashlib.sha256("\n".join([str(Path(source).resolve()), *(i.name for i in list_images(source))]).encode()).hexdigest()[:8]
 
+# %% ../nbs/00b_images.ipynb #d5736264
 def _pairs(folder):
     "Items of input/ and target/: the same names (without suffix) in both."
     sides = {s: {p.relative_to(folder / s).with_suffix(""): p for p in sorted((folder / s).rglob("*")) if p.is_file() and _is_picture(p)} for s in ("input", "target")}
@@ -86,6 +87,7 @@ def _pairs(folder):
     told = _captions(folder)
     return [Item(sides["target"][k], str(k), told.get(sides["target"][k].resolve(), ""), sides["input"][k]) for k in sorted(sides["input"])]
 
+# %% ../nbs/00b_images.ipynb #22b326e3
 def _dataset(source):
     "Items of a dataset that `datasets` wrote to disk, or of one that it can find by its name."
     try: import datasets

@@ -233,6 +233,7 @@ def _measured(curve) -> str:
     "The step curve as a table."
     return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table([{k: v for k, v in r.items() if k != "n"} for r in curve]) if curve else "Not measured: `cond-distill distill` and `tools/ship.py` write a step curve into the adaptor's file."
 
+# %% ../nbs/05b_pipeline.ipynb #3a2cc1d0
 def save_pretrained(self: CoDiPipeline, save_directory, **kwargs):
     "All parts, and a model card."
     DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)

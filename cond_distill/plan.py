@@ -106,6 +106,7 @@ class Plan:
         "Of one step on a GPU of the list, at this share of its data-sheet speed."
         return self.operations / (GPUS[gpu][1] * 1e12 * share)
 
+# %% ../nbs/06c_plan.ipynb #03fde520
 def plan(teacher: Teacher,           # on the meta device: `shapes_only`
          adaptor: str = "controlnet", channels: int = 3, rank: int = 16,
          batch: int = 8, dtype: str = "float16",   # of the frozen teacher, and of activations
@@ -127,6 +128,7 @@ def plan(teacher: Teacher,           # on the meta device: `shapes_only`
     again = 1 if checkpointing else 0
     return Plan(frozen / 1e9, 32 * own / 1e9, kept / 1e9, 1.5 + .1 * kept / 1e9, forward * (1 + again + 2) + forward, own, batch)
 
+# %% ../nbs/06c_plan.ipynb #6a6a2071
 def _largest_layer(teacher, adaptor, batch, channels, kind) -> int:
     "Bytes that the hungriest residual or attention layer keeps: checkpointing recomputes one of them at a time."
     layers = [m for net in (teacher.backbone, adaptor) for m in net.modules() if type(m).__name__ in ("ResnetBlock2D", "Transformer2DModel")]

@@ -71,6 +71,8 @@ METHODS = {
     "PE-CoDi, ControlNet alone": [dict(rank=0)],
     "CoDi": [dict(adaptor="fusion")],
 }
+
+# %% ../nbs/07b_reproduce.ipynb #7dba0d03
 ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "z_s by the true noise": [dict(z_s="noise")], "z_s by the teacher": [dict(z_s="teacher")], "z_s by the forward process": [dict(z_s="forward")],
     "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
@@ -85,6 +87,7 @@ ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
 }
 RATES = (3e-4, 1e-3, 3e-3)   # learning rates of the search
 
+# %% ../nbs/07b_reproduce.ipynb #e46ff9cb
 @dataclass(frozen=True)
 class Job:
     "One training of one method, and its exam."

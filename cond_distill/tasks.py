@@ -34,6 +34,7 @@ class Task:
 
 TASKS: dict[str, Task] = {}
 
+# %% ../nbs/00a_tasks.ipynb #1b22c748
 def find_task(name: str) -> Task:
     "The task of that name; 'pairs' is that of your own input/target pictures."
     if name not in TASKS and name != "pairs": raise ValueError(f"task is {name!r}; this version has: {', '.join(TASKS)}, and pairs for your own")
@@ -154,6 +155,7 @@ def _jpeg(x, rng, worst=35):
     Image.fromarray((x[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(file, "JPEG", quality=int(rng.integers(worst, 96)))
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
 
+# %% ../nbs/00a_tasks.ipynb #03b6181f
 def spoil(picture: torch.Tensor,  # [3, H, W] in [0, 1]
           rng: np.random.Generator, factor: int = 4, rounds: int = 2) -> torch.Tensor:
     "A realistic small version of a picture, enlarged to its size again: blur, resize, noise and JPEG, `rounds` times."
@@ -196,6 +198,7 @@ def random_mask(height: int, width: int, rng: np.random.Generator) -> torch.Tens
         if .1 <= out.mean() <= .6: break
     return out
 
+# %% ../nbs/00a_tasks.ipynb #56f5dc0b
 def with_hole(picture, mask):
     "Picture [..., 3, H, W] and mask [..., 1, H, W] → condition [..., 4, H, W]."
     return torch.cat([picture * (1 - mask) + .5 * mask, mask], -3)
@@ -259,6 +262,7 @@ def edit(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
     colour = other(COLOURS, solid.colour)
     return swap(replace(solid, colour=colour)), f"make the {name} {colour}"
 
+# %% ../nbs/00a_tasks.ipynb #3e505d34
 def _edited(batch):
     "Scenes before → examples: 'cond' is the picture before, 'image' the one after, the caption is the instruction."
     pairs = [edit(s, np.random.default_rng((s.caption_seed, 7))) for s in batch["scene"]]

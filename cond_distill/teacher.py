@@ -40,6 +40,7 @@ def read_schedule(folder: Path) -> Schedule:
     "The schedule of a pipeline's folder."
     return Schedule.from_diffusers(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
 
+# %% ../nbs/02_teacher.ipynb #dac794d0
 class Teacher(nn.Module):
     "A frozen diffusion model: no gradients, evaluation mode, one call signature. This class is Stable Diffusion 1 and 2; other families derive from it."
     def __init__(self, backbone, vae, text_encoder, tokenizer, schedule: Schedule):
