@@ -104,6 +104,14 @@ def growth(cfg, teacher, data, rounds) -> list[dict]:
         rows.append({"batch": b, "training, ms an image": 1e3 * best["step"] / b, "drawing in 4 steps, ms an image": 1e3 * best["draw"] / b})
     return rows
 
+def growth_of_drawing(teacher, rounds) -> dict:
+    "ms of a drawing of 16 pictures with the number of steps, and of one call with the side of the latent."
+    student, cond = Student.load(teacher, ASSETS / "depth_distilled"), torch.rand(16, 1, 64, 64)
+    steps = fastest({k: lambda k=k: draw_images(student, [""] * 16, cond, steps=k, any_steps=True) for k in (1, 2, 4, 8)}, max(3, rounds // 3))
+    text, sides = teacher.empty().expand(4, -1, -1), (8, 16, 24, 32)
+    with torch.no_grad(): calls = fastest({k: lambda z=torch.randn(4, teacher.latent_shape[0], k, k, device=teacher.device): teacher(z, 500, text) for k in sides}, rounds)
+    return dict(steps={k: 1e3 * v for k, v in steps.items()}, sides={k: 1e3 * v for k, v in calls.items()})
+
 def startup() -> list[tuple]:
     "Seconds until something can be done, the fastest of three."
     def once(*command):
@@ -124,7 +132,7 @@ def main():
     ratios = trained + [("memory of a PE-CoDi step over that of a CoDi (full) step", memory, "< 1")] + drawn
     commit = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if teacher.device.type == "cuda" else f"a CPU ({torch.get_num_threads()} threads)"
-    found = dict(commit=commit, device=device, ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in ratios], seconds=seconds | more, growth=growth(cfg, teacher, data, args.rounds), startup=startup())
+    found = dict(commit=commit, device=device, ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in ratios], seconds=seconds | more, growth=growth(cfg, teacher, data, args.rounds), drawing=growth_of_drawing(teacher, args.rounds), startup=startup())
     (ROOT / "results/benchmarks.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     good = lambda r, aim: {"≤": r <= float(aim[2:]), "≥": r >= float(aim[2:]), "<": r < float(aim[2:])}[aim[0]]
     shown = [{"what": r["what"], "ratio": r["ratio"], "aim": r["aim"], "met": "yes" if good(r["ratio"], r["aim"]) else "no"} for r in found["ratios"]]
