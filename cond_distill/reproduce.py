@@ -124,14 +124,16 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
 # %% ../nbs/07b_reproduce.ipynb #b9b1d508
 LONG = 512   # held-out conditions for numbers of steps above 8, which the undistilled model alone is asked for, seed 0
 
-def _first(held: dict, n: int) -> dict:
-    "The first n of a held-out set."
-    return {k: v if isinstance(v, str) else v[:n] for k, v in held.items()}
+def _some(held: dict, n: int) -> dict:
+    "n of a held-out set, taken evenly: its first half has captions."
+    pick = [i * len(held["caption"]) // n for i in range(min(n, len(held["caption"])))]
+    return {k: v if isinstance(v, str) else v[pick] if torch.is_tensor(v) else [v[i] for i in pick] for k, v in held.items()}
 
 def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
-    "FID and KID of all pictures, and how FID depends on their number."
+    "FID and KID of all pictures, and how FID depends on their number (taken evenly: the first half has captions)."
     a, b = features(net, truth), features(net, images)
-    return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[:n], b[:n]) for n in sizes if n < len(a)}
+    some = lambda n: torch.arange(n) * len(a) // n
+    return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[some(n)], b[some(n)]) for n in sizes if n < len(a)}
 
 def standard(images, truth) -> dict:
     "FID in Inception's features and LPIPS by torchmetrics, where torch-fidelity, torchvision and their weights are on this machine; nothing is fetched."
@@ -152,7 +154,7 @@ def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> lis
     "Rows of `compare.score` with their sample count, and KID and diversity at 4 steps; a finetuned model is asked with the samplers for such models."
     asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
     if (job.method, job.seed, job.part) == ("undistilled", 0, 1.):
-        part = _first(held, LONG)
+        part = _some(held, LONG)
         asked += [("ddim", k, part) for k in (20, 50, 200)] + [(m, k, part) for m in ("dpm++", "unipc") for k in (20, 50)]
     rows = []
     for method, k, seen in asked:
