@@ -126,7 +126,7 @@ LONG = 512   # held-out conditions for numbers of steps above 8, which the undis
 
 def _some(held: dict, n: int) -> dict:
     "n of a held-out set, taken evenly: its first half has captions."
-    pick = [i * len(held["caption"]) // n for i in range(min(n, len(held["caption"])))]
+    total = len(held["caption"]); n = min(n, total); pick = [i * total // n for i in range(n)]
     return {k: v if isinstance(v, str) else v[pick] if torch.is_tensor(v) else [v[i] for i in pick] for k, v in held.items()}
 
 def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
