@@ -4,7 +4,7 @@
 
 # %% ../nbs/07b_reproduce.ipynb #0890f00b
 from __future__ import annotations
-import json, subprocess, time
+import json, subprocess
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -17,12 +17,12 @@ from .config import TrainConfig
 from .loss import draw
 from .metrics import features, frechet, kernel_distance, load_recogniser
 from .tasks import find_task
-from .teacher import Teacher
-from .trainer import Run, distill_to_end
+from .teacher import Teacher, best_device
+from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
-__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'units', 'steps_for', 'Job', 'train', 'distances', 'standard',
-           'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
+__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train', 'distances',
+           'standard', 'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -35,15 +35,16 @@ def _unit(teacher: Teacher) -> float:
 
 @lru_cache(maxsize=None)
 def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
-    "Operations of one training step on one image, in calls of the teacher: (before the ramp of the look-ahead, after it)."
+    "Operations of one training step per image, in calls of the teacher: (before the ramp of the look-ahead, after it). Counted at the run's batch: an adaptor's changed weights are made once a step, whatever the batch."
     from torch.utils.flop_counter import FlopCounterMode
     run, out, task = Run(cfg, teacher), [], find_task(cfg.task)
-    x = torch.randn(2, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).to(teacher.device)
-    batch = dict(x=x, cond=torch.rand(2, task.channels, *[teacher.image_size] * 2, device=teacher.device), text=teacher.empty().expand(2, -1, -1).float())
+    n = cfg.batch
+    x = torch.randn(n, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).to(teacher.device)
+    batch = dict(x=x, cond=torch.rand(n, task.channels, *[teacher.image_size] * 2, device=teacher.device), text=teacher.empty().expand(n, -1, -1).float())
     for progress in (0., 1.):
         d = draw(teacher.schedule, x, torch.Generator().manual_seed(0), cfg.delta, True, progress, cfg.timesteps)
         with FlopCounterMode(display=False) as count: run.loss(run.student, run.target, batch, d)[0].backward()
-        out.append(count.get_total_flops() / 2 / _unit(teacher))
+        out.append(count.get_total_flops() / n / _unit(teacher))
     return tuple(out)
 
 def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
@@ -116,6 +117,7 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
         if not (out / "cond_distill.json").exists():
             distill_to_end(replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))), teacher, progress)
         student = Student.load(teacher, out)
+        if (was := student.about["config"]["lr"]) != cfg.lr: raise ValueError(f"{out} was trained with learning rate {was:g}, wanted is {cfg.lr:g}; move it away")
         if last: break
         if cfg.adaptor == "backbone": name = str(merged(student, name, folder / "distilled_teacher")); teacher = Teacher.from_pretrained(name, teacher.device)
         else: start = str(out)
@@ -175,14 +177,17 @@ def _stages(folder: Path) -> list[dict]:
     read = [json.loads(p.read_text()) for p in sorted(folder.glob("stage_*/cond_distill.json"))]
     return [dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"]) for a in read]
 
+def _minutes(folder: Path) -> float: return round(sum(logged_minutes(p.parent) for p in folder.glob("stage_*/log.csv")), 1)
+
 def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Path, cache: str, steps=(1, 2, 4, 8), progress: bool = True, **more) -> dict:
     "Train and examine, or read what was found before."
     file = Path(results) / f"{job.name}.json"
-    if file.exists(): return json.loads(file.read_text())
-    began = time.time()
+    if file.exists():
+        found = json.loads(file.read_text())
+        if found["job"]["lr"] != job.lr: raise ValueError(f"{file} was made with learning rate {found['job']['lr']:g}, wanted is {job.lr:g}; move the file and the folder {Path(runs) / job.name} away")
+        return found
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
-    trained = time.time()
-    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), stages=_stages(Path(runs) / job.name), training_minutes=round((trained - began) / 60, 1),
+    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), stages=_stages(Path(runs) / job.name), training_minutes=_minutes(Path(runs) / job.name),
                  threads=torch.get_num_threads(), device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=commit())
     file.parent.mkdir(parents=True, exist_ok=True); file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n"); file.with_suffix(".part").replace(file)
     return found
@@ -197,7 +202,7 @@ def best_rate(method: str, found: dict) -> float:
 
 def reproduce(cfg):  # a `cli.ReproduceConfig`
     "All jobs that are not done yet; returns {name: result}."
-    teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
+    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser()
     before, after = units(TrainConfig(), teacher)
     budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
     methods, places = cfg.methods or tuple(ABLATIONS if cfg.ablations else METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
@@ -225,9 +230,11 @@ def summary(results: list[dict]) -> list[dict]:
         rows.append(dict(task=task, method=method, sampler=sampler, seeds=max(map(len, steps.values()))) | {f"FID@{k}": interval(v) for k, v in sorted(steps.items())})
     return rows
 
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t for 2 … 10 values, 97.5 %
+
 def interval(values: list[float]) -> str:
     "Mean ± half of the 95 % confidence interval (Student's t); one value stands alone."
     n, mean = len(values), sum(values) / len(values)
     if n == 1: return f"{mean:.2f}"
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}.get(n, 2.)
+    t = T_95[min(n, 10) - 2]
     return f"{mean:.2f} ± {t * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** .5:.2f}"

@@ -28,7 +28,7 @@ from .teacher import Teacher, best_device
 # %% auto #0
 __all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'Run', 'save_run', 'load_run', 'Record',
            'one_step', 'held_examples', 'validation_grid', 'measure_curve', 'ask_judge', 'distill', 'distill_to_end',
-           'finish']
+           'finish', 'logged_minutes']
 
 # %% ../nbs/06_trainer.ipynb #5a34744e
 def _features():
@@ -338,3 +338,8 @@ def finish(run: Run,
     distilled = run.cfg.preset != "data_only"
     run.sampler.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
                      sampling_steps=[1, 2, 4, 8] if distilled else None, **run.sampler.about, **more)
+
+def logged_minutes(out) -> float:
+    "Minutes of training in the log of a run, resumptions included."
+    seconds = [float(r["seconds"]) for r in csv.DictReader(open(Path(out) / "log.csv"))]
+    return sum(a for a, b in zip(seconds, seconds[1:] + [0.]) if b < a) / 60

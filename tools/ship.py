@@ -1,5 +1,5 @@
 """Copy finished adaptors into the package's assets, with a measured step curve and a model card each: `ship.py RUN [RUN…]`; `ship.py --measure NAME [NAME…]` measures and describes shipped ones anew."""
-import csv, json, shutil, sys
+import json, re, shutil, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -10,12 +10,7 @@ from cond_distill.config import TrainConfig
 from cond_distill.metrics import load_recogniser, table
 from cond_distill.tasks import find_task
 from cond_distill.teacher import ASSETS, Teacher
-from cond_distill.trainer import measure_curve
-
-def minutes(run):
-    "Minutes of the training, from its log (sum over resumptions)."
-    seconds = [float(r["seconds"]) for r in csv.DictReader(open(run / "log.csv"))]
-    return sum(a for a, b in zip(seconds, seconds[1:] + [0.]) if b < a) / 60
+from cond_distill.trainer import logged_minutes, measure_curve
 
 WAYS = dict(ControlNetAdaptor="A `ControlNetModel` and low-rank changes (LoRA) to the decoder", T2IAdaptor="A `T2IAdapter`, computed once an image, and low-rank changes (LoRA) to the decoder",
             ConcatAdaptor="Extra input channels for the condition's latent, and low-rank changes (LoRA) to all layers", LoRAAdaptor="Low-rank changes (LoRA) to all layers",
@@ -75,11 +70,10 @@ def ship(run):
     for file in (*run.glob("*.safetensors"), *run.glob("config.json")): shutil.copy(file, out / file.name)
     about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")  # not the folders of the machine it was made on
     (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    describe(out, minutes(run))
+    describe(out, logged_minutes(run))
 
 def old_minutes(folder):
     "Of a shipped one, from its file, or from the card that it has."
-    import re
     about = json.loads((folder / "cond_distill.json").read_text())
     return about.get("minutes") or float(re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text())[1])
 
