@@ -29,8 +29,9 @@ def _pieces(teacher, cfg, done):
 
 def _cache_name(teacher, cfg):
     "Different for everything that changes the examples."
-    if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}"
-    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}_{teacher.fingerprint()}"
+    dtype = "" if cfg.dtype == "float32" else f"_{cfg.dtype}"
+    if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}{dtype}"
+    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}_{teacher.fingerprint()}{dtype}"
 
 # %% ../nbs/05c_cache.ipynb #1214344a
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
@@ -46,8 +47,8 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
         i, part = done, _encode(teacher, piece); done += len(piece["image"])
         skipped |= dict.fromkeys(piece.get("skipped", ()))
         files = files or {k: np.lib.format.open_memmap(folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])) for k, v in part.items()}
-        for k, v in part.items(): files[k][i:i + len(v)] = v
-        done_file.write_text(str(done))
+        for k, v in part.items(): files[k][i:i + len(v)] = v; files[k].flush()
+        done_file.with_suffix(".part").write_text(str(done)); done_file.with_suffix(".part").replace(done_file)
     if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(list(skipped)[:3])}{' …' if len(skipped) > 3 else ''}"); (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
     return files
 

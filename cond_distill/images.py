@@ -74,8 +74,9 @@ def list_images(source) -> list[Item]:
     return items
 
 def digest(source) -> str:
-    "Eight hex digits of a folder's place and the names of its pictures: caches are named by it."
-    return hashlib.sha256("\n".join([str(Path(source).resolve()), *(i.name for i in list_images(source))]).encode()).hexdigest()[:8]
+    "Eight hex digits of a folder's place and the names, sizes and captions of its pictures: caches are named by it."
+    said = lambda i: f"{i.name} {i.caption} {i.file.stat().st_size if isinstance(i.file, Path) else ''}"
+    return hashlib.sha256("\n".join([str(Path(source).resolve()), *map(said, list_images(source))]).encode()).hexdigest()[:8]
 
 # %% ../nbs/00b_images.ipynb #d5736264
 def _pairs(folder):

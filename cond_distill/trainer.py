@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_trainer.ipynb #3bbcda41
 from __future__ import annotations
-import csv, os, shutil, signal, time
+import csv, math, os, shutil, signal, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -16,19 +16,19 @@ from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
 from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
 from .cache import cache_examples, make_batch
-from .checkpoints import last_checkpoint, write_checkpoint
+from .checkpoints import checkpoints, last_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .images import Photos
 from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
 from .tasks import better, examples, find_task
-from .teacher import Teacher, best_device
+from .teacher import Teacher
 
 # %% auto #0
 __all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'Run', 'save_run', 'load_run', 'Record',
-           'one_step', 'held_examples', 'validation_grid', 'measure_curve', 'ask_judge', 'distill', 'distill_to_end',
-           'finish', 'logged_minutes']
+           'one_step', 'held_examples', 'validation_grid', 'measure_curve', 'ask_judge', 'open_teacher', 'distill',
+           'distill_to_end', 'finish', 'logged_minutes']
 
 # %% ../nbs/06_trainer.ipynb #5a34744e
 def _features():
@@ -80,7 +80,8 @@ def make_optimizer(cfg: TrainConfig, params):
     return kind(params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3, **dict(fused=True) if kind is torch.optim.AdamW else {})
 
 def _check_shares(cfg, processes):
-    "A batch is cut into equal shares of processes and of accumulation."
+    "A batch is cut into equal shares of processes and of accumulation; what looks at a whole batch cannot be cut."
+    if processes * cfg.accumulate > 1 and (cfg.adversary or cfg.data != "latent"): raise ValueError("an adversary, and distances between pixels or features, look at the whole batch: they need one process and accumulate=1")
     if cfg.batch % (processes * cfg.accumulate): raise ValueError(f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} cannot share equally; it must be a multiple of {processes * cfg.accumulate}")
 
 def _lr_share(cfg, step):
@@ -140,7 +141,7 @@ FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "
 def load_run(run: Run) -> bool:
     "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
     found, mine = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device), run.student.teacher.fingerprint()
-    if not found: return False
+    if not found: _forget_after(run, 0); return False
     path, state = found
     if state["teacher"] != mine: raise ValueError(f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another `out`, or the teacher it was made with")
     there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]               # an older version may not know every setting
@@ -150,15 +151,21 @@ def load_run(run: Run) -> bool:
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
     run.target_ema.copy_to(run.target_params)
-    for name in ("log.csv", "judged.csv"): _forget_after(Path(run.cfg.out) / name, run.step)
+    _forget_after(run, run.step)
     return True
 
-def _forget_after(log, step):
-    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again; and a row that it did not finish."
-    if not log.exists(): return
-    head, *rows = log.read_text().splitlines(keepends=True) or [""]
-    whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n")]
-    part = log.with_suffix(".part"); part.write_text(head + "".join(r for r in whole if int(r.split(",")[0]) <= step)); part.replace(log)
+def _forget_after(run, step):
+    "Drop the logged rows of steps after the checkpoint: a killed process wrote them, and they come again; and a row that it did not finish."
+    for log in (Path(run.cfg.out) / "log.csv", Path(run.cfg.out) / "judged.csv") if run.main else ():
+        if not log.exists(): continue
+        head, *rows = log.read_text().splitlines(keepends=True) or [""]
+        whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step]
+        part = log.with_suffix(".part"); part.write_text(head + "".join(whole)); part.replace(log)
+        if not whole: log.unlink()
+
+def _agree(run, number: int) -> list[int]:
+    "That number in every process."
+    return run.accelerator.gather(torch.tensor([number], device=run.accelerator.device)).tolist() if run.accelerator.num_processes > 1 else [number]
 
 # %% ../nbs/06_trainer.ipynb #ad3552f3
 @dataclass
@@ -206,9 +213,10 @@ def one_step(run: Run, data: dict) -> dict:
     d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
     loss, parts = _gradients(run, batch, d)
     norm = run.accelerator.clip_grad_norm_(run.params, cfg.clip)
+    lr = run.sched.get_last_lr()[0]                            # of this step
     _step_if_finite(run, loss, norm)
     run.step += 1; run.nfe += round(parts.pop("forwards"))
-    return parts | dict(grad_norm=float(norm), lr=run.sched.get_last_lr()[0])
+    return parts | dict(grad_norm=float(norm), lr=lr)
 
 def _step_if_finite(run, loss, norm):
     "Optimiser and averages, unless something is NaN or infinite."
@@ -254,12 +262,15 @@ def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
     return found
 
 def _keep_best(run, found):
-    "Copy the sampling average to best/ if it is the best so far by the measure `cfg.best`."
+    "Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."
     name = run.cfg.best or next(iter(found))
     if name not in found: raise ValueError(f"best is {name!r}; the judge of this run measures: {', '.join(found)}")
-    if run.best and not better(name, found[name], run.best[0]): return
-    run.best = (found[name], run.step)
-    finish(run, Path(run.cfg.out) / "best", best={name: found[name]})
+    value, before = float(found[name]), run.best
+    if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])): return
+    run.best, folder = (name, value, run.step), Path(run.cfg.out) / "best"
+    part = folder.with_suffix(".part"); shutil.rmtree(part, ignore_errors=True)
+    finish(run, part, best={name: value})
+    shutil.rmtree(folder, ignore_errors=True); part.replace(folder)
 
 def _append(path, row: dict):
     "One more row of a CSV file."
@@ -275,7 +286,8 @@ def _check_source(cfg):
 
 def _check_room(run):
     "Find out before the first step, not at the first checkpoint, that `cfg.out` cannot be written or is too small."
-    out, need = Path(run.cfg.out), (run.cfg.keep + 1) * 5 * sum(p.numel() * p.element_size() for p in run.params)   # weights, two moments, two averages
+    out, size = Path(run.cfg.out), 5 * sum(p.numel() * p.element_size() for p in run.params)             # weights, two moments, two averages
+    need = (run.cfg.keep + 1 - min(run.cfg.keep, len(checkpoints(out / "checkpoints")))) * size
     try: out.mkdir(parents=True, exist_ok=True); probe = out / f".probe{os.getpid()}"; probe.touch(); probe.unlink()
     except OSError as e: raise OSError(f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out FOLDER)") from e
     free = shutil.disk_usage(out).free
@@ -292,23 +304,30 @@ def _calm_interrupt():
     finally: signal.signal(signal.SIGINT, old)
 
 # %% ../nbs/06_trainer.ipynb #56645497
+def open_teacher(cfg: TrainConfig) -> Teacher:
+    "The teacher of a run on this process's own device."
+    from accelerate import PartialState
+    device = PartialState(cpu=not torch.cuda.is_available()).device
+    return Teacher.from_pretrained(cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)
+
 def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
     from tqdm.auto import tqdm
     make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
-    run = Run(cfg, teacher or Teacher.from_pretrained(cfg.teacher, best_device(), getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)); load_run(run); _check_room(run)
+    run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run); load_run(run)
+    if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
     with run.accelerator.main_process_first(): data, began = cache_examples(run.student.teacher, cfg, progress and run.main), time.time()
     bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
     with _calm_interrupt() as asked:
         try:
-            while run.step < cfg.steps and not asked:
+            while run.step < cfg.steps and not any(_agree(run, len(asked))):
                 yield _record(run, one_step(run, data), began, bar, judge)
                 if run.step % cfg.save_every == 0: save_run(run)
             save_run(run)
         except GeneratorExit: save_run(run); raise             # the caller left its loop: the state is whole there
         finally: bar.close()
-    if asked: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
+    if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
     finish(run, judge=judge)
     run.accelerator.wait_for_everyone()
 

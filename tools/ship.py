@@ -39,7 +39,7 @@ library_name: diffusers
 ---
 # {name}
 
-{kind}. {WAYS[about["adaptor"]]}, for the teacher with the fingerprint {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. Task: {find_task(about["task"]).about} (`{about["task"]}`).
+{kind}. {WAYS[about["adaptor"]]}{"; a small transformer reads the instruction" if about.get("reader") else ""}, for the teacher with the fingerprint {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. Task: {find_task(about["task"]).about} (`{about["task"]}`).
 
 - data: {data}; seed {c["seed"]}
 - training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {took:.0f} minutes on a CPU
@@ -66,8 +66,10 @@ def describe(folder, took):
 def ship(run):
     "Copy a finished run."
     about, out = json.loads((run / "cond_distill.json").read_text()), ASSETS / run.name
+    files = [*run.glob("*.safetensors"), *run.glob("config.json")]
+    if not files: raise SystemExit(f"{run} holds no weights; has its training finished?")
     shutil.rmtree(out, ignore_errors=True); out.mkdir(parents=True)
-    for file in (*run.glob("*.safetensors"), *run.glob("config.json")): shutil.copy(file, out / file.name)
+    for file in files: shutil.copy(file, out / file.name)
     about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")  # not the folders of the machine it was made on
     (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     describe(out, logged_minutes(run))

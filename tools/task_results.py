@@ -1,4 +1,4 @@
-"""results/tasks.md and the picture of unselected samples of every task, from what `make tasks` trained and measured."""
+"""results/tasks.md and the picture of unselected samples of every task, from what `make tasks` measured."""
 import json, subprocess, sys
 from pathlib import Path
 import torch
@@ -22,21 +22,18 @@ FID and *LPIPS-like* are on the features of the shipped recogniser; every other 
 The first held-out scenes, nothing selected: {pictures}.
 """
 
-files = [ROOT / "results" / f for f in ("tasks_distilled.json", "tasks_undistilled.json")]
-rows = [r for f in files if f.exists() for r in json.loads(f.read_text())]   # without the opponents, if they are not trained yet
+rows = json.loads((ROOT / "results/tasks_distilled.json").read_text())
 teacher, names, tables, budget = Teacher.from_pretrained("shipped"), [], [], []
 for task in dict.fromkeys(r["task"] for r in rows):
     mine, floors = [r for r in rows if r["task"] == task and r["steps"]], [r for r in rows if r["task"] == task and not r["steps"]]
     tables.append(f"## {task}: {TASKS[task].about}\n\n" + table([{k: v for k, v in r.items() if k != "task"} for r in floors[:1] + mine]))
     held, drawn = held_out(256, teacher.image_size, task), {}
     shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(task=task)
-    for folder, kind, steps in ((ROOT / "runs" / f"{task}_undistilled", "undistilled", (4, 50)), (ASSETS / f"{task}_distilled", "distilled", (1, 2, 4))):
-        if not (folder / "cond_distill.json").exists(): continue
-        student = Student.load(teacher, folder)
-        for k in steps:
-            images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234, any_steps=True)
-            drawn[f"{kind}\n{k} step{'s' * (k > 1)}"] = TASKS[task].finish(images, shown["cond"])
-        budget.append(f"{task} {kind} {student.about['steps']} steps, {student.about['nfe']} an image of a batch")
+    student = Student.load(teacher, ASSETS / f"{task}_distilled")
+    for k in (1, 2, 4):
+        images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234)
+        drawn[f"distilled\n{k} step{'s' * (k > 1)}"] = TASKS[task].finish(images, shown["cond"])
+    budget.append(f"{task} {student.about['steps']} steps, {student.about['nfe']} an image of a batch")
     file = ROOT / "nbs/images" / f"task_{task}.png"; names.append(f"[{task}](../nbs/images/{file.name})")
     comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=80)
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
