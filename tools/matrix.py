@@ -41,20 +41,23 @@ def main():
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
     state = json.loads(file.read_text()) if file.exists() else {}
     cells = state["cells"] if state.get("made") == made else {}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     def keep(key, value): cells[key] = value; file.write_text(json.dumps(dict(made=made, cells=cells), indent=1) + "\n")
     for task in TASKS:
         held = held_out(args.n, teacher.image_size, task)
         if f"truth/{task}" not in cells:
-            keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
+            keep(f"commit/{task}", commit); keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
             keep(f"teacher alone/{task}", measure(net, task, draw_images(teacher, held["caption"] if TASKS[task].captions else [""] * args.n, steps=25, method="ddim", batch=64), held)[1])
             keep(f"truth/{task}", measure(net, task, held["image"], held)[1])
         for adaptor in ADAPTORS:
             if adaptor != "lora" and f"{adaptor}/{task}" not in cells: keep(f"{adaptor}/{task}", cell(teacher, net, adaptor, task, cfg, args.n)); print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
     rows = [{"task": t, "measure": cells[f"measure/{t}"]} | {name: cells[f"{name}/{t}"] for name in ("teacher alone", *[a for a in ADAPTORS if a != "lora"], "truth")} for t in TASKS]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commits = {}
+    for t in TASKS: commits.setdefault(cells[f"commit/{t}"], []).append(t)
+    made_on = "; ".join(f"commit {c} ({', '.join(ts)})" for c, ts in commits.items())
     (ROOT / "results/matrix.md").write_text(f"""# Adaptors and tasks
 
-Made by `make matrix` on commit {commit}, on a CPU ({torch.get_num_threads()} threads). Every pair: {args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
+Made by `make matrix` on {made_on}, on a CPU ({torch.get_num_threads()} threads). Every pair: {args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
 It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` takes no condition and is not in the table. Large is good, except for *depth error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture before the edit to the one after it, where the two differ: 0 for an answer that copies its condition, negative for one that is farther away than the copy (page [Tasks](../nbs/00a_tasks.ipynb)).
 
 {table(rows)}
