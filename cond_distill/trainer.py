@@ -141,7 +141,7 @@ FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "
 def load_run(run: Run) -> bool:
     "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
     found, mine = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device), run.student.teacher.fingerprint()
-    if not found: _forget_after(run, 0); return False
+    if not found: _forget_logs(run, 0); return False
     path, state = found
     if state["teacher"] != mine: raise ValueError(f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another `out`, or the teacher it was made with")
     there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]               # an older version may not know every setting
@@ -151,17 +151,21 @@ def load_run(run: Run) -> bool:
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
     run.target_ema.copy_to(run.target_params)
-    _forget_after(run, run.step)
+    _forget_logs(run, run.step)
     return True
 
-def _forget_after(run, step):
-    "Drop the logged rows of steps after the checkpoint: a killed process wrote them, and they come again; and a row that it did not finish."
-    for log in (Path(run.cfg.out) / "log.csv", Path(run.cfg.out) / "judged.csv") if run.main else ():
-        if not log.exists(): continue
-        head, *rows = log.read_text().splitlines(keepends=True) or [""]
-        whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step]
-        part = log.with_suffix(".part"); part.write_text(head + "".join(whole)); part.replace(log)
-        if not whole: log.unlink()
+def _forget_after(log: Path, step: int):
+    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again; and a row that it did not finish."
+    if not log.exists(): return
+    head, *rows = log.read_text().splitlines(keepends=True) or [""]
+    whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step]
+    part = log.with_suffix(".part"); part.write_text(head + "".join(whole)); part.replace(log)
+
+def _forget_logs(run, step: int):
+    "The same for the logs of a run; all of them if nothing has been saved."
+    for name in ("log.csv", "judged.csv") if run.main else ():
+        _forget_after(Path(run.cfg.out) / name, step)
+        if not step: (Path(run.cfg.out) / name).unlink(missing_ok=True)
 
 def _agree(run, number: int) -> list[int]:
     "That number in every process."
