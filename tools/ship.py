@@ -32,7 +32,7 @@ def card(about, name, took):
     kind = "An undistilled adaptor: plain finetuning, the opponent" if c["preset"] == "data_only" else "A distilled adaptor for 1, 2, 4 or 8 steps"
     shown = {k: v for k, v in c.items() if k in vars(plain) and v != getattr(plain, k) and k not in ("out", "cache", "save_every", "grid_every", "workers")}
     flags = " ".join(f"--no-{k.replace('_', '-')}" if v is False else f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in shown.items())
-    data = f"{c['scenes']} crops of the photographs in `{c['images']}`" if c.get("images") else f"{c['scenes']} rendered training scenes, captions '{c['captions']}', {c['caption_dropout']:.0%} of them dropped"
+    data = f"{c['scenes']} crops of the photographs in `{c['images']}`" if c.get("images") else f"{c['scenes']} rendered training scenes, " + (f"captions '{c['captions']}', {c['caption_dropout']:.0%} of them dropped" if find_task(c["task"]).captions else "with instructions")
     return f"""---
 license: apache-2.0
 library_name: diffusers
