@@ -7,7 +7,7 @@ CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bench teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: reader bench teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,11 +57,16 @@ rows: env  ## Train the rows that isolate the method, each with as many network 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
 	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/look_ahead_500 runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
+	.venv/bin/cond-distill evaluate --n 256 --steps 2 4 8 50 --methods unipc --out results/unipc.json --adaptors depth_undistilled
 	$(PY) tools/results.py
 
 tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponents are in `make reproduce`)
 	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --out results/tasks_distilled.json --adaptors superres_x4_distilled inpaint_distilled edit_distilled
 	$(PY) tools/task_results.py
+
+reader: env  ## Train an editing adaptor with and without a reader of its instructions, and measure both (about ten minutes on 2 cores)
+	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --preset data_only --timesteps all --steps 400 --scenes 12000 --grid-every 0 || exit 1; done
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --methods ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
 
 reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on)
 	.venv/bin/cond-distill reproduce

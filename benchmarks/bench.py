@@ -70,7 +70,7 @@ def kept(cfg, teacher, data, **settings) -> float:
     "MB that a step keeps for its backward pass, and what the trained parameters need (weights, gradients, moments, averages)."
     run, _ = after_ramp(cfg, teacher, data, **settings); seen = {}
     def keep(a): seen[a.untyped_storage()._cdata] = a.untyped_storage(); return a
-    d, g = None, torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     batch = make_batch(data, run.cfg, teacher.empty(), g, teacher.device)
     d = draw(teacher.schedule, batch["x"], g, cfg.delta, True, 1., cfg.timesteps)
     own = {p.untyped_storage()._cdata for p in [*run.params, *teacher.parameters()]}
@@ -83,7 +83,7 @@ def sampling(teacher, rounds, n=16):
     student = Student.load(teacher, ASSETS / "depth_distilled")
     from cond_distill.compare import held_out
     held = held_out(2 * n); captions, cond = held["caption"][:n], held["cond"][:n]
-    text, z, ready = teacher.embed(captions), torch.randn(n, *teacher.latent_shape).to(teacher.device), None
+    text, z = teacher.embed(captions), torch.randn(n, *teacher.latent_shape).to(teacher.device)
     with torch.no_grad(): ready = student.prepare(cond.to(teacher.device))
     @torch.no_grad()
     def four():

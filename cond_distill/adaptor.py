@@ -105,6 +105,7 @@ def keep_signal(net: nn.Module):
     for m in net.modules():
         if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, 1.68 / m.weight[0].numel() ** .5); nn.init.zeros_(m.bias)  # 1.68² E[silu(u)²] = 1 for normal u
 
+# %% ../nbs/04_adaptor.ipynb #5269372e
 class ControlNetAdaptor(Adaptor):
     "diffusers' `ControlNetModel`, made from a teacher's U-Net, and low-rank changes to the U-Net's decoder; zero effect at the start."
     def __init__(self, net, lora: LowRank, image_size: int):

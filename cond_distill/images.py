@@ -155,6 +155,7 @@ class Photos(torch.utils.data.Dataset):
         "Several examples at once."
         return collate([self[k] for k in indices])
 
+# %% ../nbs/00b_images.ipynb #b4bc837c
 def collate(examples: list[dict]) -> dict:
     "A batch as the trainer takes it."
     stack = lambda k: torch.stack([e[k] for e in examples])

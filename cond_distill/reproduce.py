@@ -22,7 +22,7 @@ from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
 __all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train', 'distances',
-           'standard', 'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'interval']
+           'standard', 'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'mean_interval', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -137,6 +137,7 @@ def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
     some = lambda n: torch.arange(n) * len(a) // n
     return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[some(n)], b[some(n)]) for n in sizes if n < len(a)}
 
+# %% ../nbs/07b_reproduce.ipynb #69996b55
 def standard(images, truth) -> dict:
     "FID in Inception's features and LPIPS by torchmetrics, where torch-fidelity, torchvision and their weights are on this machine; nothing is fetched."
     hub, out = Path(torch.hub.get_dir()) / "checkpoints", {}
@@ -152,6 +153,7 @@ def standard(images, truth) -> dict:
         out["LPIPS"] = sum(lpips(a, b, "alex", "sum", normalize=True).item() for a, b in zip(images.split(64), truth.split(64))) / len(images)
     return out
 
+# %% ../nbs/07b_reproduce.ipynb #36f8cebf
 def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
     "Rows of `compare.score` with their sample count, and KID and diversity at 4 steps; a finetuned model is asked with the samplers for such models."
     asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
@@ -232,9 +234,12 @@ def summary(results: list[dict]) -> list[dict]:
 
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t for 2 … 10 values, 97.5 %
 
-def interval(values: list[float]) -> str:
-    "Mean ± half of the 95 % confidence interval (Student's t); one value stands alone."
+def mean_interval(values: list[float]) -> tuple[float, float]:
+    "Mean, and half of its 95 % confidence interval (Student's t); 0 for one value."
     n, mean = len(values), sum(values) / len(values)
-    if n == 1: return f"{mean:.2f}"
-    t = T_95[min(n, 10) - 2]
-    return f"{mean:.2f} ± {t * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** .5:.2f}"
+    return mean, T_95[min(n, 10) - 2] * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** .5 if n > 1 else 0.
+
+def interval(values: list[float]) -> str:
+    "Mean ± half of the interval; one value stands alone."
+    mean, half = mean_interval(values)
+    return f"{mean:.2f} ± {half:.2f}" if len(values) > 1 else f"{mean:.2f}"

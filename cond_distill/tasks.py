@@ -38,7 +38,7 @@ TASKS: dict[str, Task] = {}
 def find_task(name: str) -> Task:
     "The task of that name; 'pairs' is that of your own input/target pictures."
     if name not in TASKS and name != "pairs": raise ValueError(f"task is {name!r}; this version has: {', '.join(TASKS)}, and pairs for your own")
-    return TASKS.get(name, PAIRS)
+    return TASKS[name] if name in TASKS else PAIRS
 
 SMALL_IS_GOOD = ("depth error", "LPIPS-like", "FID", "KID")
 

@@ -95,7 +95,7 @@ class Run:
         from accelerate import Accelerator
         from diffusers.training_utils import EMAModel
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
-        self.best: tuple | None = None                          # the judge's best value and its step
+        self.best: tuple | None = None                          # (measure, its best value, the step)
         self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
