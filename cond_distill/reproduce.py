@@ -12,17 +12,19 @@ from pathlib import Path
 import torch
 from .adaptor import Student
 from .baselines import merged
-from .compare import held_out, score, spread
+from .compare import comparison, held_out, score, spread
 from .config import TrainConfig
 from .loss import draw
 from .metrics import features, frechet, kernel_distance, load_recogniser
+from .sampler import draw_images
 from .tasks import find_task
 from .teacher import Teacher, best_device
 from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
 __all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train', 'distances',
-           'standard', 'exam', 'commit', 'run_job', 'best_rate', 'reproduce', 'summary', 'mean_interval', 'interval']
+           'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'reproduce', 'summary', 'mean_interval',
+           'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -79,7 +81,7 @@ ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
     "d_x between pixels": [dict(data="pixels")], "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)], "no focus": [dict(focus=0.)], "no ramp": [dict(ramp_start=0., ramp_end=0.)],
-    **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
+    **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)}, **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
     **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
     "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
     "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
@@ -194,6 +196,18 @@ def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Pa
     file.parent.mkdir(parents=True, exist_ok=True); file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n"); file.with_suffix(".part").replace(file)
     return found
 
+# %% ../nbs/07b_reproduce.ipynb #b07d9ed9
+def gallery(jobs: list, teacher: Teacher, runs: Path, cache: str, steps: int = 4, n: int = 8):
+    "Figure: what the models of these jobs (of one task) draw for n held-out conditions, the first half captioned; None if none of them was trained here."
+    drawn, task = {}, find_task(jobs[0].task)
+    held = held_out(n, teacher.image_size, task.name)
+    for job in jobs:
+        folder = Path(runs) / job.name
+        if not (folder / f"stage_{len(job.stages)}" / "cond_distill.json").exists(): continue
+        student, method = train(job, teacher, folder, cache, False), "unipc" if job.finetuned else "auto"
+        drawn[job.method] = task.finish(draw_images(student, held["caption"], held["cond"], steps=steps, method=method, seed=1234, any_steps=True), held["cond"])
+    return comparison(held, drawn, range(n)) if drawn else None
+
 # %% ../nbs/07b_reproduce.ipynb #8d743aeb
 SEARCH_SEED = 100
 
@@ -220,7 +234,15 @@ def reproduce(cfg):  # a `cli.ReproduceConfig`
                 job = Job(m, task, seed, best_rate(Job(m).searched, found), budget, cfg.part)
                 print(f"{job.name}: learning rate {job.lr:g}", flush=True)
                 done[job.name] = run_job(job, teacher, net, exams(task, cfg.n if task == "depth" else cfg.others_n), *places)
+    for task in cfg.tasks if cfg.part == 1 else (): _save_gallery(task, cfg, teacher)
     return done
+
+def _save_gallery(task, cfg, teacher):
+    "Write the picture of the first seed's models that are trained here, also by earlier calls."
+    jobs = {j.method: j for p in (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json") for j in [Job(**json.loads(p.read_text())["job"])]}
+    jobs = [jobs[m] for m in METHODS if m in jobs]
+    drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
+    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=80, pil_kwargs=dict(quality=88))
 
 # %% ../nbs/07b_reproduce.ipynb #91b60a9e
 def summary(results: list[dict]) -> list[dict]:
