@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 import numpy as np
 import torch
+from filelock import FileLock
 from .config import TrainConfig
 from .images import Photos, collate, digest
 from .scenes import WORLD
@@ -15,7 +16,7 @@ from .tasks import examples, find_task
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['cache_examples', 'make_batch']
+__all__ = ['cache_examples', 'encode_examples', 'make_batch']
 
 # %% ../nbs/05c_cache.ipynb #753caf10
 def _pieces(teacher, cfg, done):
@@ -35,33 +36,43 @@ def _cache_name(teacher, cfg):
 
 # %% ../nbs/05c_cache.ipynb #1214344a
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
-    "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable."
-    from tqdm.auto import tqdm
+    "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable. One process makes them, others that want the same wait for it."
     folder = Path(cfg.cache) / _cache_name(teacher, cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    done_file = folder / "done.json"
-    done, files = (json.loads(done_file.read_text()) if done_file.exists() else 0), None
-    if done >= cfg.scenes: return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
-    skipped = {}
+    if _done(folder) < cfg.scenes:
+        with FileLock(folder.with_suffix(".lock")):
+            if _done(folder) < cfg.scenes: _make(teacher, cfg, folder, progress)
+    return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
+
+def _done(folder) -> int:
+    "How many examples of a cache are there."
+    file = folder / "done.json"
+    return json.loads(file.read_text()) if file.exists() else 0
+
+def _make(teacher, cfg, folder, progress):
+    "The examples that are missing."
+    from tqdm.auto import tqdm
+    done, files, skipped = _done(folder), None, {}
     for piece in tqdm(_pieces(teacher, cfg, done), desc="make and encode examples", initial=done // 100, total=-(-cfg.scenes // 100), disable=not progress):
-        i, part = done, _encode(teacher, piece); done += len(piece["image"])
+        i, part = done, encode_examples(teacher, piece); done += len(piece["image"])
         skipped |= dict.fromkeys(piece.get("skipped", ()))
         files = files or {k: np.lib.format.open_memmap(folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])) for k, v in part.items()}
         for k, v in part.items(): files[k][i:i + len(v)] = v; files[k].flush()
-        done_file.with_suffix(".part").write_text(str(done)); done_file.with_suffix(".part").replace(done_file)
+        (folder / "done.part").write_text(str(done)); (folder / "done.part").replace(folder / "done.json")
     if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(list(skipped)[:3])}{' …' if len(skipped) > 3 else ''}"); (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
-    return files
 
-def _encode(teacher, part):
-    "One piece of the cache as numpy arrays."
+def encode_examples(teacher: Teacher, part: dict) -> dict:
+    "A batch of examples as the cache keeps them: x, cond as bytes, text in half precision; numpy."
     cond = (part["cond"] * 255).round().to(torch.uint8)
     return dict(x=teacher.encode(part["image"]).cpu().numpy(), cond=cond.numpy(), text=teacher.embed(part["caption"]).cpu().half().numpy())
 
 # %% ../nbs/05c_cache.ipynb #5f71a94f
-def make_batch(data: dict, cfg: TrainConfig, empty, generator, device) -> dict:
+def make_batch(data,     # what `cache_examples` gives, or a function from the number of the step to its rows
+               cfg: TrainConfig, empty, generator, device, step: int = 0) -> dict:
     "A random batch on the device: x, cond in [0, 1], text (a share of the captions replaced by the empty one)."
-    i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator)
+    if callable(data): rows = data(step)
+    else: i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator).numpy(); rows = {k: torch.from_numpy(v[i]) for k, v in data.items()}
     drop = (torch.rand(cfg.batch, generator=generator) < cfg.caption_dropout) & find_task(cfg.task).captions
-    get = lambda k: torch.from_numpy(data[k][i.numpy()]).to(device, torch.float32)
+    get = lambda k: rows[k].to(device, torch.float32)
     text = torch.where(drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text"))
     return dict(x=get("x"), cond=get("cond") / 255, text=text)

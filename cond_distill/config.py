@@ -38,7 +38,7 @@ class TrainConfig:
     boundary: bool = False        # answers are forced to be z at t = 0
     adversary: float = 0.         # weight of a judge of the answers, which grows with the look-ahead; 0: none
     scenes: int = 4000            # examples to make and cache: rendered scenes, or crops of your images
-    images: str = ""              # folder of your own images instead of scenes; pairs in input/ and target/ with task "pairs"
+    images: str = ""              # folder of your own images instead of scenes, with task "pairs" of input/ and target/; or shards, "shards/*.tar", which are read as they are needed
     zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it
     recolour: bool = False        # hand on red, green and blue of your images in random order: for few photographs
     workers: int = 2              # processes that open images

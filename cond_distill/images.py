@@ -33,7 +33,7 @@ def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
             if "A" in image.getbands() or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-    except Exception as e: raise ValueError(f"{path} is not a readable picture: {str(e).replace(str(path), 'the file')}") from None
+    except Exception as e: raise ValueError(f"{path if isinstance(path, (str, Path)) else 'it'} is not a readable picture: {str(e).replace(str(path), 'the file')}") from None
 
 # %% ../nbs/00b_images.ipynb #19e0c0c6
 @dataclass(frozen=True)
@@ -120,13 +120,16 @@ class Photos(torch.utils.data.Dataset):
                  split: str = "train",    # "train", "held_out" or "all"
                  length: int = 1_000_000, zoom: float = 4., seed: int = 0,
                  recolour: bool = False): # red, green and blue of a crop in random order
-        self.recolour = recolour
-        self.task, self.size, self.length, self.zoom, self.seed = find_task(task) if task else None, size, length, zoom, seed
         items = list_images(source)
-        if task and (task == "pairs") != (items[0].before is not None): raise ValueError(f"task is {task!r}, but {str(source)!r} {'has' if items[0].before else 'has not'} the folders input/ and target/; they belong to the task 'pairs'")
-        if task and task != "pairs" and not self.task.of_image: raise ValueError(f"task {task!r} needs more than a picture; put your own pairs into input/ and target/ and use the task 'pairs'")
-        if len(items) >= 10 and split != "all": items = [i for i in items if _is_held_out(i.name) == (split == "held_out")] or items
-        self.items, self.split = items, split
+        self._settings(source, task, items[0].before is not None, size, split, length, zoom, seed, recolour)
+        self.items = items if len(items) < 10 else [i for i in items if self._mine(i.name)] or items
+
+    def _settings(self, source, task, pairs, size, split, length, zoom, seed, recolour):
+        "Keep them; refuse a task that these pictures cannot have."
+        self.task, self.pairs, self.size, self.split, self.length, self.zoom, self.seed, self.recolour = find_task(task) if task else None, pairs, size, split, length, zoom, seed, recolour
+        if task and (task == "pairs") != pairs: raise ValueError(f"task is {task!r}, but {str(source)!r} {'holds' if pairs else 'does not hold'} pairs of input and target; they belong to the task 'pairs'")
+        if task and task != "pairs" and not self.task.of_image: raise ValueError(f"task {task!r} needs more than a picture; use pairs of your own, input and target, and the task 'pairs'")
+    def _mine(self, name: str) -> bool: return self.split == "all" or _is_held_out(name) == (self.split == "held_out")
     def __len__(self): return self.length
 
     def __getitem__(self, k: int) -> dict:

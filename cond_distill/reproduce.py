@@ -86,6 +86,7 @@ ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
     "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
     "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)],
+    "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")], "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000., ramp_start=0., ramp_end=0.)], "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0., ramp_end=0.)],
     "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.)], "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.)],
 }
 RATES = (3e-4, 1e-3, 3e-3)   # learning rates of the search

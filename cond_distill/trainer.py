@@ -15,13 +15,13 @@ from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
 from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
-from .cache import cache_examples, make_batch
+from .cache import make_batch
 from .checkpoints import checkpoints, last_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .images import Photos
 from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
+from .stream import open_photos, training_data
 from .tasks import better, examples, find_task
 from .teacher import Teacher
 
@@ -210,7 +210,7 @@ def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
 def one_step(run: Run, data: dict) -> dict:
     "Draw, loss, backward, clip, step, both averages."
     cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
-    batch = make_batch(data, cfg, student.teacher.empty(), g, student.device)
+    batch = make_batch(data, cfg, student.teacher.empty(), g, student.device, run.step)
     progress, (k, delta) = run.step / cfg.steps, round_of(cfg, run.step)
     if cfg.preset == "progressive" and k > run.round: run.next_round(k)
     focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
@@ -235,7 +235,7 @@ def _step_if_finite(run, loss, norm):
 def held_examples(cfg: TrainConfig, size: int, n: int) -> dict:
     "The first n held-out examples of a run's task, without captions (but with instructions)."
     if not cfg.images: return examples(cfg.task, range(n), "held_out", size, "none")
-    held = Photos(cfg.images, cfg.task, size, "held_out", zoom=cfg.zoom, seed=cfg.seed).batch(range(n))
+    held = open_photos(cfg, size, "held_out").batch(range(n))
     return dict(held, caption=[""] * n)
 
 def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
@@ -285,7 +285,7 @@ def _append(path, row: dict):
 # %% ../nbs/06_trainer.ipynb #3f4ac2d4
 def _check_source(cfg):
     "A task that can be trained on what is given; found out before anything is made."
-    if cfg.images: Photos(cfg.images, cfg.task)
+    if cfg.images: open_photos(cfg, 64)
     elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene): raise ValueError(f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)")
 
 def _check_room(run):
@@ -321,7 +321,7 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
     make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
     run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run); load_run(run)
     if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
-    with run.accelerator.main_process_first(): data, began = cache_examples(run.student.teacher, cfg, progress and run.main), time.time()
+    data, began = training_data(run.student.teacher, cfg, progress, run.accelerator.process_index, run.accelerator.num_processes), time.time()
     bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
     with _calm_interrupt() as asked:
         try:
