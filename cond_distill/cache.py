@@ -5,10 +5,11 @@
 # %% ../nbs/05c_cache.ipynb #a7922ea8
 from __future__ import annotations
 import json
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from .config import TrainConfig
 from .images import Photos, collate, digest
 from .scenes import WORLD
@@ -40,26 +41,39 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     folder = Path(cfg.cache) / _cache_name(teacher, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     if _done(folder) < cfg.scenes:
-        with FileLock(folder.with_suffix(".lock")):
+        with _alone(folder, progress):
             if _done(folder) < cfg.scenes: _make(teacher, cfg, folder, progress)
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
+
+@contextmanager
+def _alone(folder, progress):
+    "While open, no other process makes this cache."
+    lock = FileLock(folder / "lock")
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        if progress: print(f"another process makes the examples in {folder}; waiting for it", flush=True)
+        lock.acquire()
+    try: yield
+    finally: lock.release()
 
 def _done(folder) -> int:
     "How many examples of a cache are there."
     file = folder / "done.json"
     return json.loads(file.read_text()) if file.exists() else 0
 
+# %% ../nbs/05c_cache.ipynb #ea48211a
 def _make(teacher, cfg, folder, progress):
     "The examples that are missing."
     from tqdm.auto import tqdm
-    done, files, skipped = _done(folder), None, {}
+    done, files = _done(folder), None
     for piece in tqdm(_pieces(teacher, cfg, done), desc="make and encode examples", initial=done // 100, total=-(-cfg.scenes // 100), disable=not progress):
         i, part = done, encode_examples(teacher, piece); done += len(piece["image"])
-        skipped |= dict.fromkeys(piece.get("skipped", ()))
+        with open(folder / "skipped.txt", "a") as f: f.writelines(f"{name}\n" for name in piece.get("skipped", ()))
         files = files or {k: np.lib.format.open_memmap(folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])) for k, v in part.items()}
         for k, v in part.items(): files[k][i:i + len(v)] = v; files[k].flush()
         (folder / "done.part").write_text(str(done)); (folder / "done.part").replace(folder / "done.json")
-    if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(list(skipped)[:3])}{' …' if len(skipped) > 3 else ''}"); (folder / "skipped.txt").write_text("\n".join(skipped) + "\n")
+    skipped = sorted(set((folder / "skipped.txt").read_text().splitlines()))
+    if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}")
 
 def encode_examples(teacher: Teacher, part: dict) -> dict:
     "A batch of examples as the cache keeps them: x, cond as bytes, text in half precision; numpy."

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from .cache import make_batch
 from .config import TrainConfig
 from .loss import at_boundary
-from .stream import training_data
+from .stream import first_examples, training_data
 from .teacher import Teacher
 from .trainer import Run, one_step, open_teacher
 
@@ -157,7 +157,7 @@ def check_memory(run: Run) -> Check:
 def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) -> list[Check]:
     "All checks of a run; leaves a sheet of examples and a report in `cfg.out`, and no checkpoint."
     run = Run(cfg, teacher or open_teacher(cfg))
-    data = training_data(run.student.teacher, cfg, progress); data = data.first(256) if callable(data) else data; out = Path(cfg.out); out.mkdir(parents=True, exist_ok=True)
+    data = first_examples(training_data(run.student.teacher, cfg, progress)); out = Path(cfg.out); out.mkdir(parents=True, exist_ok=True)
     batch = make_batch(data, replace(cfg, batch=8), run.student.teacher.empty(), torch.Generator().manual_seed(0), run.student.device)
     found = [f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)] + [check_grid(run), check_lag(run)]
     found += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]

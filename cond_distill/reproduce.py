@@ -122,7 +122,9 @@ def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool =
         student = Student.load(teacher, out)
         if (was := student.about["config"]["lr"]) != cfg.lr: raise ValueError(f"{out} was trained with learning rate {was:g}, wanted is {cfg.lr:g}; move it away")
         if last: break
-        if cfg.adaptor == "backbone": name = str(merged(student, name, folder / "distilled_teacher")); teacher = Teacher.from_pretrained(name, teacher.device)
+        if cfg.adaptor == "backbone":
+            made = folder / "distilled_teacher"
+            name = str(made if (folder / f"stage_{k + 2}" / "cond_distill.json").exists() else merged(student, name, made)); teacher = Teacher.from_pretrained(name, teacher.device)
         else: start = str(out)
     return student
 
@@ -204,7 +206,7 @@ def gallery(jobs: list, teacher: Teacher, runs: Path, cache: str, steps: int = 4
     held = held_out(n, teacher.image_size, task.name)
     for job in jobs:
         folder = Path(runs) / job.name
-        if not (folder / f"stage_{len(job.stages)}" / "cond_distill.json").exists(): continue
+        if not all((folder / f"stage_{k + 1}" / "cond_distill.json").exists() for k in range(len(job.stages))): continue
         student, method = train(job, teacher, folder, cache, False), "unipc" if job.finetuned else "auto"
         drawn[job.method] = task.finish(draw_images(student, held["caption"], held["cond"], steps=steps, method=method, seed=1234, any_steps=True), held["cond"])
     return comparison(held, drawn, range(n)) if drawn else None
@@ -217,6 +219,7 @@ def best_rate(method: str, found: dict) -> float:
     fid = {lr: min(r["FID"] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES}
     return min(lr for lr in RATES if fid[lr] <= 1.1 * min(fid.values()))
 
+# %% ../nbs/07b_reproduce.ipynb #eba405ac
 def reproduce(cfg):  # a `cli.ReproduceConfig`
     "All jobs that are not done yet; returns {name: result}."
     teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser()
@@ -240,10 +243,12 @@ def reproduce(cfg):  # a `cli.ReproduceConfig`
 
 def _save_gallery(task, cfg, teacher):
     "Write the picture of the first seed's models that are trained here, also by earlier calls."
+    from matplotlib import pyplot as plt
     jobs = {j.method: j for p in (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json") for j in [Job(**json.loads(p.read_text())["job"])]}
     jobs = [jobs[m] for m in METHODS if m in jobs]
-    drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
-    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=80, pil_kwargs=dict(quality=88))
+    try: drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
+    except ValueError as e: print(f"no picture of {task}: {e}"); return       # files from elsewhere, models from here
+    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=80, pil_kwargs=dict(quality=88)); plt.close(drawn)
 
 # %% ../nbs/07b_reproduce.ipynb #91b60a9e
 def summary(results: list[dict]) -> list[dict]:

@@ -85,6 +85,7 @@ def fit(name: str,      # of the stage; names the checkpoint and the log
     ema.copy_to(params)
     return module.eval()
 
+# %% ../nbs/09_teach.ipynb #2c6d8808
 def _resume(path, module, opt, ema, made) -> int:
     "Load a checkpoint, if there is one, and return its step; refuse one that was made with other settings."
     if not path.exists(): return 0
@@ -342,6 +343,7 @@ def new_pixel_unet(size: int):
     return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
                        block_out_channels=widths, layers_per_block=1, norm_num_groups=4, attention_head_dim=16)
 
+# %% ../nbs/09_teach.ipynb #b548feb5
 def photo_cache(cfg: TeachConfig) -> np.ndarray:
     "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."
     from cond_distill.images import Photos, collate, digest
@@ -357,6 +359,7 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     if skipped: print(f"skipped {len(skipped)} unreadable files: {'; '.join(list(skipped)[:5])}{' …' if len(skipped) > 5 else ''}")
     return file
 
+# %% ../nbs/09_teach.ipynb #254c862b
 def teach_pixels(cfg: TeachConfig) -> dict:
     "Train an unconditional pixel-space teacher on `cfg.images` and save it into `cfg.out`, with a sheet of samples."
     from diffusers import DDIMPipeline
@@ -384,6 +387,7 @@ Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on: {
 """)
     return report
 
+# %% ../nbs/09_teach.ipynb #ae59273d
 def _ddim_scheduler():
     "The cosine schedule as diffusers writes it."
     from diffusers import DDIMScheduler

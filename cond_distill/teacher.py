@@ -153,6 +153,7 @@ def added(net, outputs: dict):
     finally:
         for h in handles: h.remove()
 
+# %% ../nbs/02_teacher.ipynb #a895d572
 def text_inputs(self: Teacher, text) -> dict:
     "Text embeddings [B,L,D] as the keyword arguments of the network."
     return dict(encoder_hidden_states=text)

@@ -136,6 +136,7 @@ def save_run(run: Run):
     state = {k: v.state_dict() for k, v in run.parts().items()}
     write_checkpoint(Path(run.cfg.out) / "checkpoints", run.step, dict(state, step=run.step, nfe=run.nfe, round=run.round, best=run.best, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), run.cfg.keep)
 
+# %% ../nbs/06_trainer.ipynb #2c845d2d
 FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate"}   # settings that may change in the middle of a run
 
 def load_run(run: Run) -> bool:
@@ -154,6 +155,7 @@ def load_run(run: Run) -> bool:
     _forget_logs(run, run.step)
     return True
 
+# %% ../nbs/06_trainer.ipynb #487f6d4e
 def _forget_after(log: Path, step: int):
     "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again; and a row that it did not finish."
     if not log.exists(): return
@@ -330,7 +332,9 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
                 if run.step % cfg.save_every == 0: save_run(run)
             save_run(run)
         except GeneratorExit: save_run(run); raise             # the caller left its loop: the state is whole there
-        finally: bar.close()
+        finally:
+            bar.close()
+            if callable(data): data.close()
     if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
     finish(run, judge=judge)
     run.accelerator.wait_for_everyone()
