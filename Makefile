@@ -74,7 +74,7 @@ reproduce: env  ## Compare every method at equal budget, several seeds (hours; c
 ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget (about three hours on 2 cores; can be stopped)
 	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --methods PE-CoDi
 	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --ablations --seeds 0
-	.venv/bin/cond-distill reproduce --part 0.5 --tasks superres_x4 --seeds 0 --methods PE-CoDi "weights as printed" "no agreement" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
+	.venv/bin/cond-distill reproduce --part 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no agreement" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py

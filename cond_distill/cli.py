@@ -72,7 +72,7 @@ class PlanConfig:
 @dataclass(frozen=True)
 class ReproduceConfig:
     "Train and examine every method at equal budget; can be stopped, and goes on with the jobs that are missing."
-    tasks: tuple[str, ...] = ("depth", "superres_x4")  # tasks to compare on
+    tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare on
     methods: tuple[str, ...] = ()      # of `reproduce.METHODS`; none: all of them
     ablations: bool = False            # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
     seeds: tuple[int, ...] = (0, 1, 2) # of the trainings
