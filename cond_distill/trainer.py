@@ -44,7 +44,7 @@ def make_loss(cfg: TrainConfig, source=None,  # the model that is followed, for 
         if getattr(cfg, name) not in good: raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
     if cfg.preset in FOLLOWERS: return partial(FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance)
     loss = partial(PRESETS[cfg.preset], z_s=cfg.z_s, distance=cfg.distance, data_distance=_SEEN[cfg.data](), boundary=cfg.boundary, extra=adversary)
-    if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end))
+    if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end, reach=cfg.reach))
     return loss
 
 # %% ../nbs/06_trainer.ipynb #463fffe2
