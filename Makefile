@@ -43,20 +43,19 @@ teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with
 
 adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0 --reach 1
-	for task in superres_x4 inpaint; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 --look-ahead 500 --reach 1 || exit 1; done
-	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 64 --scenes 12000 --steps 2500 --look-ahead 200 --reach 1
+	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0
+	for task in superres_x4 inpaint; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 --look-ahead 500 || exit 1; done
+	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 64 --scenes 12000 --steps 2500 --look-ahead 200
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
 	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
-	.venv/bin/cond-distill distill --out runs/rows/reach_1 --reach 1
-	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --reach 1 --no-per-sample
-	.venv/bin/cond-distill distill --out runs/rows/look_ahead_500 --reach 1 --look-ahead 500
-	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --reach 1 --rank 0
+	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
+	.venv/bin/cond-distill distill --out runs/rows/look_ahead_500 --look-ahead 500
+	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --rank 0
 
 results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/reach_1 runs/rows/balanced_per_batch runs/rows/look_ahead_500 runs/rows/controlnet_alone
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/look_ahead_500 runs/rows/controlnet_alone
 	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
 	.venv/bin/cond-distill evaluate --n 256 --steps 2 4 8 50 --methods unipc --out results/unipc.json --adaptors depth_undistilled
 	$(PY) tools/results.py
@@ -83,7 +82,7 @@ matrix: env  ## Train every adaptor on every task for a few steps and see whethe
 photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about half an hour on 2 cores; can be stopped)
 	$(PY) -c "from cond_distill.images import sample_photos; sample_photos('runs/photos')"
 	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --zoom 2 --steps 3500 --batch 32 --scenes 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --reach 1 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 

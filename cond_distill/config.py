@@ -27,7 +27,7 @@ class TrainConfig:
     lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
     delta: int = 125              # Δt = t − s, training timesteps
     look_ahead: float = 400.      # goal of L(t), training timesteps ("balanced")
-    reach: float = 0.5            # L(t) is at most this share of t, of what lies ahead ("balanced")
+    reach: float = 1.0            # L(t) is at most this share of t, of what lies ahead ("balanced")
     ramp_start: float = 0.6       # share of the run after which L grows from 0 …
     ramp_end: float = 0.7         # … and at which it reaches its goal
     timesteps: str = "grid"       # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"

@@ -70,7 +70,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 def look_ahead(schedule: Schedule, d: Draw,
                goal: float = 400.,  # wanted look-ahead L at the end, training timesteps
                start: float = .6, end: float = .7,  # of the ramp, shares of the training
-               reach: float = .5):  # largest share of what lies ahead, t, that L may be
+               reach: float = 1.):  # largest share of what lies ahead
     "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, reach · t); L ramps from 0 to `goal`."
     length, delta = (reach * d.t).clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)

@@ -76,20 +76,20 @@ METHODS = {
 }
 
 # %% ../nbs/07b_reproduce.ipynb #7dba0d03
-_changes = {                 # one change each
+ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "z_s by the true noise": [dict(z_s="noise")], "z_s by the teacher": [dict(z_s="teacher")], "z_s by the forward process": [dict(z_s="forward")],
     "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
     "d_x between pixels": [dict(data="pixels")], "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)], "no focus": [dict(focus=0.)], "no ramp": [dict(ramp_start=0., ramp_end=0.)],
     **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)}, **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
     **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
+    "look-ahead up to t/2": [dict(reach=.5)], "look-ahead up to t/4": [dict(reach=.25)],
     "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
     "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
     "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)],
     "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")], "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000., ramp_start=0., ramp_end=0.)], "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0., ramp_end=0.)],
     "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.)], "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.)],
 }
-ABLATIONS = {"look-ahead up to t": [dict(reach=1.)], "look-ahead up to t/4": [dict(reach=.25)]} | {name: [dict(reach=1.) | s for s in stages] for name, stages in _changes.items()}
 RATES = (3e-4, 1e-3, 3e-3)   # learning rates of the search
 
 # %% ../nbs/07b_reproduce.ipynb #e46ff9cb

@@ -9,7 +9,7 @@ from cond_distill.compare import step_curve
 from cond_distill.metrics import table
 
 NAMES = {"depth_undistilled": "undistilled", "paper": "as printed",
-         "reach_1": "distilled, L up to t", "balanced_per_batch": "distilled, L up to t, one t a batch", "look_ahead_500": "distilled, L up to t, look-ahead 500", "controlnet_alone": "distilled, L up to t, ControlNet alone", "demo": "**the demo**", "depth_distilled": "trained longer"}
+         "balanced_per_batch": "distilled, one t a batch", "look_ahead_500": "distilled, look-ahead 500", "controlnet_alone": "distilled, ControlNet alone", "demo": "**the demo**", "depth_distilled": "trained longer"}
 HOME = ("depth_undistilled", "demo", "depth_distilled")        # the rows of the home page; the others are on the page Results
 OPPONENT, STEPS = "depth_undistilled", (1, 2, 4, 8, 50)
 TEXT = """# Results: depth to image
