@@ -49,7 +49,7 @@ def picture_of(file: str, places: dict, side: str = "") -> io.BytesIO:
     return io.BytesIO(read_place(file, places[ends[0]]))
 
 def shard_files(images: str) -> list[str]:
-    "The tar files that `images` of a configuration names, by a pattern ('shards/*.tar') or as their folder; none if it names something else."
+    "The tar files that `images` of a configuration names, by a pattern or as their folder; none if it names something else."
     if images.endswith(".tar"): return sorted(glob.glob(images, recursive=True))
     folder = Path(images)
     inside = sorted(folder.glob("*.tar")) if images and folder.is_dir() else []
