@@ -153,6 +153,7 @@ class Prepared:
     weights: dict
     parts: torch.Tensor | tuple
 
+# %% ../nbs/04_adaptor.ipynb #f5aa5fd2
 class Student(nn.Module):
     "A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."
     def __init__(self, teacher: Teacher, adaptor: nn.Module):
@@ -203,6 +204,7 @@ def save(self: Student, folder,
     info = dict(adaptor=type(self.adaptor).__name__, settings=self.adaptor.settings, teacher=self.teacher.fingerprint(), image_size=self.adaptor.image_size, reader=reader.layers if reader is not None else 0, **about)
     (folder / ABOUT).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
+# %% ../nbs/04_adaptor.ipynb #4cdac805
 def load(teacher: Teacher, folder) -> Student:
     "Open what `save` wrote, for the same teacher; `.about` holds the JSON values."
     folder = Path(folder)

@@ -156,6 +156,7 @@ def sample(cfg: SampleConfig):
     print(f"wrote {cfg.out}{_measured(student, cfg.steps)}")
     return images
 
+# %% ../nbs/08_cli.ipynb #8898ba5b
 def _measured(student, steps: int) -> str:
     "What the adaptor's file says of this number of steps."
     row = next((r for r in student.about.get("curve") or [] if r["steps"] == steps), None)
@@ -271,6 +272,7 @@ def reproduce(cfg: ReproduceConfig):
     print(metrics.table(module.summary(list(done.values()))))
     return done
 
+# %% ../nbs/08_cli.ipynb #0d89c9ea
 VERBS = dict(demo=(demo, DemoConfig), teach=(teach, TeachConfig), check=(check, CheckConfig), distill=(distill, TrainConfig), sample=(sample, SampleConfig), evaluate=(evaluate, EvaluateConfig), plan=(plan, PlanConfig), reproduce=(reproduce, ReproduceConfig))
 
 def main(argv: list[str] | None = None):

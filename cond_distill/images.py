@@ -60,6 +60,7 @@ def _captions(folder: Path) -> dict:
             out[file] = str(row.get("text") or row.get("caption") or "")
     return out
 
+# %% ../nbs/00b_images.ipynb #642834f5
 def list_images(source) -> list[Item]:
     "The pictures of a folder (with subfolders), of input/ and target/ pairs, or of a saved Hugging Face dataset; sorted by name."
     folder = Path(source)
@@ -112,6 +113,7 @@ def _read(file):
 # %% ../nbs/00b_images.ipynb #98bda0aa
 def _is_held_out(name: str) -> bool: return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
 
+# %% ../nbs/00b_images.ipynb #b83247e8
 class Photos(torch.utils.data.Dataset):
     "Endless examples of a folder: dict of image [3,S,S] and cond [K,S,S] in [0,1], caption, and the names of files that had to be skipped."
     def __init__(self, source,            # folder, input/ and target/ folders, or a dataset

@@ -129,6 +129,7 @@ class CoDiPipeline(DiffusionPipeline):
         if self.vae is None: return PixelTeacher(self.unet, self.scheduler.schedule)
         return Teacher(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule)
 
+# %% ../nbs/05b_pipeline.ipynb #75cad66f
 def _no_offload(self, *args, **kwargs):
     "Refuse: the backbone's weights are changed during a call, so they and the adaptor have to be in one place."
     raise ValueError("CoDiPipeline cannot keep its parts on the CPU between steps: the adaptor changes the backbone's weights during a call. Use pipe.to('cuda'), or torch_dtype=torch.float16 to halve the memory")

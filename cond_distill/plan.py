@@ -29,6 +29,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad):
         return tuple(torch.empty_like(a) for a in ctx.saved_tensors[:3])
 
+# %% ../nbs/06c_plan.ipynb #9fbdb282
 class Counter:
     "Within a `with`: bytes kept for the backward pass, and floating-point operations (a multiplication and an addition are two)."
     def __init__(self, own=()):

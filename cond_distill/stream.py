@@ -101,6 +101,7 @@ def _item(self, file: str, key: str, places: dict) -> Item:
     if not self.pairs: return Item(picture_of(file, places), f"{file}:{key}", caption)
     return Item(picture_of(file, places, "target"), f"{file}:{key}", caption, picture_of(file, places, "input"))
 
+# %% ../nbs/05e_stream.ipynb #2e431cc9
 def _take(self, k: int) -> dict:
     (step, lane), bad, rng = divmod(k, self.lanes), [], np.random.default_rng((self.seed, k, 2))
     for attempt in range(16):

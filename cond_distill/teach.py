@@ -34,6 +34,7 @@ def labels(batch: dict) -> np.ndarray:
 
 def _named(n, first): return f"{n}_from_{first}" if first else f"{n}"
 
+# %% ../nbs/09_teach.ipynb #3571db51
 def render_cache(folder, n: int, first: int = 0, size: int = 64) -> dict:
     "Render training scenes first … first + n − 1 once into memory-mapped files; resumes where it stopped."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)

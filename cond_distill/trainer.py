@@ -267,6 +267,7 @@ def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
     _keep_best(run, found)
     return found
 
+# %% ../nbs/06_trainer.ipynb #414b9c35
 def _keep_best(run, found):
     "Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."
     name = run.cfg.best or next(iter(found))
@@ -316,6 +317,7 @@ def open_teacher(cfg: TrainConfig) -> Teacher:
     device = PartialState(cpu=not torch.cuda.is_available()).device
     return Teacher.from_pretrained(cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)
 
+# %% ../nbs/06_trainer.ipynb #c142e238
 def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
