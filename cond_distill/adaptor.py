@@ -136,7 +136,7 @@ class ControlNetAdaptor(Adaptor):
     def weights(self): return self.lora()
 
     def write(self, folder, dtype):
-        net = self.net if dtype is None else nn.Module.to(copy.deepcopy(self.net), dtype)   # diffusers' own `to` warns of nothing here
+        net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)      # diffusers' own `to` warns of nothing here
         net.save_pretrained(folder); self.lora.write(folder, dtype)
 
     @classmethod

@@ -80,7 +80,7 @@ class T2IAdaptor(Adaptor):
     def weights(self): return self.lora()
     def forward(self, z, time, cond, inputs): return dict(outputs=dict(zip(self.places, cond)))
     def write(self, folder, dtype):
-        net = self.net if dtype is None else nn.Module.to(copy.deepcopy(self.net), dtype)
+        net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
         net.save_pretrained(folder); self.lora.write(folder, dtype)
     @classmethod
     def read(cls, teacher, folder, settings):

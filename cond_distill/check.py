@@ -149,7 +149,7 @@ def _words(seconds: float) -> str:
 def check_memory(run: Run) -> Check:
     "What is held all the time, and on a GPU the peak."
     size = lambda params: sum(p.numel() * p.element_size() for p in params)
-    held = size(run.student.teacher.parameters()) + 8 * size(run.params)       # weights, gradients, two moments; target, sampler, and the two averages
+    held = size(run.student.teacher.parameters()) + 6 * size(run.params)       # weights, gradients, two moments, two averages
     peak = f"; peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if run.student.device.type == "cuda" else ""
     return Check("memory", None, f"{held / 1e9:.2f} GB for weights, gradients, moments and averages, besides activations{peak}")
 

@@ -51,8 +51,9 @@ class TrainConfig:
     precision: str = "no"         # "no", or "bf16" (accelerate's mixed precision)
     dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16"
     checkpointing: bool = False   # recompute activations instead of keeping them: less memory, a third more time
+    compile: str = ""             # backend of torch.compile for the networks, such as "inductor" (minutes before the first step, then faster on a GPU); empty: none
     fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
-    optimizer: str = "adamw"      # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory
+    optimizer: str = "adamw"      # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory; "zero": each process keeps its share of the moments
     accumulate: int = 1           # pieces that a batch is worked off in, one after the other: less memory, the same gradient
     save_every: int = 250         # steps between checkpoints
     keep: int = 2                 # checkpoints to keep
@@ -61,6 +62,7 @@ class TrainConfig:
     seed: int = 0                 # of weights, order, captions and noise
     cache: str = "runs/cache"     # folder of rendered, encoded scenes, shared by runs
     def __post_init__(self):
+        if self.compile and self.adaptor == "fusion": raise ValueError("compile does not reach adaptor 'fusion', which calls its U-Nets part by part; leave compile empty")
         for name in ("steps", "batch", "delta", "scenes", "save_every", "keep", "accumulate"):
             if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 

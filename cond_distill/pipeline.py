@@ -109,6 +109,7 @@ class CoDiPipeline(DiffusionPipeline):
     "A student as a diffusers pipeline: Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts)."
     _optional_components = ["vae", "text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents"]
+    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]   # the adaptor works when the U-Net does
     def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
         super().__init__()
         self.register_modules(unet=unet, adaptor=adaptor, scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -131,10 +132,10 @@ class CoDiPipeline(DiffusionPipeline):
 
 # %% ../nbs/05b_pipeline.ipynb #75cad66f
 def _no_offload(self, *args, **kwargs):
-    "Refuse: the backbone's weights are changed during a call, so they and the adaptor have to be in one place."
-    raise ValueError("CoDiPipeline cannot keep its parts on the CPU between steps: the adaptor changes the backbone's weights during a call. Use pipe.to('cuda'), or torch_dtype=torch.float16 to halve the memory")
+    "Refuse: an adaptor changes the backbone's weights, all of them before the first layer is called."
+    raise ValueError("CoDiPipeline cannot move single layers to the GPU and back: the adaptor changes the backbone's weights before its first layer is called. Use enable_model_cpu_offload(), which moves whole networks, or torch_dtype=torch.float16 to halve the memory")
 
-CoDiPipeline.enable_model_cpu_offload = CoDiPipeline.enable_sequential_cpu_offload = _no_offload
+CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload = _no_offload
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
@@ -176,23 +177,24 @@ def __call__(self: CoDiPipeline,
              return_dict: bool = True, callback_on_step_end=None, callback_on_step_end_tensor_inputs=("latents",)):
     "Draw."
     if image is None: raise ValueError("image is missing: the picture that is to be obeyed")
-    _check_guidance(self, guidance_scale); self.scheduler.set_timesteps(num_inference_steps, self.unet.device)
+    device = self._execution_device; _check_guidance(self, guidance_scale); self.scheduler.set_timesteps(num_inference_steps, device)
     prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
     teacher, shape = self.teacher, (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
     if latents is not None and tuple(latents.shape) != shape: raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    z = randn_tensor(shape, generator, self.unet.device, torch.float32) if latents is None else latents.to(self.unet.device).float()
-    if negative_prompt: teacher._empty = teacher.embed([negative_prompt])
-    z = self._draw(teacher, z, prompts, cond, guidance_scale, conditioning_scale, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
+    z = randn_tensor(shape, generator, device, torch.float32) if latents is None else latents.to(device).float()
+    text, teacher._empty = teacher.embed(prompts), teacher.embed([negative_prompt or ""])
+    z = self._draw(teacher, z, text, cond, guidance_scale, conditioning_scale, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
     images = z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
     self.maybe_free_model_hooks()
     return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 # %% ../nbs/05b_pipeline.ipynb #525db74f
-def _draw(self: CoDiPipeline, teacher, z, prompts, cond, guidance, scale, generator, callback, names):
+def _draw(self: CoDiPipeline, teacher, z, text, cond, guidance, scale, generator, callback, names):
     "All steps."
-    adaptor = self.adaptor.inner; cond = cond.to(z.device); adaptor.check(cond, len(prompts))
+    adaptor = self.adaptor.inner; cond = cond.to(z.device); adaptor.check(cond, len(z))
     student = Student(teacher, adaptor if scale == 1. else Composed([adaptor], [scale]))
-    ready, text = student.prepare(cond if scale == 1. else [cond]), teacher.embed(prompts)
+    if hasattr(self.unet, "_hf_hook"): self.unet._hf_hook.pre_forward(self.unet)             # offloaded: its weights are wanted before its call
+    ready = student.prepare(cond if scale == 1. else [cond])
     for i, t in enumerate(self.progress_bar(self.scheduler.timesteps.tolist())):
         pred = student(z, t, ready, text, guidance=guidance)
         output = dict(epsilon=pred.eps, sample=pred.x).get(teacher.schedule.prediction_type, pred.v)

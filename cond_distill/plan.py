@@ -127,7 +127,7 @@ def plan(teacher: Teacher,           # on the meta device: `shapes_only`
     with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c: _forward(teacher, made, batch, channels, kind)
     forward, kept = c.operations, c.bytes + layer
     again = 1 if checkpointing else 0
-    return Plan(frozen / 1e9, 32 * own / 1e9, kept / 1e9, 1.5 + .1 * kept / 1e9, forward * (1 + again + 2) + forward, own, batch)
+    return Plan(frozen / 1e9, 24 * own / 1e9, kept / 1e9, 1.5 + .1 * kept / 1e9, forward * (1 + again + 2) + forward, own, batch)
 
 # %% ../nbs/06c_plan.ipynb #6a6a2071
 def _largest_layer(teacher, adaptor, batch, channels, kind) -> int:

@@ -121,7 +121,7 @@ def embed(self: Teacher, captions: list[str]) -> torch.Tensor:  # B captions →
     if isinstance(captions, str): raise TypeError(f"captions is one string {captions!r}; expected a list of strings, one per image")
     tok = self.tokenizer
     ids = tok(list(captions), padding="max_length", max_length=min(tok.model_max_length, self.text_encoder.config.max_position_embeddings), truncation=True, return_tensors="pt").input_ids
-    return self.text_encoder(ids.to(self.device)).last_hidden_state
+    return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
 
 Teacher.embed = embed
 

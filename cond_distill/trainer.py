@@ -26,9 +26,9 @@ from .tasks import better, examples, find_task
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'Run', 'save_run', 'load_run', 'Record',
-           'one_step', 'held_examples', 'validation_grid', 'measure_curve', 'ask_judge', 'open_teacher', 'distill',
-           'distill_to_end', 'finish', 'logged_minutes']
+__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'moving_average', 'compile_networks', 'Run',
+           'save_run', 'load_run', 'Record', 'one_step', 'held_examples', 'validation_grid', 'measure_curve',
+           'ask_judge', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
 
 # %% ../nbs/06_trainer.ipynb #5a34744e
 def _features():
@@ -71,13 +71,32 @@ def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
 
 # %% ../nbs/06_trainer.ipynb #83acafe0
 def make_optimizer(cfg: TrainConfig, params):
-    "AdamW, or bitsandbytes' with 8-bit moments."
-    if cfg.optimizer == "adamw": kind = torch.optim.AdamW
+    "AdamW; bitsandbytes' with 8-bit moments; or with moments that are shared out among the processes (ZeRO, stage 1, arXiv 1910.02054)."
+    if cfg.optimizer in ("adamw", "zero"): kind = torch.optim.AdamW
     elif cfg.optimizer == "adamw8bit":
         try: from bitsandbytes.optim import AdamW8bit as kind
         except ImportError as e: raise ValueError("optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; use 'adamw'") from e
-    else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw or adamw8bit")
-    return kind(params, lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3, **dict(fused=True) if kind is torch.optim.AdamW else {})
+    else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw, adamw8bit or zero")
+    settings = dict(lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3) | (dict(fused=True) if kind is torch.optim.AdamW else {})
+    if cfg.optimizer == "zero" and torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+        return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
+    return kind(params, **settings)
+
+def moving_average(model: Student, decay: float):
+    "diffusers' `EMAModel`, kept in the parameters of `model` themselves: no second copy of them."
+    from diffusers.training_utils import EMAModel
+    made = EMAModel([], decay=decay, foreach=True)
+    made.shadow_params = list(model.parameters())
+    return made
+
+def compile_networks(backend: str,  # of torch.compile: "inductor", "cudagraphs", …
+                     *modules):     # networks of diffusers, or adaptors that hold them
+    "Let `torch.compile` translate each network at its first call; what lies between the networks stays as it is."
+    from diffusers import ModelMixin
+    known = [*torch.compiler.list_backends(), "aot_eager", "eager"]          # the last two are for tests
+    if backend not in known: raise ValueError(f"compile is {backend!r}; torch.compile has here: {', '.join(known)}")
+    for net in (net for m in modules for net in m.modules() if isinstance(net, ModelMixin)): net.compile(backend=backend)
 
 def _check_shares(cfg, processes):
     "A batch is cut into equal shares of processes and of accumulation; what looks at a whole batch cannot be cut."
@@ -93,7 +112,6 @@ class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
         from accelerate import Accelerator
-        from diffusers.training_utils import EMAModel
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
         self.best: tuple | None = None                          # (measure, its best value, the step)
         self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
@@ -106,10 +124,11 @@ class Run:
         self.params = list(adaptor.parameters())
         opt = make_optimizer(cfg, self.params)
         self.student.adaptor = self.accelerator.prepare_model(adaptor, evaluation_mode=True)   # no wrapper around it: `one_step` averages the gradients
-        self.opt = self.accelerator.prepare(opt)
+        self.opt = self.accelerator.prepare_optimizer(opt, device_placement=False)
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
-        self.target, self.sampler = self.student.copy(), self.student.copy(); self.target_params = list(self.target.parameters())
-        self.target_ema, self.ema = (EMAModel(self.params, decay=d, foreach=True) for d in (cfg.target_decay, cfg.ema_decay))
+        self.target, self.sampler = self.student.copy(), self.student.copy()
+        if cfg.compile: compile_networks(cfg.compile, teacher.backbone, *(s.adaptor for s in (self.student, self.target, self.sampler)))
+        self.target_ema, self.ema = moving_average(self.target, cfg.target_decay), moving_average(self.sampler, cfg.ema_decay)
         self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
         self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
         self.loss = make_loss(cfg, self.source, self.adversary)
@@ -132,12 +151,13 @@ class Run:
 # %% ../nbs/06_trainer.ipynb #c240b7df
 def save_run(run: Run):
     "Write a checkpoint: see the page on checkpoints."
+    if hasattr(run.opt.optimizer, "consolidate_state_dict"): run.opt.optimizer.consolidate_state_dict(0)   # "zero": the moments of all processes
     if not run.main: return
     state = {k: v.state_dict() for k, v in run.parts().items()}
     write_checkpoint(Path(run.cfg.out) / "checkpoints", run.step, dict(state, step=run.step, nfe=run.nfe, round=run.round, best=run.best, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), run.cfg.keep)
 
 # %% ../nbs/06_trainer.ipynb #2c845d2d
-FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate"}   # settings that may change in the middle of a run
+FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate", "compile"}   # settings that may change in the middle of a run
 
 def load_run(run: Run) -> bool:
     "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
@@ -151,7 +171,7 @@ def load_run(run: Run) -> bool:
     if state["round"]: run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
-    run.target_ema.copy_to(run.target_params)
+    for average, model in ((run.target_ema, run.target), (run.ema, run.sampler)): average.copy_to(model.parameters()); average.shadow_params = list(model.parameters())
     _forget_logs(run, run.step)
     return True
 
@@ -228,7 +248,7 @@ def _step_if_finite(run, loss, norm):
     "Optimiser and averages, unless something is NaN or infinite."
     if torch.isfinite(loss) and torch.isfinite(torch.as_tensor(norm)):
         run.opt.step(); run.sched.step(); run.skipped = 0
-        run.target_ema.step(run.params); run.ema.step(run.params); run.target_ema.copy_to(run.target_params)
+        run.target_ema.step(run.params); run.ema.step(run.params)
         return
     run.skipped += 1
     if run.skipped >= 10: raise FloatingPointError(f"{run.skipped} steps in a row without a finite loss, the last one step {run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint in {run.cfg.out} is as it was")
@@ -244,7 +264,6 @@ def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
     "Rows: condition, then 1, 2, 4 and 8 steps from the sampling average; the same held-out conditions and noise every time, without captions (but with instructions)."
     from diffusers.utils import make_image_grid
     from PIL import Image
-    run.ema.copy_to(run.sampler.parameters())
     held = held_examples(run.cfg, run.student.teacher.image_size, n)
     rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [draw_images(run.sampler, held["caption"], held["cond"], steps=k) for k in steps]
     tiles = [Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy()) for row in rows for im in row]
@@ -261,7 +280,6 @@ def measure_curve(student: Student, cfg: TrainConfig, judge, n: int = 64, steps=
 
 def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
     "The judge's opinion at one number of steps; one more row in judged.csv."
-    run.ema.copy_to(run.sampler.parameters())
     found = {k: v for k, v in measure_curve(run.sampler, run.cfg, judge, n, (steps,))[0].items() if k not in ("steps", "n")}
     _append(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
     _keep_best(run, found)
@@ -362,7 +380,6 @@ def finish(run: Run,
            folder=None, judge=None, **more):  # where to, `cfg.out` if not said; who measures its step curve; what else to keep beside the weights
     "Write the adaptor (sampling average, float16) with its settings and its measured step curve."
     if not run.main: return
-    run.ema.copy_to(run.sampler.parameters())
     if judge: more["curve"] = measure_curve(run.sampler, run.cfg, judge)
     distilled = run.cfg.preset != "data_only"
     run.sampler.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
