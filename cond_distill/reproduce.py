@@ -249,7 +249,7 @@ def _save_gallery(task, cfg, teacher):
     jobs = [jobs[m] for m in METHODS if m in jobs]
     try: drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
     except ValueError as e: print(f"no picture of {task}: {e}"); return       # files from elsewhere, models from here
-    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=66, pil_kwargs=dict(quality=80)); plt.close(drawn)
+    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=66, pil_kwargs=dict(quality=65)); plt.close(drawn)
 
 # %% ../nbs/07b_reproduce.ipynb #91b60a9e
 def summary(results: list[dict]) -> list[dict]:
