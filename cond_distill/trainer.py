@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 import torch
 import torch.utils.checkpoint
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
@@ -26,7 +27,7 @@ from .tasks import better, examples, find_task
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'moving_average', 'compile_networks', 'Run',
+__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
            'save_run', 'load_run', 'Record', 'one_step', 'held_examples', 'validation_grid', 'measure_curve',
            'ask_judge', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
 
@@ -83,12 +84,21 @@ def make_optimizer(cfg: TrainConfig, params):
         return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
     return kind(params, **settings)
 
-def moving_average(model: Student, decay: float):
-    "diffusers' `EMAModel`, kept in the parameters of `model` themselves: no second copy of them."
-    from diffusers.training_utils import EMAModel
-    made = EMAModel([], decay=decay, foreach=True)
-    made.shadow_params = list(model.parameters())
-    return made
+class MovingAverage:
+    "An exponential moving average that lives in a model's own parameters, not in a second copy; decay (1 + n) / (10 + n) in the first steps, as in diffusers' `EMAModel`."
+    def __init__(self, model: Student, decay: float): self.shadow_params, self.decay, self.n = list(model.parameters()), decay, 0
+
+    @torch.no_grad()
+    def step(self, params):
+        "One more value of the parameters, in one pass over the memory."
+        decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.
+        get_ema_multi_avg_fn(decay)(self.shadow_params, params, self.n); self.n += 1
+
+    def state_dict(self): return dict(n=self.n, shadow_params=self.shadow_params)
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        self.n = state["n"]
+        for p, saved in zip(self.shadow_params, state["shadow_params"], strict=True): p.copy_(saved)
 
 def compile_networks(backend: str,  # of torch.compile: "inductor", "cudagraphs", …
                      *modules):     # networks of diffusers, or adaptors that hold them
@@ -128,7 +138,7 @@ class Run:
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
         self.target, self.sampler = self.student.copy(), self.student.copy()
         if cfg.compile: compile_networks(cfg.compile, teacher.backbone, *(s.adaptor for s in (self.student, self.target, self.sampler)))
-        self.target_ema, self.ema = moving_average(self.target, cfg.target_decay), moving_average(self.sampler, cfg.ema_decay)
+        self.target_ema, self.ema = MovingAverage(self.target, cfg.target_decay), MovingAverage(self.sampler, cfg.ema_decay)
         self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
         self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
         self.loss = make_loss(cfg, self.source, self.adversary)
@@ -139,8 +149,8 @@ class Run:
 
     def next_round(self, k: int):
         "From now on the one that is followed is what the student was until now."
-        self.round, self.source = k, self.student.copy()
-        self.ema.copy_to(self.source.adaptor.parameters()); self.loss = make_loss(self.cfg, self.source)
+        self.round, self.source = k, self.sampler.copy()
+        self.loss = make_loss(self.cfg, self.source)
 
     def parts(self) -> dict:
         "Everything with a state_dict."
@@ -171,7 +181,6 @@ def load_run(run: Run) -> bool:
     if state["round"]: run.next_round(state["round"])
     for k, v in run.parts().items(): v.load_state_dict(state[k])
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
-    for average, model in ((run.target_ema, run.target), (run.ema, run.sampler)): average.copy_to(model.parameters()); average.shadow_params = list(model.parameters())
     _forget_logs(run, run.step)
     return True
 
