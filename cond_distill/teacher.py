@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_teacher.ipynb #d6050369
 from __future__ import annotations
-import hashlib, json
+import hashlib, json, math
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -94,8 +94,9 @@ def _check_image(image: torch.Tensor, channels: int, multiple: int, name: str = 
     hint = {1: " (grey-scale: image.convert('L'))", 3: " (RGB: image.convert('RGB'))"}.get(channels, "")
     if image.ndim != 4 or image.shape[1] != channels: raise ValueError(f"{name} has shape {tuple(image.shape)}; expected [B, {channels}, H, W]{hint}")
     if image.shape[2] % multiple or image.shape[3] % multiple: raise ValueError(f"{name} is {image.shape[2]} × {image.shape[3]} pixels; both must be multiples of {multiple}: crop or resize it")
-    if not torch.isfinite(image).all(): raise ValueError(f"{name} contains NaN or infinity; look for what made it")
-    if image.min() < -.01 or image.max() > 1.01: raise ValueError(f"{name} ranges over [{image.min():.2f}, {image.max():.2f}]; expected [0, 1]")
+    low, high = torch.stack(image.aminmax()).tolist()              # NaN if there is one
+    if not math.isfinite(low + high): raise ValueError(f"{name} contains NaN or infinity; look for what made it")
+    if low < -.01 or high > 1.01: raise ValueError(f"{name} ranges over [{low:.2f}, {high:.2f}]; expected [0, 1]")
 
 @torch.no_grad()
 def encode(self: Teacher, image: torch.Tensor) -> torch.Tensor:  # [B,3,H,W] in [0,1] → [B,C,h,w]
