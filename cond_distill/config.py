@@ -54,6 +54,7 @@ class TrainConfig:
     compile: str = ""             # backend of torch.compile for the networks, such as "inductor" (minutes before the first step, then faster on a GPU); empty: none
     fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
     optimizer: str = "adamw"      # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory; "zero": each process keeps its share of the moments
+    shard: bool = False           # several processes: each keeps its share of the trained networks, their gradients, moments and averages (FSDP)
     accumulate: int = 1           # pieces that a batch is worked off in, one after the other: less memory, the same gradient
     save_every: int = 250         # steps between checkpoints
     keep: int = 2                 # checkpoints to keep
@@ -63,6 +64,7 @@ class TrainConfig:
     cache: str = "runs/cache"     # folder of rendered, encoded scenes, shared by runs
     def __post_init__(self):
         if self.compile and self.adaptor == "fusion": raise ValueError("compile does not reach adaptor 'fusion', which calls its U-Nets part by part; leave compile empty")
+        if self.shard and (self.optimizer != "adamw" or self.preset == "progressive" or self.compile): raise ValueError(f"shard needs optimizer 'adamw', no compile, and any preset but 'progressive'; here are optimizer={self.optimizer!r}, compile={self.compile!r}, preset={self.preset!r}")
         for name in ("steps", "batch", "delta", "scenes", "save_every", "keep", "accumulate"):
             if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 

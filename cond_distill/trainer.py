@@ -22,6 +22,7 @@ from .config import TrainConfig
 from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
+from .shard import clip_gradients, gathered, is_cut, local, placed_like, shard_blocks
 from .stream import open_photos, training_data
 from .tasks import better, examples, find_task
 from .teacher import Teacher
@@ -78,7 +79,7 @@ def make_optimizer(cfg: TrainConfig, params):
         try: from bitsandbytes.optim import AdamW8bit as kind
         except ImportError as e: raise ValueError("optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; use 'adamw'") from e
     else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw, adamw8bit or zero")
-    settings = dict(lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3) | (dict(fused=True) if kind is torch.optim.AdamW else {})
+    settings = dict(lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3) | (dict(fused=not cfg.shard, foreach=False) if kind is torch.optim.AdamW else {})
     if cfg.optimizer == "zero" and torch.distributed.is_available() and torch.distributed.is_initialized():
         from torch.distributed.optim import ZeroRedundancyOptimizer
         return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
@@ -92,7 +93,7 @@ class MovingAverage:
     def step(self, params):
         "One more value of the parameters, in one pass over the memory."
         decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.
-        get_ema_multi_avg_fn(decay)(self.shadow_params, params, self.n); self.n += 1
+        get_ema_multi_avg_fn(decay)(local(self.shadow_params), local(params), self.n); self.n += 1
 
     def state_dict(self): return dict(n=self.n, shadow_params=self.shadow_params)
     @torch.no_grad()
@@ -130,22 +131,29 @@ class Run:
         adaptor = first_adaptor(cfg, teacher)
         for net in (teacher.backbone, getattr(adaptor, "net", None)):
             if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing(_recomputed) if cfg.checkpointing else net.disable_gradient_checkpointing()
-        self.student = Student(teacher, adaptor)
+        self.student = Student(teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True))   # no wrapper around it: `one_step` averages the gradients
+        self.target, self.sampler = self.student.copy(), self.student.copy()
+        self.cut = cfg.shard and self.accelerator.num_processes > 1
+        self.shown = self.sampler.copy() if self.cut and self.main else self.sampler   # whole: to draw from and to save
+        for model in (self.student, self.target, self.sampler) if self.cut else (): shard_blocks(model.adaptor, teacher.device)
         self.params = list(adaptor.parameters())
         opt = make_optimizer(cfg, self.params)
-        self.student.adaptor = self.accelerator.prepare_model(adaptor, evaluation_mode=True)   # no wrapper around it: `one_step` averages the gradients
         self.opt = self.accelerator.prepare_optimizer(opt, device_placement=False)
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
-        self.target, self.sampler = self.student.copy(), self.student.copy()
         if cfg.compile: compile_networks(cfg.compile, teacher.backbone, *(s.adaptor for s in (self.student, self.target, self.sampler)))
         self.target_ema, self.ema = MovingAverage(self.target, cfg.target_decay), MovingAverage(self.sampler, cfg.ema_decay)
         self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
         self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
         self.loss = make_loss(cfg, self.source, self.adversary)
-        self.sampler.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
+        self.shown.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
 
     @property
     def main(self) -> bool: return self.accelerator.is_main_process   # the one that writes
+
+    def show(self):
+        "Bring `shown` up to date; if the networks are cut up, every process has to ask for it."
+        if self.cut: state = gathered(self.sampler.adaptor.state_dict(), self.main)
+        if self.cut and self.main: self.shown.adaptor.load_state_dict(state)
 
     def next_round(self, k: int):
         "From now on the one that is followed is what the student was until now."
@@ -162,12 +170,13 @@ class Run:
 def save_run(run: Run):
     "Write a checkpoint: see the page on checkpoints."
     if hasattr(run.opt.optimizer, "consolidate_state_dict"): run.opt.optimizer.consolidate_state_dict(0)   # "zero": the moments of all processes
+    state = {k: v.state_dict() for k, v in run.parts().items()} if run.main or run.cut else {}
+    if run.cut: state = gathered(state, run.main)
     if not run.main: return
-    state = {k: v.state_dict() for k, v in run.parts().items()}
     write_checkpoint(Path(run.cfg.out) / "checkpoints", run.step, dict(state, step=run.step, nfe=run.nfe, round=run.round, best=run.best, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), run.cfg.keep)
 
 # %% ../nbs/06_trainer.ipynb #2c845d2d
-FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate", "compile"}   # settings that may change in the middle of a run
+FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate", "compile", "shard"}   # settings that may change in the middle of a run
 
 def load_run(run: Run) -> bool:
     "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
@@ -179,7 +188,8 @@ def load_run(run: Run) -> bool:
     differ = [f"{k} = {there[k]!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in FREE and there[k] != v]
     if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or the same settings")
     if state["round"]: run.next_round(state["round"])
-    for k, v in run.parts().items(): v.load_state_dict(state[k])
+    for k, v in run.parts().items(): v.load_state_dict(placed_like(state[k], dict(state=dict(enumerate(run.params))) if k == "opt" else v.state_dict()))
+    for group in run.opt.param_groups: group |= dict(fused=not run.cfg.shard) if "fused" in group else {}   # how, not what
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
     _forget_logs(run, run.step)
     return True
@@ -232,7 +242,7 @@ def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
     mean = {k: sum(torch.as_tensor(s[k], device=run.student.device, dtype=torch.float32) for s in said) / n for k in said[0]}
     if run.accelerator.num_processes > 1:
         for p in run.params:
-            if p.grad is not None: p.grad = run.accelerator.reduce(p.grad, "mean")
+            if p.grad is not None and not is_cut(p): p.grad = run.accelerator.reduce(p.grad, "mean")   # FSDP does it for the others
         mean = run.accelerator.reduce(mean, "mean")
     parts = {k: v.item() for k, v in mean.items()}
     return mean["loss"], parts
@@ -247,7 +257,7 @@ def one_step(run: Run, data: dict) -> dict:
     focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
     d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
     loss, parts = _gradients(run, batch, d)
-    norm = run.accelerator.clip_grad_norm_(run.params, cfg.clip)
+    norm = clip_gradients(run.params, cfg.clip) if run.cut else run.accelerator.clip_grad_norm_(run.params, cfg.clip)
     lr = run.sched.get_last_lr()[0]                            # of this step
     _step_if_finite(run, loss, norm)
     run.step += 1; run.nfe += round(parts.pop("forwards"))
@@ -274,7 +284,7 @@ def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
     from diffusers.utils import make_image_grid
     from PIL import Image
     held = held_examples(run.cfg, run.student.teacher.image_size, n)
-    rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [draw_images(run.sampler, held["caption"], held["cond"], steps=k) for k in steps]
+    rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [draw_images(run.shown, held["caption"], held["cond"], steps=k) for k in steps]
     tiles = [Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy()) for row in rows for im in row]
     grid = make_image_grid(tiles, rows=len(rows), cols=n)
     folder = Path(run.cfg.out) / "grids"; folder.mkdir(parents=True, exist_ok=True)
@@ -289,7 +299,7 @@ def measure_curve(student: Student, cfg: TrainConfig, judge, n: int = 64, steps=
 
 def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
     "The judge's opinion at one number of steps; one more row in judged.csv."
-    found = {k: v for k, v in measure_curve(run.sampler, run.cfg, judge, n, (steps,))[0].items() if k not in ("steps", "n")}
+    found = {k: v for k, v in measure_curve(run.shown, run.cfg, judge, n, (steps,))[0].items() if k not in ("steps", "n")}
     _append(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
     _keep_best(run, found)
     return found
@@ -365,7 +375,7 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             bar.close()
             if callable(data): data.close()
     if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
-    finish(run, judge=judge)
+    run.show(); finish(run, judge=judge)
     run.accelerator.wait_for_everyone()
 
 def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
@@ -378,9 +388,10 @@ def _record(run, parts, began, bar, judge):
     "Log a step; draw the grid and ask the judge when it is time."
     rec = Record(step=run.step, nfe=run.nfe, seconds=time.time() - began, **parts)
     bar.update(1); bar.set_postfix(loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False)
+    if due := run.cfg.grid_every and run.step % run.cfg.grid_every == 0: run.show()
     if not run.main: return rec
     _append(Path(run.cfg.out) / "log.csv", {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")})
-    if run.cfg.grid_every and run.step % run.cfg.grid_every == 0:
+    if due:
         rec.grid = validation_grid(run)
         if judge: rec.judged = run.judged = ask_judge(run, judge)
     return rec
@@ -389,10 +400,10 @@ def finish(run: Run,
            folder=None, judge=None, **more):  # where to, `cfg.out` if not said; who measures its step curve; what else to keep beside the weights
     "Write the adaptor (sampling average, float16) with its settings and its measured step curve."
     if not run.main: return
-    if judge: more["curve"] = measure_curve(run.sampler, run.cfg, judge)
+    if judge: more["curve"] = measure_curve(run.shown, run.cfg, judge)
     distilled = run.cfg.preset != "data_only"
-    run.sampler.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
-                     sampling_steps=[1, 2, 4, 8] if distilled else None, **run.sampler.about, **more)
+    run.shown.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
+                     sampling_steps=[1, 2, 4, 8] if distilled else None, **run.shown.about, **more)
 
 def logged_minutes(out) -> float:
     "Minutes of training in the log of a run, resumptions included."
