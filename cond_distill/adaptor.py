@@ -175,8 +175,8 @@ class Student(nn.Module):
         "What the adaptor computes once an image; a call takes it in place of `cond`."
         first = cond[0] if isinstance(cond, (list, tuple)) else cond
         base, dtype = self.teacher.backbone, self.teacher.backbone.dtype
-        last = lambda w: w.movedim(1, -1)                  # the sum must lie in memory as the weight does, or it is rounded differently
-        weights = {name: (last(base.get_parameter(name)) + last(d.to(dtype))).movedim(-1, 1) for name, d in self.adaptor.weights().items()}
+        def add(w, d): return w + d if w.ndim < 3 else (w.movedim(1, -1) + d.movedim(1, -1)).movedim(-1, 1)   # the sum must lie in memory as w does, or it is rounded differently
+        weights = {name: add(base.get_parameter(name), d.to(dtype)) for name, d in self.adaptor.weights().items()}
         return Prepared(None if first is None else len(first), weights, self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
