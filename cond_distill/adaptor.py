@@ -19,11 +19,6 @@ __all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'Adaptor', 'keep_sig
 # %% ../nbs/04_adaptor.ipynb #3cdfa4bf
 ABOUT, WEIGHTS, LORA, READER = "cond_distill.json", "adaptor.safetensors", "pytorch_lora_weights.safetensors", "reader.safetensors"   # names of files
 
-def _product(b, a):
-    "B A, its inputs last in memory (channels_last), where a network has them too: several times faster to add."
-    last = a.movedim(1, -1)                                        # [rank, ..., inputs]
-    return (b.flatten(1) @ last.flatten(1)).view(len(b), *last.shape[1:]).movedim(-1, 1)
-
 class LowRank(nn.Module):
     "Low-rank changes to a network's weights (LoRA, arXiv 2106.09685), zero at the start; names and shapes are those of peft."
     def __init__(self, net, rank: int,
@@ -42,7 +37,7 @@ class LowRank(nn.Module):
 
     def forward(self) -> dict:
         "{name of a weight: what is added to it}."
-        return {f"{name}.weight": _product(b, a) for name, a, b in self.pairs()}
+        return {f"{name}.weight": (b.flatten(1) @ a.flatten(1)).view(self.layers[name]) for name, a, b in self.pairs()}
 
     def write(self, folder: Path, dtype=None, prefix: str = "unet"):
         "The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."
@@ -175,8 +170,7 @@ class Student(nn.Module):
         "What the adaptor computes once an image; a call takes it in place of `cond`."
         first = cond[0] if isinstance(cond, (list, tuple)) else cond
         base, dtype = self.teacher.backbone, self.teacher.backbone.dtype
-        def add(w, d): return w + d if w.ndim < 3 else (w.movedim(1, -1) + d.movedim(1, -1)).movedim(-1, 1)   # the sum must lie in memory as w does, or it is rounded differently
-        weights = {name: add(base.get_parameter(name), d.to(dtype)) for name, d in self.adaptor.weights().items()}
+        weights = {name: base.get_parameter(name).clone().add_(d.to(dtype)) for name, d in self.adaptor.weights().items()}
         return Prepared(None if first is None else len(first), weights, self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
