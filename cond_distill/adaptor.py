@@ -35,9 +35,11 @@ class LowRank(nn.Module):
         "(name of a layer, its A, its B) for each."
         for name in self.layers: yield name, self.down[name.replace(".", "/")], self.up[name.replace(".", "/")]
 
-    def forward(self) -> dict:
-        "{name of a weight: what is added to it}."
-        return {f"{name}.weight": (b.flatten(1) @ a.flatten(1)).view(self.layers[name]) for name, a, b in self.pairs()}
+    def forward(self, net):
+        "(name, W + BA) for each weight W that is changed, each in one pass over the memory and laid out in it as W is (channels last)."
+        for name, a, b in self.pairs():
+            w, a = (x.movedim(1, -1) for x in (net.get_parameter(f"{name}.weight"), a))
+            yield f"{name}.weight", torch.addmm(w.flatten(1), b.flatten(1).to(w.dtype), a.flatten(1).to(w.dtype)).view(w.shape).movedim(-1, 1)
 
     def write(self, folder: Path, dtype=None, prefix: str = "unet"):
         "The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."
@@ -74,9 +76,9 @@ class Adaptor(nn.Module):
         kind = type(teacher.backbone).__name__
         if kind not in networks: raise ValueError(f"{cls.__name__} is made for {' or '.join(networks)}, this teacher has a {kind}; the page 04a_adaptors has a table of what goes with what")
 
-    def weights(self) -> dict:
-        "{name of a weight of the backbone: what is added to it}."
-        return {}
+    def weights(self, net):
+        "(name, value) of each weight of the backbone `net` that this adaptor changes."
+        return ()
     def prepare(self, teacher: Teacher, cond):
         "What can be computed once an image instead of once a step."
         return cond
@@ -133,7 +135,7 @@ class ControlNetAdaptor(Adaptor):
         down, mid = self.net(z, time, controlnet_cond=cond, return_dict=False, **inputs)
         return dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-    def weights(self): return self.lora()
+    def weights(self, net): return self.lora(net)
 
     def write(self, folder, dtype):
         net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)      # diffusers' own `to` warns of nothing here
@@ -169,9 +171,7 @@ class Student(nn.Module):
     def prepare(self, cond) -> Prepared:
         "What the adaptor computes once an image; a call takes it in place of `cond`."
         first = cond[0] if isinstance(cond, (list, tuple)) else cond
-        base, dtype = self.teacher.backbone, self.teacher.backbone.dtype
-        weights = {name: base.get_parameter(name).clone().add_(d.to(dtype)) for name, d in self.adaptor.weights().items()}
-        return Prepared(None if first is None else len(first), weights, self.adaptor.prepare(self.teacher, cond))
+        return Prepared(None if first is None else len(first), dict(self.adaptor.weights(self.teacher.backbone)), self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
         "z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D]; guidance is on the caption, the condition stays."

@@ -49,7 +49,7 @@ class ConcatAdaptor(Adaptor):
         return cls(entry, name, LowRank(teacher.backbone, rank, ""), channels, teacher.image_size).to(teacher.device)
 
     def prepare(self, teacher, cond): return as_latent(teacher, cond)
-    def weights(self): return self.lora()
+    def weights(self, net): return self.lora(net)
     def forward(self, z, time, cond, inputs): return dict(outputs={self.name: self.entry(cond)})
 
 # %% ../nbs/04a_adaptors.ipynb #498a47ba
@@ -77,7 +77,7 @@ class T2IAdaptor(Adaptor):
         return cls(net, _last_of_levels(unet), LowRank(unet, rank), teacher.image_size).to(teacher.device)
 
     def prepare(self, teacher, cond): return tuple(self.net(cond))
-    def weights(self): return self.lora()
+    def weights(self, net): return self.lora(net)
     def forward(self, z, time, cond, inputs): return dict(outputs=dict(zip(self.places, cond)))
     def write(self, folder, dtype):
         net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
@@ -103,7 +103,7 @@ class LoRAAdaptor(Adaptor):
 
     def prepare(self, teacher, cond): return ()
     def check(self, cond, n): pass
-    def weights(self): return self.lora()
+    def weights(self, net): return self.lora(net)
     def forward(self, z, time, cond, inputs): return {}
     def write(self, folder, dtype): self.lora.write(folder, dtype, self.prefix)
     @classmethod
@@ -185,7 +185,7 @@ class TransformerControlNetAdaptor(Adaptor):
         net.transformer_blocks.load_state_dict(base.transformer_blocks.state_dict(), strict=False)   # the deeper blocks are left out
         return cls(net.float().requires_grad_(True), LowRank(base, rank, "transformer_blocks"), channels, teacher.image_size).to(teacher.device)
 
-    def weights(self): return self.lora()
+    def weights(self, net): return self.lora(net)
     def prepare(self, teacher, cond): return as_latent(teacher, cond)
     def forward(self, z, time, cond, inputs):
         return dict(block_controlnet_hidden_states=self.net(z, cond, timestep=time, return_dict=False, **inputs)[0])
@@ -225,7 +225,13 @@ class Composed(Adaptor):
         total = {}
         for part, k in zip(parts, self.strengths): total = _summed(total, _scaled(part, k))
         return total
-    def weights(self): return self._total(a.weights() for a in self.adaptors)
+    def weights(self, net):
+        total = {}
+        for a, k in zip(self.adaptors, self.strengths):
+            for name, w in a.weights(net):
+                base = net.get_parameter(name)
+                total.setdefault(name, base.clone()).add_(w - base, alpha=k)
+        return total.items()
     def forward(self, z, time, cond, inputs): return self._total(a(z, time, c, inputs) for a, c in zip(self.adaptors, cond))
     def write(self, folder, dtype): raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")
 

@@ -90,7 +90,7 @@ class GuidanceEmbedded(Adaptor):
         return self.embed(torch.cat([angle.sin(), angle.cos()], 1))
 
     def prepare(self, teacher, cond): return self.inner.prepare(teacher, cond)
-    def weights(self): return self.inner.weights()
+    def weights(self, net): return self.inner.weights(net)
     def check(self, cond, n): self.inner.check(cond, n)
     def forward(self, z, time, cond, inputs, guidance=1.):
         said = self.inner(z, time, cond, inputs)
@@ -106,7 +106,7 @@ class Backbone(Adaptor):
     def from_teacher(cls, teacher, channels: int = 0, rank: int = 0): return cls({k: p.shape for k, p in teacher.backbone.named_parameters()}, teacher.image_size).to(teacher.device)
     def prepare(self, teacher, cond): return ()
     def check(self, cond, n): pass
-    def weights(self): return dict(zip(self.names, self.change))
+    def weights(self, net): return ((n, net.get_parameter(n).clone().add_(change)) for n, change in zip(self.names, self.change))
     def forward(self, z, time, cond, inputs): return {}
 
 def merged(student: Student, teacher: str, folder) -> Path:  # teacher: name or folder that the student's teacher was opened from
@@ -115,7 +115,7 @@ def merged(student: Student, teacher: str, folder) -> Path:  # teacher: name or 
     shutil.copytree(find_folder(teacher), folder, dirs_exist_ok=True)
     net = copy.deepcopy(student.teacher.backbone).float()
     with torch.no_grad():
-        for name, change in student.adaptor.weights().items(): net.get_parameter(name).add_(change)
+        for name, w in student.adaptor.weights(net): net.get_parameter(name).copy_(w)
     for old in (Path(folder) / "unet").glob("*.safetensors"): old.unlink()
     net.save_pretrained(Path(folder) / "unet")
     return Path(folder)

@@ -147,11 +147,10 @@ def _forward(teacher, adaptor, batch, channels, kind):
     c = teacher.backbone.config
     inputs = dict(encoder_hidden_states=make(batch, teacher.words, c.cross_attention_dim))
     if c.addition_embed_type == "text_time": inputs["added_cond_kwargs"] = dict(text_embeds=make(batch, c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim), time_ids=make(batch, 6))
-    weights = {n: teacher.backbone.get_parameter(n) + d for n, d in adaptor.weights().items()}
     effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
     from cond_distill.teacher import added
     with added(teacher.backbone, effects.pop("outputs", {})):
-        return torch.func.functional_call(teacher.backbone, weights, (z,), dict(inputs, timestep=time, return_dict=False, **effects))[0]
+        return torch.func.functional_call(teacher.backbone, dict(adaptor.weights(teacher.backbone)), (z,), dict(inputs, timestep=time, return_dict=False, **effects))[0]
 
 # %% ../nbs/06c_plan.ipynb #4543a1f4
 def advise(name: str, adaptor: str = "controlnet", memory: float = 24., channels: int = 3, rank: int = 16, dtype: str = "float16") -> list[Plan | None]:
