@@ -4,11 +4,14 @@
 
 # %% ../nbs/06h_shard.ipynb #5a4d0004
 from __future__ import annotations
+import os
+from dataclasses import replace
 import torch
 from torch import nn
+from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['shard_blocks', 'is_cut', 'local', 'clip_gradients', 'gathered', 'placed_like']
+__all__ = ['shard_blocks', 'is_cut', 'local', 'clip_gradients', 'gathered', 'placed_like', 'as_launched']
 
 # %% ../nbs/06h_shard.ipynb #5a4d0007
 def _size(module) -> int: return sum(p.numel() for p in module.parameters())
@@ -67,3 +70,10 @@ def placed_like(state, like):
     if not is_cut(like): return torch.empty_like(like, dtype=state.dtype).copy_(state)
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(state.to(like.device), like.device_mesh, like.placements)
+
+# %% ../nbs/06h_shard.ipynb #5a4d0031
+def as_launched(cfg: TrainConfig) -> TrainConfig:
+    "The configuration, with what `accelerate launch` was asked for: FSDP means `shard`; DeepSpeed is refused."
+    asked = lambda engine: os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true")
+    if asked("DEEPSPEED"): raise ValueError("the launcher was asked for DeepSpeed, which this package does without: in place of its stage 1 use configs/gpus.yaml and --optimizer zero, in place of stages 2 and 3 configs/fsdp.yaml")
+    return replace(cfg, shard=True) if asked("FSDP") else cfg

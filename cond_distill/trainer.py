@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
-from .shard import clip_gradients, gathered, is_cut, local, placed_like, shard_blocks
+from .shard import as_launched, clip_gradients, gathered, is_cut, local, placed_like, shard_blocks
 from .stream import open_photos, training_data
 from .tasks import better, examples, find_task
 from .teacher import Teacher
@@ -123,9 +123,11 @@ class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
         from accelerate import Accelerator
+        from accelerate.utils import patch_environment
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
         self.best: tuple | None = None                          # (measure, its best value, the step)
-        self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
+        with patch_environment(accelerate_use_fsdp="false"):     # `shard` is what cuts
+            self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
         adaptor = first_adaptor(cfg, teacher)
@@ -359,7 +361,7 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
     from tqdm.auto import tqdm
-    make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
+    cfg = as_launched(cfg); make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
     run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run); load_run(run)
     if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
     data, began = training_data(run.student.teacher, cfg, progress, run.accelerator.process_index, run.accelerator.num_processes), time.time()
