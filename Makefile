@@ -7,7 +7,7 @@ CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: ablations reader bench teacher adaptors matrix photos rows results tasks reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: ablations reader bench teacher adaptors matrix photos rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget 
 	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --methods PE-CoDi
 	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --ablations --seeds 0
 	.venv/bin/cond-distill reproduce --part 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no agreement" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
+
+samplers: env  ## Draw super-resolution x8 with samplers that its models were not made for (after: make reproduce; a few minutes)
+	.venv/bin/cond-distill evaluate --n 512 --steps 4 8 --methods consistency ddim unipc --out results/samplers.json --adaptors $(foreach m,CoDi PE-CoDi PE-CoDi_concat,runs/reproduce/superres_x8/$(m)_seed1/stage_1)
 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py

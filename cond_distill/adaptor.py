@@ -170,7 +170,7 @@ class Student(nn.Module):
 
     def prepare(self, cond) -> Prepared:
         "What the adaptor computes once an image; a call takes it in place of `cond`."
-        first = cond[0] if isinstance(cond, (list, tuple)) else cond
+        first = next((c for c in cond if c is not None), None) if isinstance(cond, (list, tuple)) else cond
         return Prepared(None if first is None else len(first), dict(self.adaptor.weights(self.teacher.backbone)), self.adaptor.prepare(self.teacher, cond))
 
     def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:

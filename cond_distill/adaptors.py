@@ -215,7 +215,9 @@ class Composed(Adaptor):
     "Several adaptors on one backbone, each with a strength; the condition is a list with one entry for each."
     def __init__(self, adaptors, strengths):
         super().__init__(sum(a.channels for a in adaptors), adaptors[0].image_size)
+        if any(isinstance(m, FusionAdaptor) for a in adaptors for m in a.modules()): raise ValueError("a FusionAdaptor is its own backbone: it cannot share one, and has no strength; take another kind")
         self.adaptors, self.strengths = nn.ModuleList(adaptors), list(strengths)
+        if len(adaptors) == 1: self.reader, self.embeds_guidance = adaptors[0].reader, adaptors[0].embeds_guidance
 
     def check(self, cond, n):
         if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors): raise ValueError(f"{len(self.adaptors)} adaptors need a list of {len(self.adaptors)} conditions (None for one that takes none)")
@@ -232,7 +234,7 @@ class Composed(Adaptor):
                 base = net.get_parameter(name)
                 total.setdefault(name, base.clone()).add_(w - base, alpha=k)
         return total.items()
-    def forward(self, z, time, cond, inputs): return self._total(a(z, time, c, inputs) for a, c in zip(self.adaptors, cond))
+    def forward(self, z, time, cond, inputs, **told): return self._total(a(z, time, c, inputs, **told) for a, c in zip(self.adaptors, cond))
     def write(self, folder, dtype): raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")
 
 # %% ../nbs/04a_adaptors.ipynb #7d65c091
@@ -243,9 +245,7 @@ def compose(students: list[Student],
     strengths = strengths or [1.] * len(students)
     if len(strengths) != len(students): raise ValueError(f"{len(students)} students and {len(strengths)} strengths; give one for each")
     if len({s.teacher.fingerprint() for s in students}) > 1: raise ValueError("the students have different teachers; adaptors work on the backbone they were trained on")
-    alone = [type(s.adaptor).__name__ for s in students if isinstance(s.adaptor, FusionAdaptor)]
-    if alone: raise ValueError("a FusionAdaptor is its own backbone and cannot share one; compose the other kinds")
-    if any(s.adaptor.reader is not None for s in students): raise ValueError("an adaptor that reads instructions (a task such as 'edit') cannot share the text with others; use it alone")
+    if len(students) > 1 and any(s.adaptor.reader is not None or s.adaptor.embeds_guidance for s in students): raise ValueError("an adaptor that reads instructions (a task such as 'edit') or is told the guidance ('lcm') cannot share its inputs with others; use it alone")
     made = Student(students[0].teacher, Composed([s.adaptor for s in students], strengths))
     about = getattr(students[0], "about", {})
     made.about = {k: about[k] for k in ("method", "sampling_steps") if k in about}

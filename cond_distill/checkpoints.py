@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, step: int, state: dict,
         path.with_suffix(".part").unlink(missing_ok=True) if folder.is_dir() else None
         size = sum(t.nbytes for t in tensors.values()) / 1e6
         raise OSError(f"cannot write the checkpoint of step {step} ({size:.0f} MB) into {folder}: {e}. Make room or give another folder; earlier checkpoints there are whole, and the same command goes on from them") from e
-    for old in checkpoints(folder)[keep:]: old.unlink()
+    for old in checkpoints(folder)[keep:]: old == path or old.unlink()
     return path
 
 # %% ../nbs/05d_checkpoints.ipynb #bc38e96e

@@ -41,6 +41,7 @@ class SampleConfig:
     n: int = 0               # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
     seed: int = 0            # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
+    fetch: bool = False      # allow fetching the teacher from the hub, if its name is one there
     out: str = "sample.png"  # file to write
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class EvaluateConfig:
     "Measure adaptors on held-out conditions: FID, condition fidelity, caption accuracy, seconds per image, diversity."
     adaptors: tuple[str, ...] = ("depth_distilled", "depth_undistilled")  # folders, or names of shipped ones
     teacher: str = "shipped"             # folder of their teacher
+    fetch: bool = False                  # allow fetching it from the hub, if its name is one there
     steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with
     methods: tuple[str, ...] = ("auto",) # samplers; "auto": the one each adaptor was made for
     n: int = 512                         # held-out conditions
@@ -138,17 +140,20 @@ def _write(fig, path, dpi: int = 100):
 # %% ../nbs/08_cli.ipynb #5ae16267
 def sample(cfg: SampleConfig):
     "Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."
+    import torch
     from cond_distill.adaptor import Student
     from cond_distill.sampler import draw_images, figure
     from cond_distill.tasks import find_task
     from cond_distill.teacher import Teacher, best_device
     if cfg.n < 0: raise ValueError(f"n is {cfg.n}; expected 1 or more, or 0 for the usual number")
     folder = find_adaptor(cfg.adaptor)
-    teacher = Teacher.from_pretrained(cfg.teacher or json.loads((folder / "cond_distill.json").read_text())["config"]["teacher"], best_device())
+    made = json.loads((folder / "cond_distill.json").read_text()).get("config", {})
+    dtype = getattr(torch, made.get("dtype", "float32") if best_device() == "cuda" else "float32")
+    teacher = Teacher.from_pretrained(cfg.teacher or made.get("teacher", "shipped"), best_device(), dtype, local_files_only=not cfg.fetch)
     student = Student.load(teacher, folder); task = find_task(student.about["task"])
     cond, caption = read_condition(cfg, task, teacher.image_size)
     Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-    if cond.shape[-2:] != (teacher.image_size,) * 2: return _sample_tiled(cfg, student, task, cond, caption)
+    if cond.shape[-2:] != (teacher.image_size,) * 2 or cfg.tiled or (task.enlarge > 1 and not cfg.fit): return _sample_tiled(cfg, student, task, cond, caption)
     n = cfg.n or 4
     images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, guidance=cfg.guidance, seed=cfg.seed, any_steps=cfg.any_steps)
     images = task.finish(images, cond)
@@ -205,15 +210,17 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     from cond_distill import compare, metrics
     from cond_distill.adaptor import Student
     from cond_distill.teacher import Teacher, best_device
-    teacher, net = Teacher.from_pretrained(cfg.teacher, best_device()), metrics.load_recogniser()
+    if cfg.n < 2: raise ValueError(f"n is {cfg.n}; a distance between crowds needs 2 pictures or more, and means little below 256")
+    teacher, net = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch), metrics.load_recogniser()
     students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []  # wrong names fail before the work
+    short = Path if len({Path(name).name for name in students}) < len(students) else lambda name: Path(name).name
     for task in dict.fromkeys(s.about["task"] for s in students.values()):
         held = compare.held_out(cfg.n, teacher.image_size, task)
         rows.append(compare.floor(net, teacher, held) | {"task": task}); floor = rows[-1]
         for name, student in students.items():
             if student.about["task"] != task: continue
             for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
-                row = compare.score(net, Path(name).name, student, held, k, m)[0]
+                row = compare.score(net, str(short(name)), student, held, k, m)[0]
                 rows.append(row | {"diversity": compare.spread(net, student, held, k, method=m), "task": task})
             print(metrics.table([floor] + rows[-len(cfg.steps) * len(cfg.methods):]), flush=True)
     if cfg.out: Path(cfg.out).parent.mkdir(parents=True, exist_ok=True); Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")

@@ -47,7 +47,7 @@ def floor(net, teacher: Teacher, held: dict) -> dict:
 # %% ../nbs/07a_compare.ipynb #833274eb
 def spread(net, model: Student, held: dict, steps: int, k: int = 12, n: int = 6, method: str = "auto") -> float:
     "Diversity: mean perceptual distance between `n` answers to each of `k` conditions without a caption."
-    cond, captions = held["cond"][-k:].repeat_interleave(n, 0), [c for c in held["caption"][-k:] for _ in range(n)]
+    k = min(k, len(held["caption"])); cond, captions = held["cond"][-k:].repeat_interleave(n, 0), [c for c in held["caption"][-k:] for _ in range(n)]
     images = draw_images(model, captions, cond, batch=64, steps=steps, method=method, any_steps=True)
     return diversity(net, images.reshape(k, n, *images.shape[1:]))
 

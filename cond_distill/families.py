@@ -37,7 +37,9 @@ class StableDiffusionXL(Teacher):
     def embed(self, captions):
         if isinstance(captions, str): raise TypeError(f"captions is one string {captions!r}; expected a list of strings, one per image")
         text, _, pooled, _ = self.pipe.encode_prompt(list(captions), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
-        return pack(text, pooled)
+        made = pack(text, pooled)
+        if self.pipe.config.force_zeros_for_empty_prompt: made[[not c for c in captions]] = 0   # as diffusers' unconditional half, and as it was trained
+        return made
 
     def text_inputs(self, text):
         side = self.image_size

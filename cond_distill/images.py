@@ -4,7 +4,7 @@
 
 # %% ../nbs/00b_images.ipynb #5e4678d0
 from __future__ import annotations
-import hashlib, json, warnings
+import hashlib, json, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -12,27 +12,36 @@ import torch
 from .tasks import find_task, resize
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'HELD_PHOTOS', 'open_image', 'Item', 'list_images', 'digest', 'Photos', 'collate', 'sample_photos']
+__all__ = ['MAX_PIXELS', 'PICTURES', 'HELD_PHOTOS', 'read_pil', 'open_image', 'Item', 'list_images', 'digest', 'Photos',
+           'collate', 'sample_photos']
 
 # %% ../nbs/00b_images.ipynb #999da13d
 MAX_PIXELS = 200_000_000   # a picture with more is refused: a few kilobytes can claim to be gigabytes
 
-def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
-    "Any picture file as RGB: turned as its EXIF says, transparency on white, 16 bits scaled. `ValueError` names the file that cannot be read."
+PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}   # what is opened: some of Pillow's other readers start programs
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+def read_pil(image) -> torch.Tensor:  # [3, H, W] in [0, 1]
+    "A PIL image as RGB: turned as its EXIF says, transparency on white, 16 bits scaled."
     from PIL import Image, ImageOps
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I", "F"):
+        x = np.asarray(image).astype(np.float32)
+        whole = 65535. if image.mode.startswith("I;16") or x.max() > 255 else 255. if image.mode == "I" else 1.
+        return torch.from_numpy(x / whole).clamp(0, 1).expand(3, -1, -1)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
+    "A picture file, read by `read_pil`; what it is is seen from its first bytes, not from its name. `ValueError` names the file that cannot be read."
+    from PIL import Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(path, formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS: raise ValueError(f"it claims {image.width} × {image.height} pixels")
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("I;16", "I;16B", "I", "F"):
-                x = np.asarray(image).astype(np.float32)
-                whole = 65535. if image.mode.startswith("I;16") or x.max() > 255 else 255. if image.mode == "I" else 1.
-                return torch.from_numpy(x / whole).clamp(0, 1).expand(3, -1, -1)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+            return read_pil(image)
     except Exception as e: raise ValueError(f"{path if isinstance(path, (str, Path)) else 'it'} is not a readable picture: {str(e).replace(str(path), 'the file')}") from None
 
 # %% ../nbs/00b_images.ipynb #19e0c0c6
@@ -45,9 +54,7 @@ class Item:
     before: Path | None = None  # the input, where `file` is the target of a pair
 
 def _is_picture(path: Path) -> bool:
-    from PIL import Image
-    Image.init()
-    return path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".")
+    return path.suffix.lower()[1:] in PICTURES and not path.name.startswith(".")
 
 def _captions(folder: Path) -> dict:
     "{path: caption} of all metadata.jsonl files in a folder."
@@ -75,8 +82,9 @@ def list_images(source) -> list[Item]:
     return items
 
 def digest(source) -> str:
-    "Eight hex digits of a folder's place and the names, sizes and captions of its pictures: caches are named by it."
-    said = lambda i: f"{i.name} {i.caption} {i.file.stat().st_size if isinstance(i.file, Path) else ''}"
+    "Eight hex digits of a folder's place and the names, sizes, dates and captions of its pictures: caches are named by it."
+    stat = lambda f: f"{f.stat().st_size} {f.stat().st_mtime_ns}" if isinstance(f, Path) else ""
+    said = lambda i: f"{i.name} {i.caption} {stat(i.file)} {stat(i.before)}"
     return hashlib.sha256("\n".join([str(Path(source).resolve()), *map(said, list_images(source))]).encode()).hexdigest()[:8]
 
 # %% ../nbs/00b_images.ipynb #d5736264
@@ -146,7 +154,7 @@ class Photos(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
         views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
         if len({v.shape for v in views}) > 1: raise ValueError(f"input and target have different sizes, {' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}")
-        mirror = rng.random() < .5 and not ({"left", "right"} & set(item.caption.lower().split()))
+        mirror = rng.random() < .5 and not re.search(r"\b(left|right)\b", item.caption.lower())
         h, w = views[0].shape[-2:]
         side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
         top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))

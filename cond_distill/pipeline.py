@@ -12,9 +12,10 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, Schedu
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from .adaptor import ABOUT, Student
+from .adaptor import ABOUT, READER, Student, _write
 from .adaptors import Composed
 from .families import PixelTeacher
+from .images import read_pil
 from .metrics import table
 from .sampler import said_curve
 from .schedule import Schedule
@@ -94,6 +95,7 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
     def save_pretrained(self, save_directory, **_):
         folder = Path(save_directory); folder.mkdir(parents=True, exist_ok=True)
         self.inner.write(folder, None)
+        if self.inner.reader is not None: _write(self.inner.reader, folder / READER, None)
         (folder / ABOUT).write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
     @classmethod
     def from_pretrained(cls, folder, **_): return cls(about=json.loads((Path(folder) / ABOUT).read_text()), folder=folder)
@@ -140,13 +142,14 @@ CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload =
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     "Pictures (PIL, or tensors that are conditions already), one or several."
-    from diffusers.image_processor import VaeImageProcessor
-    if torch.is_tensor(image): return image if image.ndim == 4 else image[None]
-    task, read = find_task(self.adaptor.about["task"]), lambda im: VaeImageProcessor.numpy_to_pt(VaeImageProcessor.pil_to_numpy(im.convert("RGB")))[0]
+    if torch.is_tensor(image): return (image if image.ndim == 4 else image[None]).float()
+    task = find_task(self.adaptor.about["task"])
     images, masks = (x if isinstance(x, (list, tuple)) else [x] for x in (image, mask_image))
     if any(not hasattr(im, "convert") for im in images): raise TypeError(f"image is a {type(images[0]).__name__}; expected a PIL image, a list of them, or a tensor [B, K, H, W] in [0, 1]")
-    masks = [None if m is None else read(m)[:1] for m in masks] * (len(images) // len(masks))
-    return torch.stack([task.of_user(read(im), m) if task.of_user else read(im) for im, m in zip(images, masks)])
+    size = max(len(images), len(masks))
+    if {len(images), len(masks)} - {1, size}: raise ValueError(f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, or one")
+    images, masks = ([read_pil(x) if x is not None else None for x in some] * (size // len(some)) for some in (images, masks))
+    return torch.stack([task.of_user(im, None if m is None else m[:1]) if task.of_user else im for im, m in zip(images, masks)])
 
 def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
     "As many prompts as conditions, n times each."
@@ -156,14 +159,21 @@ def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
     prompts, cond = prompts * (size // len(prompts)), cond.expand(size, -1, -1, -1)
     return [p for p in prompts for _ in range(n)], cond.repeat_interleave(n, 0)
 
+def _negatives(negative, size: int, n: int) -> list[str]:
+    "One for all pictures, or one for each."
+    if negative is None or isinstance(negative, str): return [negative or ""]
+    if n * len(negative) != size: raise ValueError(f"{len(negative)} negative prompts for {size // n} prompts or images; give one for each, or one string")
+    return [p or "" for p in negative for _ in range(n)]
+
 def _max_guidance(self: CoDiPipeline) -> float:
     "1 for a model that hears no captions, and where the caption is an instruction, which training never left out."
+    if self.adaptor.inner.embeds_guidance: return self.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)   # what it has seen in training
     return MAX_GUIDANCE if self.vae is not None and find_task(self.adaptor.about["task"]).captions else 1.
 
 def _check_guidance(self: CoDiPipeline, w: float):
     "Refuse guidance that the model was not made for."
     high = _max_guidance(self)
-    if not 1. <= w <= high: raise ValueError(f"guidance_scale is {w}; this model takes {'1 (it hears no captions, or always needs its instruction)' if high == 1. else f'1 … {high:g}: it was distilled without guidance, and more burns its pictures'}")
+    if not 1. <= w <= high: raise ValueError(f"guidance_scale is {w}; this model takes {'1 (it hears no captions, or always needs its instruction)' if high == 1. else f'1 … {high:g}, for which it was distilled' if self.adaptor.inner.embeds_guidance else f'1 … {high:g}: it was distilled without guidance, and more burns its pictures'}")
 
 # %% ../nbs/05b_pipeline.ipynb #cb68465d
 @torch.no_grad()
@@ -171,7 +181,7 @@ def __call__(self: CoDiPipeline,
              prompt: str | list[str] | None = None, image=None,   # image: PIL or tensor [B,K,H,W] in [0,1], the condition
              mask_image=None,                                     # PIL, white where to fill (inpainting)
              num_inference_steps: int = 4, guidance_scale: float = 1.,
-             negative_prompt: str | None = None, num_images_per_prompt: int = 1,
+             negative_prompt: str | list[str] | None = None, num_images_per_prompt: int = 1,
              conditioning_scale: float = 1.,                      # how strongly the adaptor speaks
              generator=None, latents=None, output_type: str = "pil",  # "pil", "np", "pt" or "latent"
              return_dict: bool = True, callback_on_step_end=None, callback_on_step_end_tensor_inputs=("latents",)):
@@ -182,7 +192,7 @@ def __call__(self: CoDiPipeline,
     teacher, shape = self.teacher, (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
     if latents is not None and tuple(latents.shape) != shape: raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
     z = randn_tensor(shape, generator, device, torch.float32) if latents is None else latents.to(device).float()
-    text, teacher._empty = teacher.embed(prompts), teacher.embed([negative_prompt or ""])
+    text, teacher._empty = teacher.embed(prompts), teacher.embed(_negatives(negative_prompt, len(prompts), num_images_per_prompt))
     z = self._draw(teacher, z, text, cond, guidance_scale, conditioning_scale, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
     images = z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
     self.maybe_free_model_hooks()
@@ -193,8 +203,8 @@ def _draw(self: CoDiPipeline, teacher, z, text, cond, guidance, scale, generator
     "All steps."
     adaptor = self.adaptor.inner; cond = cond.to(z.device); adaptor.check(cond, len(z))
     student = Student(teacher, adaptor if scale == 1. else Composed([adaptor], [scale]))
-    if hasattr(self.unet, "_hf_hook"): self.unet._hf_hook.pre_forward(self.unet)             # offloaded: its weights are wanted before its call
-    ready = student.prepare(cond if scale == 1. else [cond])
+    def fetch(): hasattr(self.unet, "_hf_hook") and self.unet._hf_hook.pre_forward(self.unet)   # offloaded: its weights are wanted before its call
+    fetch(); ready = student.prepare(cond if scale == 1. else [cond]); fetch()               # an autoencoder that read the condition has sent it away again
     for i, t in enumerate(self.progress_bar(self.scheduler.timesteps.tolist())):
         pred = student(z, t, ready, text, guidance=guidance)
         output = dict(epsilon=pred.eps, sample=pred.x).get(teacher.schedule.prediction_type, pred.v)

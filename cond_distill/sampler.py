@@ -97,15 +97,15 @@ def sample(model,                  # Teacher, or Student (then cond is needed)
 def _checked(student, cond, captions):
     "The prepared condition on the student's device, or an error."
     if cond is None and student.adaptor.channels: raise ValueError("a Student needs cond, a batch of condition images [B, K, H, W] in [0, 1]; to draw without one, sample from student.teacher")
-    student.adaptor.check(cond, len(captions))
-    return student.prepare([c.to(student.device) for c in cond] if isinstance(cond, (list, tuple)) else None if cond is None else cond.to(student.device))
+    student.adaptor.check(cond, len(captions)); place = lambda c: None if c is None else c.to(student.device)
+    return student.prepare([place(c) for c in cond] if isinstance(cond, (list, tuple)) else place(cond))
 
 # %% ../nbs/05_sampler.ipynb #b92fd266
 def draw_images(model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     "Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."
     out, teacher = [], getattr(model, "teacher", model)
     for k, i in enumerate(range(0, len(captions), batch)):
-        part = None if cond is None else cond[i:i + batch] if torch.is_tensor(cond) else [c[i:i + batch] for c in cond]
+        part = None if cond is None else cond[i:i + batch] if torch.is_tensor(cond) else [None if c is None else c[i:i + batch] for c in cond]
         for state in sample(model, captions[i:i + batch], part, seed=seed + 1_000_003 * k, **kwargs): pass
         with torch.no_grad(): out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)

@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from .cache import cache_examples, encode_examples
 from .config import TrainConfig
-from .images import Item, Photos, collate
+from .images import PICTURES, Item, Photos, collate
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['PICTURES', 'list_shard', 'read_place', 'picture_of', 'shard_files', 'is_shards', 'Shards', 'Stream', 'training_data',
+__all__ = ['list_shard', 'read_place', 'picture_of', 'shard_files', 'is_shards', 'Shards', 'Stream', 'training_data',
            'first_examples', 'open_photos']
 
 # %% ../nbs/05e_stream.ipynb #e47016c7
-PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
-
 def list_shard(file: str) -> dict:
     "{key: {ending: (offset, length)}} of the pictures of a tar file and their captions."
     found = {}

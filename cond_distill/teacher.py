@@ -161,7 +161,7 @@ def text_inputs(self: Teacher, text) -> dict:
 
 def predict(self: Teacher, z, t, text, network=None, weights: dict = {}, outputs: dict = {}, **inputs) -> Prediction:
     "One call, without guidance; t int64 [B]. From an adaptor, for this call: other `weights`, what is added to the `outputs` of these parts, more `inputs`, or another `network`."
-    dtype = self.backbone.dtype                                   # once: diffusers looks through all parameters for it
+    dtype = self.backbone.dtype if network is None else z.dtype   # once: diffusers looks through all parameters for it
     def cast(a):
         if isinstance(a, dict): return {k: cast(v) for k, v in a.items()}
         return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(dtype)

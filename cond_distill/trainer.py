@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from filelock import FileLock, Timeout
 import torch
 import torch.utils.checkpoint
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -340,6 +341,15 @@ def _check_room(run):
     if free < need: raise OSError(f"{out} has {free / 1e9:.1f} GB free and the checkpoints need {need / 1e9:.1f} GB; make room, give another folder, or keep fewer (keep={run.cfg.keep} now)")
 
 @contextmanager
+def _alone(run):
+    "Nobody else trains in `cfg.out` meanwhile; the lock goes with the process, however it ends."
+    lock = FileLock(Path(run.cfg.out) / ".lock")
+    try: run.main and lock.acquire(timeout=0)
+    except Timeout: raise ValueError(f"another process is training in {run.cfg.out}; give another folder: out=FOLDER (--out FOLDER), or wait for it") from None
+    try: yield
+    finally: lock.release()
+
+@contextmanager
 def _calm_interrupt():
     "Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."
     asked = []
@@ -362,23 +372,25 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
     from tqdm.auto import tqdm
     cfg = as_launched(cfg); make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
-    run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run); load_run(run)
-    if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
-    data, began = training_data(run.student.teacher, cfg, progress, run.accelerator.process_index, run.accelerator.num_processes), time.time()
-    bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
-    with _calm_interrupt() as asked:
-        try:
-            while run.step < cfg.steps and not any(_agree(run, len(asked))):
-                yield _record(run, one_step(run, data), began, bar, judge)
-                if run.step % cfg.save_every == 0: save_run(run)
-            save_run(run)
-        except GeneratorExit: save_run(run); raise             # the caller left its loop: the state is whole there
-        finally:
-            bar.close()
-            if callable(data): data.close()
-    if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
-    run.show(); finish(run, judge=judge)
-    run.accelerator.wait_for_everyone()
+    run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run)
+    with _alone(run):
+        load_run(run)
+        if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
+        data, began = training_data(run.student.teacher, cfg, progress, run.accelerator.process_index, run.accelerator.num_processes), time.time()
+        bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
+        with _calm_interrupt() as asked:
+            try:
+                while run.step < cfg.steps and not any(_agree(run, len(asked))):
+                    yield _record(run, one_step(run, data), began, bar, judge)
+                    if run.step % cfg.save_every == 0: save_run(run)
+                save_run(run)
+            except GeneratorExit: save_run(run); raise         # the caller left its loop: the state is whole there
+            finally:
+                bar.close()
+                if callable(data): data.close()
+        if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
+        run.show(); finish(run, judge=judge)
+        run.accelerator.wait_for_everyone()
 
 def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
     "Run a training to its end; returns the folder of the adaptor."
