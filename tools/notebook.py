@@ -2,7 +2,7 @@
 
 Without files, all notebooks under nbs/ are meant.
 """
-import ast, copy, hashlib, os, re, sys, time
+import ast, copy, hashlib, os, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -100,13 +100,14 @@ def write(nb, path):
 
 # ---- run
 def execute(nb, folder, skip, timeout=1800):
-    "Run, in `folder` and from a clean kernel, every cell that has no flag in `skip`; outputs of skipped cells stay."
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    "Run, in `folder` and from a clean kernel, every cell that has no flag in `skip`; outputs of skipped cells stay, and of temporary files nothing."
     client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
                             extra_arguments=["--IPKernelApp.log_level=40"])
-    with client.setup_kernel(env=env):
-        for n, cell in enumerate(nb.cells):
-            if cell.cell_type == "code" and not flags(cell) & skip: client.execute_cell(cell, n)
+    with tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True) as temporary:      # checkpoints of all pages together are gigabytes
+        env = dict(os.environ, TMPDIR=temporary, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+        with client.setup_kernel(env=env):
+            for n, cell in enumerate(nb.cells):
+                if cell.cell_type == "code" and not flags(cell) & skip: client.execute_cell(cell, n)
 
 def plain(error): return ANSI.sub("", str(error)).strip()[-4000:]
 
