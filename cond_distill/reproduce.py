@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import torch
 from .adaptor import Student
+from .adaptors import make_adaptor
 from .baselines import merged
 from .compare import comparison, held_out, score, spread
 from .config import TrainConfig
@@ -22,9 +23,9 @@ from .teacher import Teacher, best_device
 from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
-__all__ = ['METHODS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train', 'distances',
-           'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'reproduce', 'summary', 'mean_interval',
-           'interval']
+__all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train',
+           'distances', 'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'reproduce', 'summary',
+           'mean_interval', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -76,6 +77,8 @@ METHODS = {
 }
 
 # %% ../nbs/07b_reproduce.ipynb #7dba0d03
+DIFFUSERS = "as diffusers starts it"   # in the place of a folder to start from
+
 ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "z_s by the true noise": [dict(z_s="noise")], "z_s by the teacher": [dict(z_s="teacher")], "z_s by the forward process": [dict(z_s="forward")],
     "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
@@ -86,7 +89,7 @@ ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "look-ahead up to half of t": [dict(reach=.5)], "look-ahead up to a quarter of t": [dict(reach=.25)],
     "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
     "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
-    "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)],
+    "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)], "first weights of diffusers": [dict(start=DIFFUSERS)],
     "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")], "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000., ramp_start=0., ramp_end=0.)], "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0., ramp_end=0.)],
     "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.)], "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.)],
 }
@@ -112,11 +115,20 @@ class Job:
     def finetuned(self): return [s.get("preset") for s in self.stages] == ["data_only"]
 
 # %% ../nbs/07b_reproduce.ipynb #29ce8b3b
+def _first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
+    "Write a fresh adaptor whose condition is read through diffusers' own first weights, not through `keep_signal`'s."
+    from diffusers import ControlNetModel
+    torch.manual_seed(job.seed); made = make_adaptor("controlnet", teacher, find_task(job.task).channels); config = made.net.config
+    theirs = ControlNetModel.from_unet(teacher.backbone, conditioning_channels=config.conditioning_channels, conditioning_embedding_out_channels=config.conditioning_embedding_out_channels)
+    made.net.controlnet_cond_embedding.load_state_dict(theirs.controlnet_cond_embedding.state_dict())
+    Student(teacher, made).save(folder); return str(folder)
+
 def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool = True, **more) -> Student:  # more: of TrainConfig
     "All stages of a job; returns the student."
     start, name, stages = "", "shipped", job.stages
     for k, stage in enumerate(stages):
         last, out = k == len(stages) - 1, folder / f"stage_{k + 1}"
+        if stage.get("start") == DIFFUSERS: stage = dict(stage, start=_first_weights_of_diffusers(teacher, job, folder / "start"))
         cfg = TrainConfig(**dict(task=job.task, seed=job.seed, lr=job.lr, start=start, cache=cache, grid_every=0, teacher=name, out=str(out)) | stage | more)
         if not (out / "cond_distill.json").exists():
             distill_to_end(replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))), teacher, progress)
@@ -165,7 +177,7 @@ def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> lis
     asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
     if (job.method, job.seed, job.part) == ("undistilled", 0, 1.):
         part = _some(held, LONG)
-        asked += [("ddim", k, part) for k in (20, 50, 200)] + [(m, 20, part) for m in ("dpm++", "unipc")]
+        asked += [(m, k, part) for m in ("ddim", "dpm++", "unipc") for k in (20, 50, 200)]
     rows = []
     for method, k, seen in asked:
         if k == 1 and method in ("dpm++", "unipc"): continue           # one step of any solver is DDIM's
