@@ -14,7 +14,7 @@ from .config import TrainConfig
 from .loss import at_boundary
 from .stream import first_examples, training_data
 from .teacher import Teacher
-from .trainer import Run, one_step, open_teacher
+from .trainer import Run, check_source, one_step, open_teacher
 
 # %% auto #0
 __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
@@ -110,7 +110,8 @@ def check_data(run: Run, data: dict) -> list[Check]:
 def sheet(run: Run, data: dict, file: Path, n: int = 8):
     "A picture of the first n examples: condition above, what the autoencoder gives back below."
     from matplotlib import pyplot as plt
-    fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80)
+    n = min(n, len(data["x"]))
+    fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80, squeeze=False)
     with torch.no_grad(): images = run.student.teacher.decode(torch.from_numpy(data["x"][:n].copy()).to(run.student.device)).cpu()
     for k in range(n):
         cond = torch.from_numpy(data["cond"][k].copy())[:3]
@@ -156,7 +157,7 @@ def check_memory(run: Run) -> Check:
 # %% ../nbs/06e_check.ipynb #5375647f
 def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) -> list[Check]:
     "All checks of a run; leaves a sheet of examples and a report in `cfg.out`, and no checkpoint."
-    run = Run(cfg, teacher or open_teacher(cfg))
+    check_source(cfg); run = Run(cfg, teacher or open_teacher(cfg))
     data = first_examples(training_data(run.student.teacher, cfg, progress)); out = Path(cfg.out); out.mkdir(parents=True, exist_ok=True)
     batch = make_batch(data, replace(cfg, batch=8), run.student.teacher.empty(), torch.Generator().manual_seed(0), run.student.device)
     found = [f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)] + [check_grid(run), check_lag(run)]

@@ -5,14 +5,14 @@
 # %% ../nbs/08_cli.ipynb #8cdb0dac
 from __future__ import annotations
 import json, os, sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from .config import TeachConfig, TrainConfig
 
 # %% auto #0
 __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'ReproduceConfig',
-           'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'sample', 'distill', 'check', 'teach',
-           'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'main']
+           'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'picture_file', 'sample', 'distill', 'check',
+           'teach', 'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'main']
 
 # %% ../nbs/08_cli.ipynb #b30eab0b
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def fitted(picture, size: int, path: str, fit: bool):
 def read_condition(cfg: SampleConfig, task, size: int):
     "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number; of the model's size, unless tiled."
     from cond_distill.tasks import examples, resize
+    if cfg.mask and (task.name != "inpaint" or cfg.image.isdigit()): raise ValueError(f"a mask belongs to a picture of yours and an adaptor for inpainting; here are --image {cfg.image} and an adaptor for {task.name}")
     if cfg.image.isdigit():
         held = examples(task, [int(cfg.image)], "held_out", size, "none")
         return held["cond"], cfg.caption or held["caption"][0]
@@ -126,12 +127,28 @@ def read_condition(cfg: SampleConfig, task, size: int):
 def find_adaptor(name: str) -> Path:
     "A folder, or the name of a shipped adaptor."
     from cond_distill.teacher import ASSETS
-    if Path(name).is_dir(): return Path(name)
+    if (Path(name) / "cond_distill.json").is_file(): return Path(name)
+    if (Path(name) / "checkpoints").is_dir(): raise FileNotFoundError(f"{name!r} holds a training that is not finished; the command that began it goes on from its checkpoint")
     if (ASSETS / name / "cond_distill.json").is_file(): return ASSETS / name
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
     raise FileNotFoundError(f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}")
 
 # %% ../nbs/08_cli.ipynb #a81927b5
+def picture_file(name: str) -> Path:
+    "A path that a picture can be written to; without an ending, .png."
+    from PIL import Image
+    path = Path(name)
+    if path.is_dir(): raise ValueError(f"{name} is a folder; give the name of a file: {path / 'drawn.png'}")
+    if not path.suffix: path = path.with_suffix(".png")
+    if path.suffix.lower() not in Image.registered_extensions(): raise ValueError(f"{name} ends in {path.suffix!r}; expected .png, .jpg, .webp …")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+def _save_picture(image, path):
+    "A tensor [3, H, W] in [0, 1] as a file."
+    from PIL import Image
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+
 def _write(fig, path, dpi: int = 100):
     "Save a figure and close it, or a notebook would show it as well."
     from matplotlib import pyplot as plt
@@ -151,13 +168,14 @@ def sample(cfg: SampleConfig):
     dtype = getattr(torch, made.get("dtype", "float32") if best_device() == "cuda" else "float32")
     teacher = Teacher.from_pretrained(cfg.teacher or made.get("teacher", "shipped"), best_device(), dtype, local_files_only=not cfg.fetch)
     student = Student.load(teacher, folder); task = find_task(student.about["task"])
+    cfg = replace(cfg, out=str(picture_file(cfg.out)))           # wrong names fail before the work
     cond, caption = read_condition(cfg, task, teacher.image_size)
-    Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
     if cond.shape[-2:] != (teacher.image_size,) * 2 or cfg.tiled or (task.enlarge > 1 and not cfg.fit): return _sample_tiled(cfg, student, task, cond, caption)
     n = cfg.n or 4
     images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, guidance=cfg.guidance, seed=cfg.seed, any_steps=cfg.any_steps)
     images = task.finish(images, cond)
-    _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)]), cfg.out)
+    if n == 1: _save_picture(images[0], cfg.out)
+    else: _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)]), cfg.out)
     print(f"wrote {cfg.out}{_measured(student, cfg.steps)}")
     return images
 
@@ -170,13 +188,12 @@ def _measured(student, steps: int) -> str:
 def _sample_tiled(cfg, student, task, cond, caption):
     "Pictures of the condition's size, one file each."
     import torch
-    from PIL import Image
     from cond_distill.tiles import draw_tiled
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
         images.append(task.finish(draw_tiled(student, cond, caption, cfg.steps, cfg.method, cfg.guidance, seed=cfg.seed + k, any_steps=cfg.any_steps), cond))
         file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
-        Image.fromarray((images[-1][0].permute(1, 2, 0) * 255).round().byte().numpy()).save(file); print(f"wrote {file}")
+        _save_picture(images[-1][0], file); print(f"wrote {file}")
     return torch.cat(images)
 
 # %% ../nbs/08_cli.ipynb #7c2a9e04
@@ -291,4 +308,4 @@ def main(argv: list[str] | None = None):
     run = next(f for f, kind in VERBS.values() if type(cfg) is kind)
     try: run(cfg)
     except (ValueError, OSError, TypeError, IndexError, FloatingPointError) as e: print(f"cond-distill: {e}", file=sys.stderr); raise SystemExit(2)
-    except KeyboardInterrupt as e: print(f"\ncond-distill: {e or 'stopped'}", file=sys.stderr); raise SystemExit(130)
+    except KeyboardInterrupt as e: print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr); raise SystemExit(130)

@@ -74,7 +74,10 @@ _FORWARDS = dict(progressive=(3, 5), consistency=(3, 4), lcm=(4, 4))   # a step,
 def evaluations(cfg: TrainConfig) -> int:
     "Forward passes of student, target and the followed model per image over the whole run."
     if cfg.preset == "data_only": return cfg.steps
-    if cfg.preset in ("progressive", "consistency", "lcm"): return cfg.steps * _FORWARDS[cfg.preset][cfg.guidance != 1.]
+    if cfg.preset in _FORWARDS:
+        plain, guided = _FORWARDS[cfg.preset]; rounds = abs(cfg.rounds) if cfg.preset == "progressive" else 1
+        led = -(-cfg.steps // rounds) if cfg.guidance != 1. else 0                # steps with guidance: of a progressive student those of its first round
+        return led * guided + (cfg.steps - led) * plain
     alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 

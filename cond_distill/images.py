@@ -27,6 +27,7 @@ def read_pil(image) -> torch.Tensor:  # [3, H, W] in [0, 1]
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I", "F"):
         x = np.asarray(image).astype(np.float32)
+        if image.mode == "F" and not (0 <= x.min() and x.max() <= 1): raise ValueError(f"it has floating-point values of {x.min():g} … {x.max():g}; expected [0, 1]: scale them")
         whole = 65535. if image.mode.startswith("I;16") or x.max() > 255 else 255. if image.mode == "I" else 1.
         return torch.from_numpy(x / whole).clamp(0, 1).expand(3, -1, -1)
     if "A" in image.getbands() or "transparency" in image.info:
@@ -56,11 +57,22 @@ class Item:
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower()[1:] in PICTURES and not path.name.startswith(".")
 
+def _text(path: Path) -> str:
+    "What a text file says."
+    try: return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text (byte {e.start}); convert it") from None
+
+def _caption(told: dict, file: Path) -> str:
+    "What metadata.jsonl or a text file of the same name says about a picture."
+    text = file.with_suffix(".txt")
+    return told.get(file.resolve()) or (_text(text).strip() if text.is_file() else "")
+
 def _captions(folder: Path) -> dict:
     "{path: caption} of all metadata.jsonl files in a folder."
     out = {}
     for meta in folder.rglob("metadata.jsonl"):
-        for number, line in enumerate(meta.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(_text(meta).splitlines(), 1):
+            if not line.strip(): continue
             try: row = json.loads(line); file = (meta.parent / row["file_name"]).resolve()
             except (json.JSONDecodeError, KeyError, TypeError): raise ValueError(f'{meta}, line {number} is {line[:60]!r}; expected {{"file_name": "a.jpg", "text": "what it shows"}}') from None
             if not file.is_relative_to(folder.resolve()): raise ValueError(f"{meta}, line {number} names {row['file_name']!r}, which is outside of the folder")
@@ -75,9 +87,7 @@ def list_images(source) -> list[Item]:
     if (folder / "state.json").is_file(): return _dataset(source)
     if (folder / "input").is_dir() and (folder / "target").is_dir(): return _pairs(folder)
     told, items = _captions(folder), []
-    for f in sorted(p for p in folder.rglob("*") if p.is_file() and _is_picture(p)):
-        text = f.with_suffix(".txt")
-        items.append(Item(f, str(f.relative_to(folder)), told.get(f.resolve()) or (text.read_text(encoding="utf-8").strip() if text.is_file() else "")))
+    for f in sorted(p for p in folder.rglob("*") if p.is_file() and _is_picture(p)): items.append(Item(f, str(f.relative_to(folder)), _caption(told, f)))
     if not items: raise ValueError(f"no pictures in {str(source)!r}; expected .jpg, .png, .webp … files, or the folders input/ and target/")
     return items
 
@@ -95,7 +105,7 @@ def _pairs(folder):
     if alone: raise ValueError(f"{len(alone)} pictures have no partner in input/ and target/ of {str(folder)!r}: {', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}")
     if not sides["input"]: raise ValueError(f"no pictures in input/ and target/ of {str(folder)!r}")
     told = _captions(folder)
-    return [Item(sides["target"][k], str(k), told.get(sides["target"][k].resolve(), ""), sides["input"][k]) for k in sorted(sides["input"])]
+    return [Item(sides["target"][k], str(k), _caption(told, sides["target"][k]), sides["input"][k]) for k in sorted(sides["input"])]
 
 # %% ../nbs/00b_images.ipynb #22b326e3
 def _dataset(source):

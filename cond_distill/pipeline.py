@@ -123,7 +123,7 @@ class CoDiPipeline(DiffusionPipeline):
         "The pipeline of a student that was loaded from a file."
         t, about = student.teacher, getattr(student, "about", None)
         if type(t) not in (Teacher, PixelTeacher): raise ValueError(f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one")
-        if not about: raise ValueError("this student knows nothing about itself; save it (Student.save) and load it again")
+        if not about or "task" not in about: raise ValueError("this student knows nothing about itself; save it (Student.save) and load it again")
         return cls(t.backbone, PipelineAdaptor(student.adaptor, about), CoDiScheduler.of(student), t.vae, t.text_encoder, t.tokenizer)
 
     @property
@@ -142,13 +142,20 @@ CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload =
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     "Pictures (PIL, or tensors that are conditions already), one or several."
-    if torch.is_tensor(image): return (image if image.ndim == 4 else image[None]).float()
     task = find_task(self.adaptor.about["task"])
+    if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)): raise ValueError(f"a mask_image belongs to PIL images and a model for inpainting; here are a {type(image).__name__} and a model for {task.name}")
+    if torch.is_tensor(image): return (image if image.ndim == 4 else image[None]).float()
     images, masks = (x if isinstance(x, (list, tuple)) else [x] for x in (image, mask_image))
-    if any(not hasattr(im, "convert") for im in images): raise TypeError(f"image is a {type(images[0]).__name__}; expected a PIL image, a list of them, or a tensor [B, K, H, W] in [0, 1]")
+    if not images: raise ValueError("image is an empty list; expected one picture or more")
+    for name, some in (("image", images), ("mask_image", masks)):
+        for im in some:
+            if not hasattr(im, "convert") and (name == "image" or im is not None): raise TypeError(f"{name} is a {type(im).__name__}; expected a PIL image or a list of them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}")
+            if im is not None and (name == "mask_image" or task.name == "depth") and im.mode not in ("L", "1", "I", "I;16", "F"): raise ValueError(f"{name} is a {im.mode} picture; expected a grey-scale one: image.convert('L')")
     size = max(len(images), len(masks))
     if {len(images), len(masks)} - {1, size}: raise ValueError(f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, or one")
     images, masks = ([read_pil(x) if x is not None else None for x in some] * (size // len(some)) for some in (images, masks))
+    for im, m in zip(images, masks):
+        if m is not None and m.shape[-2:] != im.shape[-2:]: raise ValueError(f"mask_image is {m.shape[-1]} × {m.shape[-2]} pixels and its image {im.shape[-1]} × {im.shape[-2]}; a mask has the size of its picture")
     return torch.stack([task.of_user(im, None if m is None else m[:1]) if task.of_user else im for im, m in zip(images, masks)])
 
 def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
@@ -187,6 +194,9 @@ def __call__(self: CoDiPipeline,
              return_dict: bool = True, callback_on_step_end=None, callback_on_step_end_tensor_inputs=("latents",)):
     "Draw."
     if image is None: raise ValueError("image is missing: the picture that is to be obeyed")
+    if num_images_per_prompt < 1: raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more")
+    if output_type not in ("pil", "np", "pt", "latent"): raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
+    if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs): raise ValueError(f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: {', '.join(self._callback_tensor_inputs)}")
     device = self._execution_device; _check_guidance(self, guidance_scale); self.scheduler.set_timesteps(num_inference_steps, device)
     prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
     teacher, shape = self.teacher, (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
@@ -209,7 +219,7 @@ def _draw(self: CoDiPipeline, teacher, z, text, cond, guidance, scale, generator
         pred = student(z, t, ready, text, guidance=guidance)
         output = dict(epsilon=pred.eps, sample=pred.x).get(teacher.schedule.prediction_type, pred.v)
         z = self.scheduler.step(output, t, z, generator, return_dict=False)[0]
-        if callback: z = callback(self, i, t, {k: z for k in names}).pop("latents", z)
+        if callback: z = (callback(self, i, t, {k: z for k in names}) or {}).pop("latents", z)
     return z
 
 def _finished(self: CoDiPipeline, images, cond, output_type: str):

@@ -155,6 +155,7 @@ def _forward(teacher, adaptor, batch, channels, kind):
 # %% ../nbs/06c_plan.ipynb #4543a1f4
 def advise(name: str, adaptor: str = "controlnet", memory: float = 24., channels: int = 3, rank: int = 16, dtype: str = "float16") -> list[Plan | None]:
     "The largest batch (a power of two, at most 256) that fits into `memory` GB, without and with checkpointing; None where not even 1 fits."
+    if memory <= 0 or channels < 1: raise ValueError(f"memory is {memory:g} GB and channels {channels}; expected more than 0 and 1 or more")
     best = []
     for checkpointing in (False, True):
         of = lambda batch: plan(shapes_only(name), adaptor, channels, rank, batch, dtype, checkpointing)

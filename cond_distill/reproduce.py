@@ -53,6 +53,8 @@ def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
 def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
     "How many steps of `cfg.batch` images a budget in units pays for."
     before, after = units(cfg, teacher)
+    if cfg.preset == "progressive" and cfg.guidance != 1.:       # guided in the first of its rounds alone
+        before = after = (after + (abs(cfg.rounds) - 1) * units(replace(cfg, guidance=1.), teacher)[1]) / abs(cfg.rounds)
     alone = cfg.ramp_start if cfg.preset == "balanced" and cfg.look_ahead else 0.
     return max(1, round(budget / cfg.batch / (alone * before + (1 - alone) * after)))
 
@@ -240,6 +242,8 @@ def reproduce(cfg):  # a `cli.ReproduceConfig`
     budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
     methods, places = cfg.methods or tuple(ABLATIONS if cfg.ablations else METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
     wrong = [m for m in methods if m not in METHODS | ABLATIONS]
+    for task in map(find_task, cfg.tasks):
+        if not (task.of_scene or task.of_image): raise ValueError(f"task {task.name!r} has no scenes to be compared on")
     if wrong: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
     exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
     search = [Job(m, "depth", SEARCH_SEED, lr, budget, .25) for m in dict.fromkeys(Job(m).searched for m in methods) for lr in RATES]

@@ -106,7 +106,8 @@ def _take(self, k: int) -> dict:
         file, key = self.shard(step, lane, attempt // 2), ""
         try:
             keys, places = self._listed(file)
-            if not keys: continue                              # nothing of this small shard is held out
+            if not keys and attempt < 14: continue             # nothing of this small shard is held out
+            keys = keys or list(places)                        # nor of any: as with a folder of few pictures, then all are
             key = keys[rng.integers(len(keys))]
             return dict(self._example(self._item(file, key, places[key]), k), skipped=bad)
         except (ValueError, OSError) as e: bad = bad + [f"{file}:{key}: {e}" if key else str(e)]

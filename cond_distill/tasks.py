@@ -53,6 +53,7 @@ def examples(task: str | Task,
              level: str = "mixed") -> dict:  # of captions: "full", "partial", "none", "mixed"
     "Scenes with the task's condition 'cond' [B,K,H,W]; the condition of a scene is always the same."
     task, data = find_task(task) if isinstance(task, str) else task, Scenes(split, size=size, level=level)
+    if not (task.of_scene or task.of_image): raise ValueError(f"task {task.name!r} cannot be made of scenes; it needs your own pictures")
     batch = data.batch(indices)
     if task.of_scene: return task.of_scene(batch)
     rng = lambda i: np.random.default_rng((data.start + int(i), sum(map(ord, task.name))))

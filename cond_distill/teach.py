@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 from .config import TeachConfig
+from .images import digest
 from .scenes import COLOURS, SHAPES, PATTERNS, FLOORS, WORLD, Scenes, caption
 from .trainer import _append, _calm_interrupt, _forget_after
 
@@ -70,6 +71,7 @@ def fit(name: str,      # of the stage; names the checkpoint and the log
     path, params = Path(cfg.work) / f"{name}.pt", [p for p in module.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=lr, betas=(.9, .99), weight_decay=1e-3)
     ema, made = EMAModel(params, decay=decay, use_ema_warmup=True, power=.8), dict(steps=steps, lr=lr, batch=cfg.batch, vae_batch=cfg.vae_batch, scenes=cfg.scenes, seed=cfg.seed, world=WORLD)
+    if cfg.images: made |= dict(size=cfg.size, zoom=cfg.zoom, images=digest(cfg.images))
     start = _resume(path, module, opt, ema, made)
     save = lambda step: _save(path, module=module.state_dict(), opt=opt.state_dict(), ema=ema.state_dict(), step=step, made=made)
     bar, began, recent = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5), time.time(), None
@@ -347,7 +349,7 @@ def new_pixel_unet(size: int):
 # %% ../nbs/09_teach.ipynb #b548feb5
 def photo_cache(cfg: TeachConfig) -> np.ndarray:
     "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."
-    from cond_distill.images import Photos, collate, digest
+    from cond_distill.images import Photos, collate
     photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
     folder = Path(cfg.work); folder.mkdir(parents=True, exist_ok=True)
     name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"; done_file = folder / f"{name}.json"

@@ -58,7 +58,7 @@ class Teacher(nn.Module):
         kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
         if kind not in FAMILIES: raise ValueError(f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}")
         try: opened = FAMILIES[kind].open(folder, dtype)
-        except OSError as e: raise OSError(f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). Weights must be safetensors files: others are programs, and may do anything when they are loaded. To convert a model that you trust: pipe.save_pretrained(folder)") from e
+        except OSError as e: raise OSError(f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). Weights must be safetensors files: others are programs, and may do anything when they are loaded. To convert a model that you trust: pipe.save_pretrained(folder)" if not list(folder.glob("*/*.fp16.safetensors")) else f"{str(name)!r} holds the variant 'fp16'; save it once without: DiffusionPipeline.from_pretrained({str(name)!r}, variant='fp16').save_pretrained(FOLDER)") from e
         return opened.to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     @classmethod
@@ -68,7 +68,9 @@ class Teacher(nn.Module):
         from transformers import CLIPTextModel, CLIPTokenizer
         load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
         text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True).to(dtype)
-        return cls(load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae"), text, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), read_schedule(folder))
+        unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
+        if unet.config.in_channels != vae.config.latent_channels: raise ValueError(f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the autoencoder makes {vae.config.latent_channels}: a model for inpainting or editing; give the plain text-to-image model")
+        return cls(unet, vae, text, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), read_schedule(folder))
 
     def train(self, mode: bool = True): return super().train(False)  # a teacher is never in training mode
 

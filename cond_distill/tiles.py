@@ -47,7 +47,8 @@ def draw_tiled(student: Student,
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
     want = [max(tile, -(-n // f)) for n in (h, w)]                                        # latent positions
     c = _padded(cond, [n * f for n in want]).to(student.device)
-    places = [(i, j) for i in starts(want[0], tile, round(tile * overlap)) for j in starts(want[1], tile, round(tile * overlap))]
+    shared = min(tile - 1, round(tile * overlap))
+    places = [(i, j) for i in starts(want[0], tile, shared) for j in starts(want[1], tile, shared)]
     cut = lambda x, s: torch.cat([x[..., i * s:(i + tile) * s, j * s:(j + tile) * s] for i, j in places])
     conds = cut(c, f); student.adaptor.check(conds, len(places))
     ready = [student.prepare(p) for p in conds.split(batch)]                              # once, not once a step

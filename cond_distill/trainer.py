@@ -31,7 +31,7 @@ from .teacher import Teacher
 # %% auto #0
 __all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
            'save_run', 'load_run', 'Record', 'one_step', 'held_examples', 'validation_grid', 'measure_curve',
-           'ask_judge', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
+           'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
 
 # %% ../nbs/06_trainer.ipynb #5a34744e
 def _features():
@@ -161,7 +161,7 @@ class Run:
     def next_round(self, k: int):
         "From now on the one that is followed is what the student was until now."
         self.round, self.source = k, self.sampler.copy()
-        self.loss = make_loss(self.cfg, self.source)
+        self.loss = make_loss(replace(self.cfg, guidance=1.), self.source)   # the student has learnt it in its first round: not again
 
     def parts(self) -> dict:
         "Everything with a state_dict."
@@ -326,7 +326,7 @@ def _append(path, row: dict):
         w = csv.DictWriter(f, row); new and w.writeheader(); w.writerow({k: round(v, 6) for k, v in row.items()})
 
 # %% ../nbs/06_trainer.ipynb #3f4ac2d4
-def _check_source(cfg):
+def check_source(cfg):
     "A task that can be trained on what is given; found out before anything is made."
     if cfg.images: open_photos(cfg, 64)
     elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene): raise ValueError(f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)")
@@ -371,7 +371,7 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
             judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
     from tqdm.auto import tqdm
-    cfg = as_launched(cfg); make_loss(cfg); _check_source(cfg)                         # wrong words fail before the work
+    cfg = as_launched(cfg); make_loss(cfg); check_source(cfg)                         # wrong words fail before the work
     run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run)
     with _alone(run):
         load_run(run)
