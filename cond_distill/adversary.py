@@ -33,8 +33,9 @@ class Adversary(nn.Module):
 
     def features(self, z, t, text) -> list:
         "The deepest feature map of each resolution of the teacher's encoder."
-        h, skips, _ = encoder(self.teacher.backbone, z, self.teacher.schedule.network_time(t).to(z.device), self.teacher.text_inputs(text.float()))
-        return list({f.shape[-1]: f for f in (*skips, h)}.values())
+        dtype = self.teacher.backbone.dtype
+        h, skips, _ = encoder(self.teacher.backbone, z.to(dtype), self.teacher.schedule.network_time(t).to(z.device), {k: v.to(dtype) for k, v in self.teacher.text_inputs(text.float()).items()})
+        return list({f.shape[-1]: f.float() for f in (*skips, h)}.values())
 
     def judge(self, x, seen, t, eps, text):
         "D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."
@@ -48,5 +49,6 @@ class Adversary(nn.Module):
         seen, t = as_latent(self.teacher, batch["cond"]), (d.u * self.teacher.schedule.T).long()
         judge = lambda x: self.judge(x, seen, t, d.eps.roll(1, 0), batch["text"])
         lost = F.relu(1 - judge(batch["x"])).mean() + F.relu(1 + judge(x_hat.detach())).mean()
-        self.opt.zero_grad(); lost.backward(); self.opt.step()
+        self.opt.zero_grad(); lost.backward()
+        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))): self.opt.step()   # a broken batch must not stay in the judge
         return -w * judge(x_hat)

@@ -272,7 +272,8 @@ def summary(results: list[dict]) -> list[dict]:
     "A row per task, method and sampler: mean and 95 % interval over seeds of FID at each number of steps."
     rows, groups = [], {}
     for r in results:
-        for row in r["rows"]: groups.setdefault((r["job"]["task"], r["job"]["method"], row["sampler"]), {}).setdefault(row["steps"], []).append(row["FID"])
+        most = max(row["n"] for row in r["rows"])                # FIDs of fewer pictures are larger: not into one line
+        for row in (row for row in r["rows"] if row["n"] == most): groups.setdefault((r["job"]["task"], r["job"]["method"], row["sampler"]), {}).setdefault(row["steps"], []).append(row["FID"])
     for (task, method, sampler), steps in groups.items():
         rows.append(dict(task=task, method=method, sampler=sampler, seeds=max(map(len, steps.values()))) | {f"FID@{k}": interval(v) for k, v in sorted(steps.items())})
     return rows

@@ -29,7 +29,8 @@ def list_shard(file: str) -> dict:
                 folder, _, name = m.name.rpartition("/"); key, _, end = name.partition(".")
                 if m.isfile() and not m.issparse() and key and (end == "txt" or end.split(".")[-1].lower() in PICTURES): found.setdefault(f"{folder}/{key}", {})[end.lower()] = (m.offset_data, m.size)
             tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(512).strip(b"\0"): raise tarfile.ReadError(f"damaged at byte {tar.offset}")
+            end = tar.fileobj.read(512)
+            if len(end) < 512 or end.strip(b"\0"): raise tarfile.ReadError(f"damaged at byte {tar.offset}, or ends there")
     except (tarfile.TarError, OSError) as e: raise ValueError(f"{file} is not a readable shard: {e}; expected an uncompressed tar file with pictures (000017.jpg) and captions of the same name (000017.txt)") from None
     found = {k: v for k, v in found.items() if set(v) != {"txt"}}
     if not found: raise ValueError(f"{file} holds no pictures; expected members like 000017.jpg, and 000017.txt for its caption")

@@ -64,7 +64,7 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
         made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
         layers = cfg.reader if cfg.reader >= 0 else 0 if find_task(cfg.task).captions or type(teacher).__name__ == "PixelTeacher" else 2
         if layers: made.reader = TextReader.of(teacher, layers)
-    return (GuidanceEmbedded.of(teacher, made) if cfg.preset == "lcm" else made).to(memory_format=torch.channels_last)
+    return (GuidanceEmbedded.of(teacher, made) if cfg.preset == "lcm" and not made.embeds_guidance else made).to(memory_format=torch.channels_last)
 
 def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
     "(number of the round, its Δt)."
@@ -317,7 +317,9 @@ def _keep_best(run, found):
     run.best, folder = (name, value, run.step), Path(run.cfg.out) / "best"
     part = folder.with_suffix(".part"); shutil.rmtree(part, ignore_errors=True)
     finish(run, part, best={name: value})
-    shutil.rmtree(folder, ignore_errors=True); part.replace(folder)
+    old = folder.with_suffix(".old"); shutil.rmtree(old, ignore_errors=True)
+    if folder.exists(): folder.replace(old)
+    part.replace(folder); shutil.rmtree(old, ignore_errors=True)
 
 def _append(path, row: dict):
     "One more row of a CSV file."
@@ -381,7 +383,10 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
         with _calm_interrupt() as asked:
             try:
                 while run.step < cfg.steps and not any(_agree(run, len(asked))):
-                    yield _record(run, one_step(run, data), began, bar, judge)
+                    parts = one_step(run, data)
+                    try: record = _record(run, parts, began, bar, judge)
+                    except Exception: save_run(run); raise       # a judge that fails costs no steps
+                    yield record
                     if run.step % cfg.save_every == 0: save_run(run)
                 save_run(run)
             except GeneratorExit: save_run(run); raise         # the caller left its loop: the state is whole there
