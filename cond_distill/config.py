@@ -49,7 +49,7 @@ class TrainConfig:
     ema_decay: float = 0.99       # moving average that is sampled from and saved
     clip: float = 1.0             # largest norm of the gradient
     precision: str = "no"         # "no", or "bf16" (accelerate's mixed precision)
-    dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16"
+    dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16" (for drawing: gradients through it are not scaled, and vanish where batch or picture are large)
     checkpointing: bool = False   # recompute activations instead of keeping them: less memory, a third more time
     compile: str = ""             # backend of torch.compile for the networks, such as "inductor" (minutes before the first step, then faster on a GPU); empty: none
     fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
