@@ -25,21 +25,15 @@ def pack(state, tensors: dict, name: str = "state"):
     if not isinstance(state, (str, int, float, bool, type(None))): raise TypeError(f"{name} is a {type(state).__name__}; a checkpoint holds tensors, numbers, texts, lists and dicts")
     return state
 
-def _moved(state, device):
-    "A nested state with its tensors on a device."
-    if torch.is_tensor(state): return state.to(device)
-    if isinstance(state, dict): return {k: _moved(v, device) for k, v in state.items()}
-    return type(state)(_moved(v, device) for v in state) if isinstance(state, (list, tuple)) else state
-
-def unpack(plain, tensors: dict):
-    "What `pack` was given, on the CPU."
+def unpack(plain, tensors: dict, device="cpu"):
+    "What `pack` was given."
     if not isinstance(plain, dict): return plain
     if "#tensor" in plain:
-        t = tensors[plain["#tensor"]]
+        t = tensors[plain["#tensor"]].to(device)
         return t.to(memory_format=torch.channels_last) if plain["channels_last"] else t
-    if "#dict" in plain: return {k: unpack(v, tensors) for k, v in plain["#dict"]}
+    if "#dict" in plain: return {k: unpack(v, tensors, device) for k, v in plain["#dict"]}
     kind, items = next(iter(plain.items()))
-    return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors) for v in items)
+    return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors, device) for v in items)
 
 # %% ../nbs/05d_checkpoints.ipynb #50094150
 FORMAT = "cond_distill checkpoint 1"
@@ -79,10 +73,10 @@ def read_checkpoint(path: Path, device="cpu") -> dict:
         with safe_open(path, "pt") as f:
             about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         if about.get("format") != FORMAT: raise Damaged(f"{path} is not a checkpoint of this package; it says {about.get('format', 'nothing')!r}, expected {FORMAT!r}")
-        state = unpack(json.loads(about["state"]), tensors)
+        plain = json.loads(about["state"]); unpack(plain, tensors)
     except (Damaged, MemoryError, PermissionError): raise
     except Exception as e: raise Damaged(f"{path} is damaged ({type(e).__name__}: {e})") from e
-    return _moved(state, device)                                # a full or missing GPU is no damage
+    return unpack(plain, tensors, device)                       # outside: a full or missing GPU is no damage
 
 def last_checkpoint(folder: Path, device="cpu") -> tuple[Path, dict] | None:
     "The newest whole checkpoint; None if there has never been one."

@@ -38,7 +38,7 @@ class SampleConfig:
     steps: int = 4           # network evaluations a picture
     method: str = "auto"     # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the adaptor was made for
     guidance: float = 1.     # on the caption: 2 obeys it more, for twice the evaluations
-    n: int = 0               # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
+    n: int = 0               # how many pictures, from different noise; 1: the picture alone, without labels; 0: four, or one if it is drawn in tiles
     seed: int = 0            # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
     fetch: bool = False      # allow fetching the teacher from the hub, if its name is one there

@@ -160,23 +160,27 @@ class Photos(torch.utils.data.Dataset):
             except ValueError as e: bad = bad + [f"{item.name}: {e}"]
         raise ValueError(f"eight unreadable pictures in a row, the last one {bad[-1]}")
 
-    def _example(self, item, k):
-        rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
-        views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
-        if len({v.shape for v in views}) > 1: raise ValueError(f"input and target have different sizes, {' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}")
-        mirror = rng.random() < .5 and not re.search(r"\b(left|right)\b", item.caption.lower())
-        h, w = views[0].shape[-2:]
-        side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
-        top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
-        views = [resize(v[None, :, top:top + side, left:left + side], self.size)[0] for v in views]
-        if mirror: views = [v.flip(-1) for v in views]
-        if self.recolour: order = rng.permutation(3); views = [v[order] for v in views]
-        cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
-        return dict(image=views[0], cond=cond, caption=item.caption)
-
     def batch(self, indices) -> dict:
         "Several examples at once."
         return collate([self[k] for k in indices])
+
+# %% ../nbs/00b_images.ipynb #b83247ea
+def _example(self: Photos, item: Item, k: int) -> dict:
+    "Example k, made of that picture."
+    rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
+    views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
+    if len({v.shape for v in views}) > 1: raise ValueError(f"input and target have different sizes, {' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}")
+    mirror = rng.random() < .5 and not re.search(r"\b(left|right)\b", item.caption.lower())
+    h, w = views[0].shape[-2:]
+    side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
+    top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
+    views = [resize(v[None, :, top:top + side, left:left + side], self.size)[0] for v in views]
+    if mirror: views = [v.flip(-1) for v in views]
+    if self.recolour: order = rng.permutation(3); views = [v[order] for v in views]
+    cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
+    return dict(image=views[0], cond=cond, caption=item.caption)
+
+Photos._example = _example
 
 # %% ../nbs/00b_images.ipynb #b4bc837c
 def collate(examples: list[dict]) -> dict:

@@ -140,6 +140,11 @@ def _no_offload(self, *args, **kwargs):
 CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload = _no_offload
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
+def _check_picture(name: str, picture, grey: bool):
+    "Refuse what is not a PIL image, and colours where there can be none."
+    if not hasattr(picture, "convert"): raise TypeError(f"{name} is a {type(picture).__name__}; expected a PIL image or a list of them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}")
+    if grey and picture.mode not in ("L", "1", "I", "I;16", "F"): raise ValueError(f"{name} is a {picture.mode} picture; expected a grey-scale one: image.convert('L')")
+
 def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     "Pictures (PIL, or tensors that are conditions already), one or several."
     task = find_task(self.adaptor.about["task"])
@@ -147,10 +152,8 @@ def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [
     if torch.is_tensor(image): return (image if image.ndim == 4 else image[None]).float()
     images, masks = (x if isinstance(x, (list, tuple)) else [x] for x in (image, mask_image))
     if not images: raise ValueError("image is an empty list; expected one picture or more")
-    for name, some in (("image", images), ("mask_image", masks)):
-        for im in some:
-            if not hasattr(im, "convert") and (name == "image" or im is not None): raise TypeError(f"{name} is a {type(im).__name__}; expected a PIL image or a list of them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}")
-            if im is not None and (name == "mask_image" or task.name == "depth") and im.mode not in ("L", "1", "I", "I;16", "F"): raise ValueError(f"{name} is a {im.mode} picture; expected a grey-scale one: image.convert('L')")
+    for im in images: _check_picture("image", im, grey=task.name == "depth")
+    for m in masks: m is None or _check_picture("mask_image", m, grey=True)
     size = max(len(images), len(masks))
     if {len(images), len(masks)} - {1, size}: raise ValueError(f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, or one")
     images, masks = ([read_pil(x) if x is not None else None for x in some] * (size // len(some)) for some in (images, masks))
@@ -158,6 +161,7 @@ def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [
         if m is not None and m.shape[-2:] != im.shape[-2:]: raise ValueError(f"mask_image is {m.shape[-1]} × {m.shape[-2]} pixels and its image {im.shape[-1]} × {im.shape[-2]}; a mask has the size of its picture")
     return torch.stack([task.of_user(im, None if m is None else m[:1]) if task.of_user else im for im, m in zip(images, masks)])
 
+# %% ../nbs/05b_pipeline.ipynb #f4b59e8d
 def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
     "As many prompts as conditions, n times each."
     prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
@@ -172,6 +176,7 @@ def _negatives(negative, size: int, n: int) -> list[str]:
     if n * len(negative) != size: raise ValueError(f"{len(negative)} negative prompts for {size // n} prompts or images; give one for each, or one string")
     return [p or "" for p in negative for _ in range(n)]
 
+# %% ../nbs/05b_pipeline.ipynb #f4b59e8f
 def _max_guidance(self: CoDiPipeline) -> float:
     "1 for a model that hears no captions, and where the caption is an instruction, which training never left out."
     if self.adaptor.inner.embeds_guidance: return self.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)   # what it has seen in training

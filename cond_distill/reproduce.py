@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 import torch
-from .adaptor import Student
+from .adaptor import ABOUT, Student
 from .adaptors import make_adaptor
 from .baselines import merged
 from .compare import comparison, held_out, score, spread
@@ -120,6 +120,7 @@ class Job:
 def _first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
     "Write a fresh adaptor whose condition is read through diffusers' own first weights, not through `keep_signal`'s."
     from diffusers import ControlNetModel
+    if (folder / ABOUT).is_file(): return str(folder)
     torch.manual_seed(job.seed); made = make_adaptor("controlnet", teacher, find_task(job.task).channels); config = made.net.config
     theirs = ControlNetModel.from_unet(teacher.backbone, conditioning_channels=config.conditioning_channels, conditioning_embedding_out_channels=config.conditioning_embedding_out_channels)
     made.net.controlnet_cond_embedding.load_state_dict(theirs.controlnet_cond_embedding.state_dict())

@@ -12,8 +12,8 @@ from torch import nn
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['ASSETS', 'find_folder', 'best_device', 'read_schedule', 'Teacher', 'encode', 'decode', 'embed', 'guide',
-           'as_timesteps', 'added', 'text_inputs', 'predict', 'forward', 'empty', 'fingerprint']
+__all__ = ['ASSETS', 'find_folder', 'best_device', 'read_schedule', 'Teacher', 'from_pretrained', 'encode', 'decode', 'embed',
+           'guide', 'as_timesteps', 'added', 'text_inputs', 'predict', 'forward', 'empty', 'fingerprint']
 
 # %% ../nbs/02_teacher.ipynb #4aa7475f
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../cond_distill/assets")
@@ -48,30 +48,6 @@ class Teacher(nn.Module):
         self.backbone, self.vae, self.text_encoder, self.tokenizer, self.schedule = backbone, vae, text_encoder, tokenizer, schedule
         self.requires_grad_(False).eval()
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
-                        device="cpu", dtype=torch.float32, revision: str = None,
-                        local_files_only: bool = True) -> Teacher:  # False allows fetching from the hub
-        "Open a diffusers pipeline's folder, of whatever family it is."
-        from cond_distill.families import FAMILIES          # they derive from this class
-        folder = find_folder(name, revision, local_files_only)
-        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-        if kind not in FAMILIES: raise ValueError(f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}")
-        try: opened = FAMILIES[kind].open(folder, dtype)
-        except OSError as e: raise OSError(f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). Weights must be safetensors files: others are programs, and may do anything when they are loaded. To convert a model that you trust: pipe.save_pretrained(folder)" if not list(folder.glob("*/*.fp16.safetensors")) else f"{str(name)!r} holds the variant 'fp16'; save it once without: DiffusionPipeline.from_pretrained({str(name)!r}, variant='fp16').save_pretrained(FOLDER)") from e
-        return opened.to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-
-    @classmethod
-    def open(cls, folder: Path, dtype) -> Teacher:
-        "The parts of a Stable Diffusion folder, each in `dtype`."
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-        load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True).to(dtype)
-        unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
-        if unet.config.in_channels != vae.config.latent_channels: raise ValueError(f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the autoencoder makes {vae.config.latent_channels}: a model for inpainting or editing; give the plain text-to-image model")
-        return cls(unet, vae, text, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), read_schedule(folder))
-
     def train(self, mode: bool = True): return super().train(False)  # a teacher is never in training mode
 
     @property
@@ -88,6 +64,36 @@ class Teacher(nn.Module):
     def factor(self) -> int:
         "Pixels a side of one latent position."
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+# %% ../nbs/02_teacher.ipynb #dac794d2
+def _what_to_do(name, folder: Path) -> str:
+    "With a folder whose weights are not where they should be."
+    if list(folder.glob("*/*.fp16.safetensors")): return f"It holds the variant 'fp16'; save it once without: DiffusionPipeline.from_pretrained({str(name)!r}, variant='fp16').save_pretrained(FOLDER)"
+    return "Weights must be safetensors files: others are programs, and may do anything when they are loaded. To convert a model that you trust: pipe.save_pretrained(folder)"
+
+def from_pretrained(cls, name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
+                    device="cpu", dtype=torch.float32, revision: str = None,
+                    local_files_only: bool = True) -> Teacher:  # False allows fetching from the hub
+    "Open a diffusers pipeline's folder, of whatever family it is."
+    from cond_distill.families import FAMILIES          # they derive from this class
+    folder = find_folder(name, revision, local_files_only)
+    kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    if kind not in FAMILIES: raise ValueError(f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}")
+    try: opened = FAMILIES[kind].open(folder, dtype)
+    except OSError as e: raise OSError(f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). {_what_to_do(name, folder)}") from e
+    return opened.to(device, memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+
+def _open(cls, folder: Path, dtype) -> Teacher:
+    "The parts of a Stable Diffusion folder, each in `dtype`."
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+    load = lambda kind, sub: kind.from_pretrained(folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype)
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True).to(dtype)
+    unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
+    if unet.config.in_channels != vae.config.latent_channels: raise ValueError(f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the autoencoder makes {vae.config.latent_channels}: a model for inpainting or editing; give the plain text-to-image model")
+    return cls(unet, vae, text, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), read_schedule(folder))
+
+Teacher.from_pretrained, Teacher.open = classmethod(from_pretrained), classmethod(_open)
 
 # %% ../nbs/02_teacher.ipynb #ea7daf13
 def _check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):

@@ -86,6 +86,7 @@ def make_optimizer(cfg: TrainConfig, params):
         return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
     return kind(params, **settings)
 
+# %% ../nbs/06_trainer.ipynb #83acafe2
 class MovingAverage:
     "An exponential moving average that lives in a model's own parameters, not in a second copy; decay (1 + n) / (10 + n) in the first steps, as in diffusers' `EMAModel`."
     def __init__(self, model: Student, decay: float): self.shadow_params, self.decay, self.n = list(model.parameters()), decay, 0
@@ -385,7 +386,8 @@ def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
                 while run.step < cfg.steps and not any(_agree(run, len(asked))):
                     parts = one_step(run, data)
                     try: record = _record(run, parts, began, bar, judge)
-                    except Exception: save_run(run); raise       # a judge that fails costs no steps
+                    except Exception:                            # a judge that fails costs no steps; with more processes the others do not know of it
+                        run.accelerator.num_processes == 1 and save_run(run); raise
                     yield record
                     if run.step % cfg.save_every == 0: save_run(run)
                 save_run(run)
