@@ -123,7 +123,7 @@ def startup() -> list[tuple]:
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--rounds", type=int, default=15); args.add_argument("--cache", default="runs/cache")
+    args.add_argument("--rounds", type=int, default=15); args.add_argument("--cache", default="runs/cache"); args.add_argument("--out", default=str(ROOT / "results/benchmarks"), help="file without its ending")
     args = args.parse_args()
     teacher = Teacher.from_pretrained("shipped", best_device()); torch.manual_seed(0)
     cfg = TrainConfig(scenes=1200, cache=args.cache, grid_every=0); data = cache_examples(teacher, cfg)
@@ -133,10 +133,10 @@ def main():
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if teacher.device.type == "cuda" else f"a CPU ({torch.get_num_threads()} threads)"
     found = dict(commit=commit, device=device, ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in ratios], seconds=seconds | more, growth=growth(cfg, teacher, data, args.rounds), drawing=growth_of_drawing(teacher, args.rounds), startup=startup())
-    (ROOT / "results/benchmarks.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    Path(f"{args.out}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     good = lambda r, aim: {"≤": r <= float(aim[2:]), "≥": r >= float(aim[2:]), "<": r < float(aim[2:])}[aim[0]]
     shown = [{"what": r["what"], "ratio": r["ratio"], "aim": r["aim"], "met": "yes" if good(r["ratio"], r["aim"]) else "no"} for r in found["ratios"]]
-    (ROOT / "results/benchmarks.md").write_text(f"# Speed\n\nMade by `make bench` on commit {commit}, on {device}; batch {cfg.batch}. Ratios within one run, the fastest of {args.rounds} rounds in turns (of drawing {3 * args.rounds}, of the 50 guided steps 2); seconds belong to a machine.\n\n{table(shown)}\n\n{table(found['growth'])}\n\n{table(found['startup'])}\n")
+    Path(f"{args.out}.md").write_text(f"# Speed\n\nMade by `make bench` on commit {commit}, on {device}; batch {cfg.batch}. Ratios within one run, the fastest of {args.rounds} rounds in turns (of drawing {3 * args.rounds}, of the 50 guided steps 2); seconds belong to a machine.\n\n{table(shown)}\n\n{table(found['growth'])}\n\n{table(found['startup'])}\n")
     print(table(shown))
 
 if __name__ == "__main__": main()

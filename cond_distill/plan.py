@@ -69,19 +69,21 @@ KNOWN = {
                            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816), vae=_SD_VAE, text=[_CLIP_L, _CLIP_G], words=77),
 }
 
-def shapes_only(name: str) -> Teacher:
+def _parts(name: str) -> dict:
+    "Configurations of a known model, or of a U-Net pipeline's folder."
+    if name in KNOWN: return KNOWN[name]
+    folder = find_folder(name); kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"): raise ValueError(f"{name!r} holds a {kind}; plans are made for Stable Diffusion 1, 2 and XL: {', '.join(KNOWN)} or a folder")
+    read = lambda part: json.loads((folder / part / "config.json").read_text())
+    texts = [read(p) for p in ("text_encoder", "text_encoder_2") if (folder / p).is_dir()]
+    return dict(unet=read("unet"), vae=read("vae"), text=texts, words=texts[0]["max_position_embeddings"])
+
+def shapes_only(name: str, device="meta") -> Teacher:  # another device: with random weights, to measure what does not depend on them
     "A teacher on the `meta` device: 'sd15', 'sdxl', 'shipped', or the folder of a U-Net pipeline; no weights are read."
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-    if name in KNOWN: c = KNOWN[name]
-    else:
-        folder = find_folder(name); kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"): raise ValueError(f"{name!r} holds a {kind}; plans are made for Stable Diffusion 1, 2 and XL: {', '.join(KNOWN)} or a folder")
-        read = lambda part: json.loads((folder / part / "config.json").read_text())
-        texts = [read(p) for p in ("text_encoder", "text_encoder_2") if (folder / p).is_dir()]
-        c = dict(unet=read("unet"), vae=read("vae"), text=texts, words=texts[0]["max_position_embeddings"])
-    schedule = Schedule.scaled_linear()
-    with torch.device("meta"):
+    c, schedule = _parts(name), Schedule.scaled_linear()
+    with torch.device(device):
         teacher = Teacher(UNet2DConditionModel.from_config(c["unet"]), AutoencoderKL.from_config(c["vae"]), torch.nn.ModuleList(kind(CLIPTextConfig(**t)) for kind, t in zip((CLIPTextModel, CLIPTextModelWithProjection), c["text"])), None, schedule)
     teacher.__dict__["words"] = c["words"]
     return teacher
