@@ -1,7 +1,7 @@
 """What only a GPU can tell: `gpu.py` runs pages of this package there, compares compiled networks with plain ones, measures models of real size (with
 random weights) against their plan, and trains for longer than a CPU allows. Each part adds to results/gpu.json, which the page "On a GPU" reads.
 """
-import argparse, gc, json, subprocess, sys, time
+import argparse, gc, json, os, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +15,16 @@ from cond_distill.adaptors import make_adaptor
 from cond_distill.cache import cache_examples
 from cond_distill.config import TrainConfig
 from cond_distill.plan import plan, shapes_only
-from cond_distill.reproduce import LONG, METHODS, Job, _stages, exam, steps_for, train, units
+from cond_distill.reproduce import Job, _stages, exam, steps_for, train, units
 from cond_distill.sampler import draw_images
 from cond_distill.teacher import ASSETS, Teacher
 from cond_distill.trainer import Run, one_step
 
 PAGES = ("06g_devices", "06_trainer", "06e_check", "06f_speed", "05b_pipeline", "05d_checkpoints", "04a_adaptors", "07_metrics")
 
-def python(*args, log=None, **kw):
-    "Another process of this file; what it printed."
-    done = subprocess.run([sys.executable, __file__, *map(str, args)], capture_output=True, text=True, **kw)
+def python(*args, log=None, threads=1, **kw):
+    "Another process of this file, of many at a time; what it printed."
+    done = subprocess.run([sys.executable, __file__, *map(str, args)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(threads)), **kw)
     if log: Path(log).write_text(done.stdout + done.stderr)
     return done
 
@@ -62,7 +62,7 @@ def page(name):
 
 def pages(args, log):
     def one(name):
-        start = time.time(); done = python("--page", name, log=log / f"{name}.log", timeout=args.limit)
+        start = time.time(); done = python("--page", name, threads=2, log=log / f"{name}.log", timeout=args.limit)
         return dict(page=name, ok=not done.returncode, seconds=round(time.time() - start), error=done.stderr.strip()[-600:] if done.returncode else "")
     def safe(name):
         try: return one(name)
@@ -89,11 +89,12 @@ def _asked(args, log, s, n):
 
 def warm(args, log):
     "All of them at once, so that what they compile is kept; how long the first steps took."
-    with ThreadPoolExecutor(len(STEPS)) as pool: return list(pool.map(lambda k: _asked(args, log, STEPS[k], f"warm_{k}"), range(len(STEPS))))
+    which = args.configurations or range(len(STEPS))
+    with ThreadPoolExecutor(len(STEPS)) as pool: return list(pool.map(lambda k: _asked(args, log, STEPS[k], f"warm_{k}"), which))
 
 def compiled(args, log):
     "One after the other, since it is a measure of time."
-    return [_asked(args, log, s, k) for k, s in enumerate(STEPS)]
+    return [_asked(args, log, STEPS[k], k) for k in args.configurations or range(len(STEPS))]
 
 # ---- models of real size
 class RealSize(Teacher):
@@ -120,7 +121,7 @@ def sizes(args, log):
     "Peak memory and time of training steps beside what `plan` said."
     rows, at = [], None
     gb = lambda b: round(b / 1e9, 2)
-    for name, adaptor, batch, checkpointing in SIZES if CUDA else (("shipped", "controlnet", 4, False),):
+    for name, adaptor, batch, checkpointing in [SIZES[k] for k in args.configurations or range(len(SIZES))] if CUDA else [("shipped", "controlnet", 4, False)]:
         try:
             if at != name: teacher = None; gc.collect(); torch.cuda.empty_cache(); teacher, at = real_size(name), name; data = made_up(teacher, 32)
             p = plan(shapes_only(name), adaptor, 1, batch=batch, dtype="bfloat16", checkpointing=checkpointing)
@@ -159,10 +160,10 @@ def long(settings):
     "One method of the comparison with many times its budget; what it draws afterwards."
     from cond_distill.compare import held_out
     from cond_distill.metrics import load_recogniser
-    s = json.loads(settings); teacher = Teacher.from_pretrained("shipped", DEVICE); net = load_recogniser()
+    s = json.loads(settings); teacher = Teacher.from_pretrained("shipped", DEVICE); net = load_recogniser().to(DEVICE)
     before, after = units(TrainConfig(), teacher); budget = s["times"] * 700 * 32 * (.6 * before + .4 * after)
     job = Job(s["method"], s["task"], s["seed"], s["lr"], budget); start = time.time(); folder = Path(s["runs"]) / job.name
-    student = train(job, teacher, folder, s["cache"], False, batch=s["batch"], scenes=s["scenes"]); trained = time.time() - start
+    student = train(job, teacher, folder, s["cache"], False, batch=s["batch"], scenes=s["scenes"], workers=os.cpu_count() // 2); trained = time.time() - start
     rows = exam(replace(job, seed=max(1, job.seed)), student, net, held_out(s["n"], teacher.image_size, job.task))
     print(json.dumps(dict(s | dict(cache=None, runs=None), rows=rows, stages=_stages(folder), minutes=round(trained / 60, 2), minutes_measuring=round((time.time() - start - trained) / 60, 2))))
 
@@ -182,7 +183,7 @@ def main():
     args.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS)); args.add_argument("--out", default=str(ROOT / "results/gpu.json")); args.add_argument("--log", default="runs/gpu", help="folder of what each part printed")
     args.add_argument("--limit", type=float, default=600, help="seconds that any single process may take"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--runs", default="runs/gpu")
     args.add_argument("--pages", nargs="*", help="other pages than those of the list"); args.add_argument("--jobs", nargs="*", default=[], help="of the longer trainings, each a JSON object: method, task, seed, lr, times, batch, scenes, n")
-    args.add_argument("--commit", default=None)
+    args.add_argument("--configurations", nargs="*", type=int, help="numbers of steps or sizes to measure, instead of all"); args.add_argument("--commit", help="of this code, where git does not know it")
     for name in ("page", "step", "long"): args.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = args.parse_args()
     for name in ("page", "step", "long"):

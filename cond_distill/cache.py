@@ -6,6 +6,8 @@
 from __future__ import annotations
 import json
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_start_method
 from pathlib import Path
 import numpy as np
 import torch
@@ -22,12 +24,15 @@ __all__ = ['cache_examples', 'encode_examples', 'make_batch']
 # %% ../nbs/05c_cache.ipynb #753caf10
 def _pieces(teacher, cfg, done):
     "Batches of examples from number `done` on, 100 at a time."
-    if not cfg.images:
-        for i in range(done, cfg.scenes, 100): yield examples(cfg.task, range(i, min(i + 100, cfg.scenes)), size=teacher.image_size, level=cfg.captions)
-        return
-    photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour)
-    rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
-    yield from torch.utils.data.DataLoader(rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate)
+    load = partial(torch.utils.data.DataLoader, num_workers=cfg.workers)
+    if cfg.images:
+        photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour)
+        return load(torch.utils.data.Subset(photos, range(done, cfg.scenes)), batch_size=100, collate_fn=collate)
+    ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
+    apart = teacher.device.type == "cuda" and get_start_method() == "fork"   # on a CPU they would take the encoder's cores; and where processes are not forked, a script without a main guard would call itself
+    return load(ranges, batch_size=None, num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0, collate_fn=partial(_render, cfg.task, teacher.image_size, cfg.captions))
+
+def _render(task, size, level, numbers): return examples(task, numbers, size=size, level=level)
 
 def _cache_name(teacher, cfg):
     "Different for everything that changes the examples."

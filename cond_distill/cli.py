@@ -201,7 +201,7 @@ def distill(cfg: TrainConfig) -> Path:
     "Run a training to its end, measuring the task's fidelity at every grid; returns the folder of the adaptor."
     from functools import partial
     from cond_distill import metrics, tasks, trainer
-    judge = partial(tasks.find_task(cfg.task).fidelity, metrics.load_recogniser() if cfg.teacher == "shipped" and not cfg.images else None)
+    judge = partial(tasks.find_task(cfg.task).fidelity, metrics.load_recogniser().to(best_device()) if cfg.teacher == "shipped" and not cfg.images else None)
     if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs": judge = None  # the recogniser reads 64 × 64 scenes only
     trainer.distill_to_end(cfg, judge=judge)
     if os.environ.get("RANK", "0") == "0": print(f"adaptor, log and grids are in {cfg.out}")   # of several processes one speaks
@@ -228,7 +228,7 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     from cond_distill.adaptor import Student
     from cond_distill.teacher import Teacher, best_device
     if cfg.n < 2: raise ValueError(f"n is {cfg.n}; a distance between crowds needs 2 pictures or more, and means little below 256")
-    teacher, net = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch), metrics.load_recogniser()
+    teacher, net = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch), metrics.load_recogniser().to(best_device())
     students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []  # wrong names fail before the work
     short = Path if len({Path(name).name for name in students}) < len(students) else lambda name: Path(name).name
     for task in dict.fromkeys(s.about["task"] for s in students.values()):
@@ -253,7 +253,7 @@ def demo(cfg: DemoConfig) -> list[dict]:
     from cond_distill.teacher import Teacher, best_device
     print(f"1/3  distilling a depth adaptor (one stage, frozen teacher); watch {cfg.out}/grids", flush=True)
     folder = distill(TrainConfig(out=cfg.out, steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache))
-    teacher, net, held = Teacher.from_pretrained("shipped", best_device()), metrics.load_recogniser(), compare.held_out(cfg.n)
+    teacher, net, held = Teacher.from_pretrained("shipped", best_device()), metrics.load_recogniser().to(best_device()), compare.held_out(cfg.n)
     print("2/3  measuring", flush=True)
     jobs = [("distilled (this run)", folder, "auto", k) for k in (1, 2, 4, 8)] + [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
     rows, drawn = [compare.floor(net, teacher, held)], {}

@@ -42,7 +42,7 @@ class TrainConfig:
     images: str = ""              # folder of your own images instead of scenes, with task "pairs" of input/ and target/; or shards, "shards/*.tar", which are read as they are needed
     zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it
     recolour: bool = False        # hand on red, green and blue of your images in random order: for few photographs
-    workers: int = 2              # processes (of shards: threads) that open images
+    workers: int = 2              # processes (of shards: threads) that render scenes or open images
     captions: str = "partial"     # what captions tell: "full", "partial", "none", "mixed"
     caption_dropout: float = 0.5  # share of captions replaced by the empty one (instructions are never dropped)
     target_decay: float = 0.95    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from .adaptors import make_adaptor
 from .families import FAMILIES
 from .schedule import Schedule
-from .teacher import Teacher, find_folder
+from .teacher import Teacher, added, find_folder
 
 # %% auto #0
 __all__ = ['KNOWN', 'GPUS', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
@@ -121,7 +123,7 @@ def plan(teacher: Teacher,           # on the meta device: `shapes_only`
     with torch.device("meta"): made = make_adaptor(adaptor, teacher, channels, rank)
     own = sum(p.numel() for p in made.parameters())
     frozen = sum(p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype]) for part in teacher.children() for p in part.parameters())
-    teacher.backbone.to(kind); made.to(kind)
+    teacher.backbone.to(kind)
     layer = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
     if checkpointing:
         for net in (teacher.backbone, getattr(made, "net", None)):
@@ -142,15 +144,24 @@ def _largest_layer(teacher, adaptor, batch, channels, kind) -> int:
     for h in handles: h.remove()
     return max(found)
 
+class _Mixed(TorchFunctionMode):
+    "What mixed precision does on a GPU: products in 16 bits, norms in float32. (`torch.autocast` knows no `meta`.)"
+    to16, to32 = {torch.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm}, {F.group_norm, F.layer_norm}
+    def __init__(self, kind): super().__init__(); self.kind = kind
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        to = self.kind if func in self.to16 else torch.float32 if func in self.to32 else None
+        cast = lambda a: a.to(to) if to and torch.is_tensor(a) and a.is_floating_point() else a
+        return func(*map(cast, args), **{k: cast(v) for k, v in (kwargs or {}).items()})
+
 def _forward(teacher, adaptor, batch, channels, kind):
     "One call of the student with gradient: kept is what lies behind something that learns."
-    make = lambda *shape: torch.empty(*shape, device="meta", dtype=kind)
+    make = lambda *shape: torch.empty(*shape, device="meta")
     z, time, cond = make(batch, *teacher.latent_shape), torch.zeros(batch, device="meta"), make(batch, channels, teacher.image_size, teacher.image_size)
     c = teacher.backbone.config
     inputs = dict(encoder_hidden_states=make(batch, teacher.words, c.cross_attention_dim))
     if c.addition_embed_type == "text_time": inputs["added_cond_kwargs"] = dict(text_embeds=make(batch, c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim), time_ids=make(batch, 6))
-    effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
-    from cond_distill.teacher import added
+    with _Mixed(kind): effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
+    z, inputs, effects = tree_map(lambda a: a.to(kind), (z, inputs, effects))
     with added(teacher.backbone, effects.pop("outputs", {})):
         return torch.func.functional_call(teacher.backbone, dict(adaptor.weights(teacher.backbone)), (z,), dict(inputs, timestep=time, return_dict=False, **effects))[0]
 

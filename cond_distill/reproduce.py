@@ -238,7 +238,7 @@ def best_rate(method: str, found: dict) -> float:
 # %% ../nbs/07b_reproduce.ipynb #eba405ac
 def reproduce(cfg):  # a `cli.ReproduceConfig`
     "All jobs that are not done yet; returns {name: result}."
-    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser()
+    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser().to(best_device())
     before, after = units(TrainConfig(), teacher)
     budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
     methods, places = cfg.methods or tuple(ABLATIONS if cfg.ablations else METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
