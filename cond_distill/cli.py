@@ -201,6 +201,7 @@ def distill(cfg: TrainConfig) -> Path:
     "Run a training to its end, measuring the task's fidelity at every grid; returns the folder of the adaptor."
     from functools import partial
     from cond_distill import metrics, tasks, trainer
+    from cond_distill.teacher import best_device
     judge = partial(tasks.find_task(cfg.task).fidelity, metrics.load_recogniser().to(best_device()) if cfg.teacher == "shipped" and not cfg.images else None)
     if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs": judge = None  # the recogniser reads 64 × 64 scenes only
     trainer.distill_to_end(cfg, judge=judge)
