@@ -1,0 +1,42 @@
+"""Methods of the comparison with several times its budget: `longer.py CoDi undistilled --times 6` trains and examines them; can be stopped, and goes on.
+
+The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of methods when each may train for longer? Batches are larger,
+the learning rate is the one that the comparison's search found, the data are the same. Each method's result is a small file of its own.
+"""
+import argparse, json, os, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from cond_distill.compare import held_out
+from cond_distill.config import TrainConfig
+from cond_distill.metrics import load_recogniser
+from cond_distill.reproduce import METHODS, Job, _stages, commit, exam, train, units
+from cond_distill.teacher import Teacher, best_device
+
+def one(method, args):
+    "Train, examine, write."
+    job = Job(method, args.task, args.seed); file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
+    if file.exists(): return print(f"{file.name} is there")
+    rate = json.loads((ROOT / "results/reproduce" / f"{replace(job, seed=0).name}.json").read_text())["job"]["lr"]
+    teacher = Teacher.from_pretrained("shipped", best_device()); before, after = units(TrainConfig(), teacher)
+    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder, start = Path(args.runs) / f"{job.name}_times{args.times:g}", time.time()
+    student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2); trained = time.time() - start
+    rows = exam(replace(job, part=args.times), student, load_recogniser().to(teacher.device), held_out(args.n, teacher.image_size, args.task), (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8))
+    found = dict(method=method, task=args.task, seed=args.seed, times=args.times, batch=args.batch, lr=rate, rows=rows, stages=_stages(folder), minutes=round(trained / 60, 1), threads=torch.get_num_threads(),
+                 device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=args.commit or commit())
+    file.parent.mkdir(exist_ok=True); file.write_text(json.dumps(found, indent=1) + "\n")
+    print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    args.add_argument("--task", default="depth"); args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128)
+    args.add_argument("--n", type=int, default=2000, help="held-out conditions"); args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--runs", default="runs/longer"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--commit", help="of this code, where git does not know it")
+    args = args.parse_args()
+    for method in args.methods: one(method, args)
+
+if __name__ == "__main__": main()
