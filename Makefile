@@ -7,7 +7,7 @@ CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: ablations reader bench teacher adaptors matrix photos rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photos rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -88,6 +88,12 @@ photos: dev  ## Train the shipped teacher of photographs and its super-resolutio
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
+
+longer: env  ## Train some methods of the comparison with six times its budget (hours on 2 cores, minutes on a GPU; can be stopped; after: make reproduce)
+	$(PY) benchmarks/longer.py undistilled GD-II PE-CoDi CoDi
+
+gpu: dev  ## On a machine with a GPU: what only a GPU can tell (about twenty minutes)
+	$(PY) benchmarks/gpu.py
 
 bench: env  ## Measure the speed, as ratios within one run
 	$(PY) benchmarks/bench.py

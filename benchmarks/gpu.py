@@ -1,9 +1,8 @@
-"""What only a GPU can tell: `gpu.py` runs pages of this package there, compares compiled networks with plain ones, measures models of real size (with
-random weights) against their plan, and trains for longer than a CPU allows. Each part adds to results/gpu.json, which the page "On a GPU" reads.
+"""What only a GPU can tell: `gpu.py` runs pages of this package there, compares compiled networks with plain ones, and measures models of real size (with
+random weights) against their plan. Each part adds to results/gpu.json, which the page "On a GPU" reads. About twenty minutes in all.
 """
 import argparse, gc, json, os, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -15,9 +14,8 @@ from cond_distill.adaptors import make_adaptor
 from cond_distill.cache import cache_examples
 from cond_distill.config import TrainConfig
 from cond_distill.plan import plan, shapes_only
-from cond_distill.reproduce import Job, _stages, exam, steps_for, train, units
 from cond_distill.sampler import draw_images
-from cond_distill.teacher import ASSETS, Teacher
+from cond_distill.teacher import Teacher
 from cond_distill.trainer import Run, one_step
 
 PAGES = ("06g_devices", "06_trainer", "06e_check", "06f_speed", "05b_pipeline", "05d_checkpoints", "04a_adaptors", "07_metrics")
@@ -63,7 +61,7 @@ def page(name):
 def pages(args, log):
     def one(name):
         start = time.time(); done = python("--page", name, threads=2, log=log / f"{name}.log", timeout=args.limit)
-        return dict(page=name, ok=not done.returncode, seconds=round(time.time() - start), error=done.stderr.strip()[-600:] if done.returncode else "")
+        return dict(page=name, ok=not done.returncode, seconds=round(time.time() - start), said=done.stdout[-4000:], error=done.stderr.strip()[-600:] if done.returncode else "")
     def safe(name):
         try: return one(name)
         except subprocess.TimeoutExpired: return dict(page=name, ok=False, seconds=args.limit, error="timeout")
@@ -155,38 +153,17 @@ def bench(args, log):
     (log / "bench.log").write_text(done.stdout + done.stderr)
     return json.loads((log / "bench.json").read_text()) if not done.returncode else dict(error=done.stderr[-600:])
 
-# ---- longer trainings
-def long(settings):
-    "One method of the comparison with many times its budget; what it draws afterwards."
-    from cond_distill.compare import held_out
-    from cond_distill.metrics import load_recogniser
-    s = json.loads(settings); teacher = Teacher.from_pretrained("shipped", DEVICE); net = load_recogniser().to(DEVICE)
-    before, after = units(TrainConfig(), teacher); budget = s["times"] * 700 * 32 * (.6 * before + .4 * after)
-    job = Job(s["method"], s["task"], s["seed"], s["lr"], budget); start = time.time(); folder = Path(s["runs"]) / job.name
-    student = train(job, teacher, folder, s["cache"], False, batch=s["batch"], scenes=s["scenes"], workers=os.cpu_count() // 2); trained = time.time() - start
-    rows = exam(replace(job, seed=max(1, job.seed)), student, net, held_out(s["n"], teacher.image_size, job.task))
-    print(json.dumps(dict(s | dict(cache=None, runs=None), rows=rows, stages=_stages(folder), minutes=round(trained / 60, 2), minutes_measuring=round((time.time() - start - trained) / 60, 2))))
-
-def trainings(args, log):
-    "All at once: each leaves most of the GPU idle."
-    def one(s):
-        try: found = last_json(python("--long", json.dumps(s), log=log / f"long_{s['method'].replace(' ', '_').replace(',', '')}_{s['task']}_{s['times']}_{s['seed']}.log", timeout=args.limit))
-        except subprocess.TimeoutExpired: found = dict(s, error="timeout")
-        print({k: v for k, v in found.items() if k != "rows"}, flush=True); return found
-    jobs = [dict(json.loads(j), cache=args.cache, runs=args.runs) for j in args.jobs]
-    with ThreadPoolExecutor(max(1, len(jobs))) as pool: return list(pool.map(one, jobs))
-
-PARTS = dict(pages=pages, warm=warm, compiled=compiled, sizes=sizes, drawing=drawing, bench=bench, trainings=trainings)
+PARTS = dict(pages=pages, warm=warm, compiled=compiled, sizes=sizes, drawing=drawing, bench=bench)
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS)); args.add_argument("--out", default=str(ROOT / "results/gpu.json")); args.add_argument("--log", default="runs/gpu", help="folder of what each part printed")
-    args.add_argument("--limit", type=float, default=600, help="seconds that any single process may take"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--runs", default="runs/gpu")
-    args.add_argument("--pages", nargs="*", help="other pages than those of the list"); args.add_argument("--jobs", nargs="*", default=[], help="of the longer trainings, each a JSON object: method, task, seed, lr, times, batch, scenes, n")
+    args.add_argument("--limit", type=float, default=600, help="seconds that any single process may take"); args.add_argument("--cache", default="runs/cache");
+    args.add_argument("--pages", nargs="*", help="other pages than those of the list")
     args.add_argument("--configurations", nargs="*", type=int, help="numbers of steps or sizes to measure, instead of all"); args.add_argument("--commit", help="of this code, where git does not know it")
-    for name in ("page", "step", "long"): args.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    for name in ("page", "step"): args.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = args.parse_args()
-    for name in ("page", "step", "long"):
+    for name in ("page", "step"):
         if value := getattr(args, name): return globals()[name](value)
     from cond_distill.reproduce import commit
     import diffusers, transformers

@@ -245,7 +245,7 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     return rows
 
 # %% ../nbs/08_cli.ipynb #ccf61345
-UNDISTILLED = (("ddim", 4), ("dpm++", 4), ("ddim", 8), ("dpm++", 8), ("ddim", 50), ("dpm++", 50))  # how the opponent is sampled
+UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 8), ("unipc", 8), ("ddim", 50), ("unipc", 50))  # how the opponent is sampled
 
 def demo(cfg: DemoConfig) -> list[dict]:
     "Train, compare, draw: a thin composition of public functions."
@@ -286,7 +286,7 @@ def plan(cfg: PlanConfig):
     for checkpointing, p in zip((False, True), fits):
         if p is None: print(f"{'with' if checkpointing else 'without'} checkpointing not even a batch of 1 fits into {cfg.memory:g} GB"); continue
         rows.append({"largest batch": p.batch, "checkpointing": "yes" if checkpointing else "no", "learns, M": p.trained / 1e6, "teacher, GB": p.teacher, "adaptor, GB": p.adaptor, "activations, GB": p.activations, "together, GB": p.memory,
-                     **{f"s/step, {g}": p.seconds(g) for g, (gb, _) in module.GPUS.items() if gb >= cfg.memory}})
+                     **{f"s/step, {g}": p.seconds(g) for g, (gb, *_) in module.GPUS.items() if gb >= cfg.memory}})
     if rows: print(metrics.table(rows))
     return rows
 

@@ -91,7 +91,7 @@ def shapes_only(name: str, device="meta") -> Teacher:  # another device: with ra
     return teacher
 
 # %% ../nbs/06c_plan.ipynb #e68ac1e2
-GPUS = {"T4": (16, 65), "RTX 3090": (24, 71), "L4": (24, 121), "RTX 4090": (24, 165), "A100": (40, 312), "H100": (80, 989)}  # GB, dense TFLOP/s in 16 bits (data sheets)
+GPUS = {"T4": (16, 65, .4), "RTX 3090": (24, 71, .4), "L4": (24, 121, .4), "RTX 4090": (24, 165, .4), "A100": (40, 312, .4), "H100": (80, 989, .2)}  # GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 is measured, .4 assumed
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class Plan:
 
     @property
     def memory(self) -> float: return self.teacher + self.adaptor + self.activations + self.reserve
-    def seconds(self, gpu: str, share: float = .4) -> float:
-        "Of one step on a GPU of the list, at this share of its data-sheet speed."
-        return self.operations / (GPUS[gpu][1] * 1e12 * share)
+    def seconds(self, gpu: str, share: float = None) -> float:
+        "Of one step on a GPU of the list, at this share of its data-sheet speed (none: what the list says). Small batches take longer."
+        return self.operations / (GPUS[gpu][1] * 1e12 * (share or GPUS[gpu][2]))
 
 # %% ../nbs/06c_plan.ipynb #03fde520
 def plan(teacher: Teacher,           # on the meta device: `shapes_only`

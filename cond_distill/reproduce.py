@@ -207,7 +207,9 @@ def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Pa
     file = Path(results) / f"{job.name}.json"
     if file.exists():
         found = json.loads(file.read_text())
-        if found["job"]["lr"] != job.lr: raise ValueError(f"{file} was made with learning rate {found['job']['lr']:g}, wanted is {job.lr:g}; move the file and the folder {Path(runs) / job.name} away")
+        was, n = found["job"], len(held["caption"])
+        for what, there, here, near in (("learning rate", was["lr"], job.lr, 0), ("budget", was["budget"], job.budget, .1), ("held-out conditions", max(r["n"] for r in found["rows"]), n, 0)):
+            if abs(there / here - 1) > near: raise ValueError(f"{file} was made with {what} {there:g}, wanted is {here:g}; move the file and the folder {Path(runs or '') / job.name} away")
         return found
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
     found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), stages=_stages(Path(runs) / job.name), training_minutes=_minutes(Path(runs) / job.name),

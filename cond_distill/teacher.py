@@ -176,7 +176,7 @@ def predict(self: Teacher, z, t, text, network=None, weights: dict = {}, outputs
     time, inputs = self.schedule.network_time(t).to(z.device), dict(cast(self.text_inputs(text) | inputs), return_dict=False)
     if network is not None: out = network(z, time, **inputs)[0]
     else:
-        half = dtype in (torch.float16, torch.bfloat16)           # mixed precision would take its norms to float32 and keep those for the backward pass
+        half = dtype in (torch.float16, torch.bfloat16) and torch.amp.is_autocast_available(z.device.type)   # mixed precision would take its norms to float32 and keep those for the backward pass
         with added(self.backbone, cast(outputs)), torch.autocast(z.device.type, enabled=False) if half else nullcontext(): out = torch.func.functional_call(self.backbone, weights, (cast(z),), dict(inputs, timestep=time), tie_weights=False)[0]
     if out.shape[1] == 2 * z.shape[1]: out = out.chunk(2, 1)[0]   # a model with learned variance: our samplers do not use it
     return self.schedule.predict(out, z, t)

@@ -41,6 +41,7 @@ def draw_tiled(student: Student,
                any_steps: bool = False, batch: int = 32) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
     "A picture of the condition's size, drawn as tiles of the model's size that agree at every step."
     if not 0 <= overlap < 1: raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
+    if not torch.is_tensor(cond): raise TypeError(f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: several adaptors at a time, or one without a condition, draw at the model's size (draw_images)")
     if cond.ndim != 4 or len(cond) != 1: raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
     any_steps or check_steps(student, steps); method = pick_method(student, method)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor

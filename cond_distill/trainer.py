@@ -133,7 +133,7 @@ class Run:
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
         adaptor = first_adaptor(cfg, teacher)
-        for net in (teacher.backbone, getattr(adaptor, "net", None)):
+        for net in (teacher.backbone, *adaptor.modules()):
             if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing(_recomputed) if cfg.checkpointing else net.disable_gradient_checkpointing()
         self.student = Student(teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True))   # no wrapper around it: `one_step` averages the gradients
         self.target, self.sampler = self.student.copy(), self.student.copy()
