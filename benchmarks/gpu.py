@@ -14,6 +14,7 @@ from cond_distill.adaptors import make_adaptor
 from cond_distill.cache import cache_examples
 from cond_distill.config import TrainConfig
 from cond_distill.plan import plan, shapes_only
+from cond_distill.reproduce import commit
 from cond_distill.sampler import draw_images
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import Run, one_step
@@ -37,7 +38,7 @@ DEVICE = "cuda" if CUDA else "cpu"                             # without a GPU e
 def sync(): CUDA and torch.cuda.synchronize()
 
 def memory(reset=False):
-    "GB at the peak since the last reset: of tensors, with what the allocator holds, and of the whole device."
+    "GB at the peak since the last reset: of tensors, with what the allocator holds; and what is used on the whole card now."
     if not CUDA: return dict(allocated=0., reserved=0., used=0.)
     if reset: torch.cuda.reset_peak_memory_stats()
     free, all = torch.cuda.mem_get_info()
@@ -61,7 +62,7 @@ def page(name):
 def pages(args, log):
     def one(name):
         start = time.time(); done = python("--page", name, threads=2, log=log / f"{name}.log", timeout=args.limit)
-        return dict(page=name, ok=not done.returncode, seconds=round(time.time() - start), said=done.stdout[-4000:], error=done.stderr.strip()[-600:] if done.returncode else "")
+        return dict(page=name, ok=not done.returncode, seconds=round(time.time() - start), said=done.stdout[-4000:], commit=args.commit or commit(), error=done.stderr.strip()[-600:] if done.returncode else "")
     def safe(name):
         try: return one(name)
         except subprocess.TimeoutExpired: return dict(page=name, ok=False, seconds=args.limit, error="timeout")
@@ -142,8 +143,8 @@ def drawing(args, log):
         cond = torch.rand(n, 1, teacher.image_size, teacher.image_size)
         def draw(**k):
             with torch.autocast(DEVICE, torch.bfloat16): draw_images(student, [""] * n, cond, batch=n, any_steps=True, **k)
-        draw(steps=1); memory(True)
-        took = {f"{k} steps": min(timed(lambda: draw(steps=k, method="consistency"), 3)) for k in (1, 2, 4, 8)} | {"50 guided steps": min(timed(lambda: draw(steps=50, guidance=3., method="ddim"), 1))}
+        draw(steps=1); draw(steps=1, guidance=3., method="ddim"); memory(True)
+        took = {f"{k} steps": min(timed(lambda: draw(steps=k, method="consistency"), 3)) for k in (1, 2, 4, 8)} | {"50 guided steps": min(timed(lambda: draw(steps=50, guidance=3., method="ddim"), 2))}
         rows.append(dict(model=name, pictures=n, seconds={k: round(v, 4) for k, v in took.items()}, **memory())); print(rows[-1], flush=True)
     return rows
 
@@ -165,7 +166,6 @@ def main():
     args = args.parse_args()
     for name in ("page", "step"):
         if value := getattr(args, name): return globals()[name](value)
-    from cond_distill.reproduce import commit
     import diffusers, transformers
     file, log = Path(args.out), Path(args.log); log.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name() if CUDA else "cpu"

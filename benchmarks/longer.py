@@ -1,9 +1,10 @@
 """Methods of the comparison with several times its budget: `longer.py CoDi undistilled --times 6` trains and examines them; can be stopped, and goes on.
 
-The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of methods when each may train for longer? Batches are larger,
-the learning rate is the one that the comparison's search found, the data are the same. Each method's result is a small file of its own.
+The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of methods when each may train for longer? Batches are four
+times as large, so six times the budget are one and a half times the steps; the learning rate is the one that the comparison's search found (with small batches),
+the data are the same. Each method's result is a small file of its own.
 """
-import argparse, json, os, sys, time
+import argparse, json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -13,19 +14,22 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
 from cond_distill.metrics import load_recogniser
-from cond_distill.reproduce import METHODS, Job, _stages, commit, exam, train, units
+from cond_distill.reproduce import METHODS, Job, _minutes, _stages, commit, exam, train, units
 from cond_distill.teacher import Teacher, best_device
 
 def one(method, args):
     "Train, examine, write."
     job = Job(method, args.task, args.seed); file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
-    if file.exists(): return print(f"{file.name} is there")
+    if file.exists():
+        was = json.loads(file.read_text())
+        if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n): raise SystemExit(f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, wanted are {args.batch} and {args.n}; move it away, and {args.runs}")
+        return print(f"{file.name} is there")
     rate = json.loads((ROOT / "results/reproduce" / f"{replace(job, seed=0).name}.json").read_text())["job"]["lr"]
     teacher = Teacher.from_pretrained("shipped", best_device()); before, after = units(TrainConfig(), teacher)
-    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder, start = Path(args.runs) / f"{job.name}_times{args.times:g}", time.time()
-    student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2); trained = time.time() - start
+    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
+    student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
     rows = exam(replace(job, part=args.times), student, load_recogniser().to(teacher.device), held_out(args.n, teacher.image_size, args.task), (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8))
-    found = dict(method=method, task=args.task, seed=args.seed, times=args.times, batch=args.batch, lr=rate, rows=rows, stages=_stages(folder), minutes=round(trained / 60, 1), threads=torch.get_num_threads(),
+    found = dict(method=method, task=args.task, seed=args.seed, times=args.times, batch=args.batch, scenes=TrainConfig().scenes, lr=rate, rows=rows, stages=_stages(folder), minutes=_minutes(folder), threads=torch.get_num_threads(),
                  device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=args.commit or commit())
     file.parent.mkdir(exist_ok=True); file.write_text(json.dumps(found, indent=1) + "\n")
     print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)

@@ -32,7 +32,9 @@ def _pieces(teacher, cfg, done):
     apart = teacher.device.type == "cuda" and get_start_method() == "fork"   # on a CPU they would take the encoder's cores; and where processes are not forked, a script without a main guard would call itself
     return load(ranges, batch_size=None, num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0, collate_fn=partial(_render, cfg.task, teacher.image_size, cfg.captions))
 
-def _render(task, size, level, numbers): return examples(task, numbers, size=size, level=level)
+def _render(task, size, level, numbers):
+    made = examples(task, numbers, size=size, level=level)
+    return {k: made[k] for k in ("image", "cond", "caption")}     # processes hand on through shared memory, which may be small
 
 def _cache_name(teacher, cfg):
     "Different for everything that changes the examples."

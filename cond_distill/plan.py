@@ -91,7 +91,7 @@ def shapes_only(name: str, device="meta") -> Teacher:  # another device: with ra
     return teacher
 
 # %% ../nbs/06c_plan.ipynb #e68ac1e2
-GPUS = {"T4": (16, 65, .4), "RTX 3090": (24, 71, .4), "L4": (24, 121, .4), "RTX 4090": (24, 165, .4), "A100": (40, 312, .4), "H100": (80, 989, .2)}  # GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 is measured, .4 assumed
+GPUS = {"T4": (16, 65, .4), "RTX 3090": (24, 71, .4), "L4": (24, 121, .4), "RTX 4090": (24, 165, .4), "A100": (40, 312, .4), "H100": (80, 989, .2)}  # GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 was measured on an H200 at batches of 16, .4 is assumed
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def plan(teacher: Teacher,           # on the meta device: `shapes_only`
          adaptor: str = "controlnet", channels: int = 3, rank: int = 16,
          batch: int = 8, dtype: str = "float16",   # of the frozen teacher, and of activations
          checkpointing: bool = False) -> Plan:     # recompute activations block by block instead of keeping them
-    "Count one step of distillation."
+    "Count one step of distillation; in 16 bits with mixed precision (--precision bf16)."
     if dtype not in BYTES: raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
     if adaptor not in ("controlnet", "t2i", "lora"): raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
     kind = getattr(torch, dtype)
