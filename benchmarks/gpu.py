@@ -106,7 +106,7 @@ class RealSize(Teacher):
 
 def real_size(name, dtype=torch.bfloat16):
     teacher = shapes_only(name, DEVICE); teacher.__class__ = RealSize
-    teacher.backbone.to(dtype, memory_format=torch.channels_last); teacher.text_encoder.to(dtype); torch.cuda.empty_cache()
+    torch.nn.Module.to(teacher.backbone, dtype, memory_format=torch.channels_last); teacher.text_encoder.to(dtype); torch.cuda.empty_cache()
     return teacher
 
 def made_up(teacher, n):
@@ -137,7 +137,7 @@ def sizes(args, log):
 def drawing(args, log):
     "Four steps against fifty guided ones, with the shapes of Stable Diffusion 1.5."
     name = "sd15" if CUDA else "shipped"
-    teacher = real_size(name); teacher.vae.to(torch.bfloat16, memory_format=torch.channels_last); rows = []
+    teacher = real_size(name); torch.nn.Module.to(teacher.vae, torch.bfloat16, memory_format=torch.channels_last); rows = []
     with torch.device(DEVICE): student = Student(teacher, make_adaptor("controlnet", teacher, 1, 16))
     for n in (1, 8):
         cond = torch.rand(n, 1, teacher.image_size, teacher.image_size)

@@ -287,7 +287,7 @@ def plan(cfg: PlanConfig):
         if p is None: print(f"{'with' if checkpointing else 'without'} checkpointing not even a batch of 1 fits into {cfg.memory:g} GB"); continue
         rows.append({"largest batch": p.batch, "checkpointing": "yes" if checkpointing else "no", "learns, M": p.trained / 1e6, "teacher, GB": p.teacher, "adaptor, GB": p.adaptor, "activations, GB": p.activations, "together, GB": p.memory,
                      **{f"s/step, {g}": p.seconds(g) for g, (gb, *_) in module.GPUS.items() if gb >= cfg.memory}})
-    if rows: print(metrics.table(rows))
+    if rows: print(metrics.table(rows) + "\n\nMemory is counted. Seconds are estimated from data sheets, and much too low for small batches on fast cards.")
     return rows
 
 def reproduce(cfg: ReproduceConfig):

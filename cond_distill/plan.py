@@ -123,7 +123,7 @@ def plan(teacher: Teacher,           # on the meta device: `shapes_only`
     with torch.device("meta"): made = make_adaptor(adaptor, teacher, channels, rank)
     own = sum(p.numel() for p in made.parameters())
     frozen = sum(p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype]) for part in teacher.children() for p in part.parameters())
-    teacher.backbone.to(kind)
+    torch.nn.Module.to(teacher.backbone, kind)                 # diffusers' own `to` warns of nothing here
     layer = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
     if checkpointing:
         for net in (teacher.backbone, getattr(made, "net", None)):
