@@ -4,14 +4,16 @@
 
 # %% ../nbs/06h_shard.ipynb #5a4d0004
 from __future__ import annotations
-import os
+import json, os
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 import torch
 from torch import nn
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['shard_blocks', 'is_cut', 'local', 'clip_gradients', 'gathered', 'placed_like', 'as_launched']
+__all__ = ['shard_blocks', 'is_cut', 'local', 'clip_gradients', 'gathered', 'placed_like', 'engines_aside', 'as_launched']
 
 # %% ../nbs/06h_shard.ipynb #5a4d0007
 def _size(module) -> int: return sum(p.numel() for p in module.parameters())
@@ -72,8 +74,28 @@ def placed_like(state, like):
     return distribute_tensor(state.to(like.device), like.device_mesh, like.placements)
 
 # %% ../nbs/06h_shard.ipynb #5a4d0031
+@contextmanager
+def engines_aside():
+    "In it accelerate sets up processes and devices as for DDP, whatever engine its launcher was asked for."
+    from accelerate.utils import patch_environment
+    with patch_environment(accelerate_use_fsdp="false", accelerate_use_deepspeed="false"): yield
+
+def _asked_of_deepspeed() -> tuple[int, set]:
+    "(ZeRO's stage, where to keep what does not fit), from accelerate's file or from DeepSpeed's own."
+    if path := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        zero = json.loads(Path(path).read_text()).get("zero_optimization", {})
+        stage, kept = zero.get("stage", 0), [zero.get(f"offload_{what}", {}).get("device") for what in ("optimizer", "param")]
+    else: stage, kept = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE") for what in ("OPTIMIZER", "PARAM")]
+    if str(stage) not in ("0", "1", "2", "3"): raise ValueError(f"the launcher asks for DeepSpeed's stage {stage!r}; there are 0, 1, 2 and 3")
+    return int(stage), set(kept) - {None, "none"}
+
+
+# %% ../nbs/06h_shard.ipynb #5a4d0034
 def as_launched(cfg: TrainConfig) -> TrainConfig:
-    "The configuration, with what `accelerate launch` was asked for: FSDP means `shard`; DeepSpeed is refused."
-    asked = lambda engine: os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true")
-    if asked("DEEPSPEED"): raise ValueError("the launcher was asked for DeepSpeed, which this package does without: in place of its stage 1 use configs/gpus.yaml and --optimizer zero, in place of stages 2 and 3 configs/fsdp.yaml")
-    return replace(cfg, shard=True) if asked("FSDP") else cfg
+    "The configuration, with what `accelerate launch` was asked for: `shard` for FSDP and for DeepSpeed's stages 2 and 3, `optimizer='zero'` for its stage 1; raises `ValueError` if something is to be kept in the CPU's memory."
+    asked = lambda name: os.environ.get(name, "").lower() in ("1", "true")
+    stage, kept = _asked_of_deepspeed() if asked("ACCELERATE_USE_DEEPSPEED") else (0, set())
+    if asked("ACCELERATE_USE_FSDP"): stage, kept = 3, {"cpu"} if asked("FSDP_OFFLOAD_PARAMS") else set()
+    if kept: raise ValueError(f"the launcher asks to keep weights or moments in the memory of: {', '.join(sorted(kept))}. They stay on the GPU here; take that out of its file, and see `cond-distill plan` for what fits")
+    if stage == 1 and cfg.optimizer not in ("adamw", "zero"): raise ValueError(f"the launcher asks for DeepSpeed's stage 1, which is optimizer='zero', and optimizer is {cfg.optimizer!r}; take one of them out")
+    return replace(cfg, shard=cfg.shard or stage > 1, optimizer="zero" if stage == 1 else cfg.optimizer)

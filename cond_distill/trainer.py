@@ -23,7 +23,7 @@ from .config import TrainConfig
 from .reader import TextReader
 from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
-from .shard import as_launched, clip_gradients, gathered, is_cut, local, placed_like, shard_blocks
+from .shard import as_launched, clip_gradients, engines_aside, gathered, is_cut, local, placed_like, shard_blocks
 from .stream import open_photos, training_data
 from .tasks import better, examples, find_task
 from .teacher import Teacher
@@ -125,11 +125,9 @@ class Run:
     "Student, target, optimiser and counters of a run; can be saved and loaded."
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
         from accelerate import Accelerator
-        from accelerate.utils import patch_environment
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
         self.best: tuple | None = None                          # (measure, its best value, the step)
-        with patch_environment(accelerate_use_fsdp="false"):     # `shard` is what cuts
-            self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
+        with engines_aside(): self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
         adaptor = first_adaptor(cfg, teacher)
@@ -366,7 +364,7 @@ def _calm_interrupt():
 def open_teacher(cfg: TrainConfig) -> Teacher:
     "The teacher of a run on this process's own device."
     from accelerate import PartialState
-    device = PartialState(cpu=not torch.cuda.is_available()).device
+    with engines_aside(): device = PartialState(cpu=not torch.cuda.is_available()).device
     return Teacher.from_pretrained(cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)
 
 # %% ../nbs/06_trainer.ipynb #c142e238
