@@ -86,7 +86,7 @@ ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
     "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
     "d_x between pixels": [dict(data="pixels")], "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)], "no focus": [dict(focus=0.)], "no ramp": [dict(ramp_start=0., ramp_end=0.)],
-    **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)}, **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
+    **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)}, **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (1, 10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
     **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
     "look-ahead up to half of t": [dict(reach=.5)], "look-ahead up to a quarter of t": [dict(reach=.25)],
     "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],

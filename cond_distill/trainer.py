@@ -259,7 +259,8 @@ def one_step(run: Run, data: dict) -> dict:
     focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
     d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
     loss, parts = _gradients(run, batch, d)
-    norm = clip_gradients(run.params, cfg.clip) if run.cut else run.accelerator.clip_grad_norm_(run.params, cfg.clip)
+    run.accelerator.unscale_gradients()                        # of fp16
+    norm = clip_gradients(run.params, cfg.clip)
     lr = run.sched.get_last_lr()[0]                            # of this step
     _step_if_finite(run, loss, norm)
     run.step += 1; run.nfe += round(parts.pop("forwards"))
