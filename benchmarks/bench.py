@@ -42,22 +42,27 @@ def bare(run, data):
     d = draw(student.schedule, batch["x"], g, cfg.delta, True, 1., cfg.timesteps)
     z = student.schedule.add_noise(batch["x"], d.eps, d.t)
     def call():
-        x = student(z, d.t, batch["cond"], batch["text"]).x
-        with torch.no_grad(): run.target(z, d.s, batch["cond"], batch["text"])
+        with run.accelerator.autocast():
+            x = student(z, d.t, batch["cond"], batch["text"]).x
+            with torch.no_grad(): run.target(z, d.s, batch["cond"], batch["text"])
         x.square().mean().backward()
         for p in run.params: p.grad = None
     return call
 
-def training(cfg, teacher, data, rounds):
+def full_codi(cfg, teacher, data):
+    "A step of a single stage that trains a second backbone, and its bare modules."
+    full, step = after_ramp(cfg, teacher, data, adaptor="fusion")
+    return {"CoDi (full)": step, "bare modules (full)": bare(full, data)}
+
+def training(cfg, teacher, data, rounds, apart=False):  # apart: the largest model after the others, where memory is short
     "A step of each kind."
     run, codi = after_ramp(cfg, teacher, data)
     calls = {"PE-CoDi": codi, "bare modules": bare(run, data), "finetuning": after_ramp(cfg, teacher, data, preset="data_only")[1]}
     with tempfile.TemporaryDirectory() as out:
         run.sampler.save(out)
         calls["LCM"] = after_ramp(cfg, teacher, data, preset="lcm", start=out, guidance=3.)[1]
-        full, codi_full = after_ramp(cfg, teacher, data, adaptor="fusion")
-        calls |= {"CoDi (full)": codi_full, "bare modules (full)": bare(full, data)}
-        best = fastest(calls, rounds)
+        best = fastest(calls | ({} if apart else full_codi(cfg, teacher, data)), rounds)
+    if apart: del run, codi, calls; best |= fastest(full_codi(cfg, teacher, data), rounds)
     batch = fastest({"batch": lambda k=itertools.count(): make_batch(data, cfg, teacher.empty(), torch.Generator().manual_seed(next(k)), teacher.device)}, 20 * rounds)["batch"]
     ratio = lambda a, b: best[a] / best[b]
     return [("a PE-CoDi step over two forwards and a backward of its bare modules", ratio("PE-CoDi", "bare modules"), "≤ 1.05"),

@@ -149,12 +149,21 @@ def drawing(args, log):
     return rows
 
 # ---- speed, as ratios
+def ratios(args, log):
+    "What a step costs beside what it needs, with the shapes of Stable Diffusion 1.5."
+    import bench
+    teacher = real_size("sd15" if CUDA else "shipped")
+    cfg = TrainConfig(batch=16 if CUDA else 2, precision="bf16", dtype="bfloat16", grid_every=0)
+    rows, seconds = bench.training(cfg, teacher, made_up(teacher, 32), 8 if CUDA else 1, apart=True)
+    found = dict(batch=cfg.batch, ratios=[dict(what=w, ratio=round(r, 4), aim=a) for w, r, a in rows], seconds={k: round(v, 5) for k, v in seconds.items()}, **memory()); print(found, flush=True)
+    return found
+
 def bench(args, log):
     done = subprocess.run([sys.executable, ROOT / "benchmarks/bench.py", "--out", log / "bench", "--cache", args.cache], capture_output=True, text=True)
     (log / "bench.log").write_text(done.stdout + done.stderr)
     return json.loads((log / "bench.json").read_text()) if not done.returncode else dict(error=done.stderr[-600:])
 
-PARTS = dict(pages=pages, warm=warm, compiled=compiled, sizes=sizes, drawing=drawing, bench=bench)
+PARTS = dict(pages=pages, warm=warm, compiled=compiled, sizes=sizes, drawing=drawing, ratios=ratios, bench=bench)
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,9 +2,10 @@
 
 The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of methods when each may train for longer? Batches are four
 times as large, so six times the budget are one and a half times the steps; the learning rate is the one that the comparison's search found (with small batches),
-the data are the same. Each method's result is a small file of its own.
+the data are the same. Each method's result is a small file of its own. On a GPU many at a time are faster: these networks are too small to fill it.
 """
-import argparse, json, os, sys
+import argparse, itertools, json, os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -17,9 +18,9 @@ from cond_distill.metrics import load_recogniser
 from cond_distill.reproduce import METHODS, Job, _minutes, _stages, commit, exam, train, units
 from cond_distill.teacher import Teacher, best_device
 
-def one(method, args):
+def one(method, task, seed, args):
     "Train, examine, write."
-    job = Job(method, args.task, args.seed); file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
+    job = Job(method, task, seed); file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
     if file.exists():
         was = json.loads(file.read_text())
         if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n): raise SystemExit(f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, wanted are {args.batch} and {args.n}; move it away, and {args.runs}")
@@ -28,19 +29,28 @@ def one(method, args):
     teacher = Teacher.from_pretrained("shipped", best_device()); before, after = units(TrainConfig(), teacher)
     job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
-    rows = exam(replace(job, part=args.times), student, load_recogniser().to(teacher.device), held_out(args.n, teacher.image_size, args.task), (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8))
-    found = dict(method=method, task=args.task, seed=args.seed, times=args.times, batch=args.batch, scenes=TrainConfig().scenes, lr=rate, rows=rows, stages=_stages(folder), minutes=_minutes(folder), threads=torch.get_num_threads(),
+    rows = exam(replace(job, part=args.times), student, load_recogniser().to(teacher.device), held_out(args.n, teacher.image_size, task), (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8))
+    found = dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch, scenes=TrainConfig().scenes, lr=rate, rows=rows, stages=_stages(folder), minutes=_minutes(folder), threads=torch.get_num_threads(),
                  device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=args.commit or commit())
     file.parent.mkdir(exist_ok=True); file.write_text(json.dumps(found, indent=1) + "\n")
     print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)
 
+def apart(method, task, seed, args):
+    "The same in a process of its own, whose output goes to a file."
+    log = Path(args.runs) / f"{task}_{method}_seed{seed}.log"; log.parent.mkdir(parents=True, exist_ok=True)
+    same = [f"--{k}={v}" for k in ("times", "batch", "n", "runs", "cache", "commit") if (v := getattr(args, k)) is not None]
+    with open(log, "w") as f: code = subprocess.run([sys.executable, __file__, method, "--tasks", task, "--seeds", str(seed), *same], stdout=f, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS="1")).returncode
+    print(f"{log}: {'failed' if code else 'done'}", flush=True); return code
+
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
-    args.add_argument("--task", default="depth"); args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128)
-    args.add_argument("--n", type=int, default=2000, help="held-out conditions"); args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--tasks", nargs="+", default=["depth"]); args.add_argument("--seeds", nargs="+", type=int, default=[0]); args.add_argument("--parallel", type=int, default=1, help="trainings at a time, each in its own process")
+    args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128); args.add_argument("--n", type=int, default=2000, help="held-out conditions")
     args.add_argument("--runs", default="runs/longer"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--commit", help="of this code, where git does not know it")
-    args = args.parse_args()
-    for method in args.methods: one(method, args)
+    args = args.parse_args(); jobs = itertools.product(args.tasks, args.seeds, args.methods)
+    if args.parallel > 1:
+        with ThreadPoolExecutor(args.parallel) as pool: raise SystemExit(max(pool.map(lambda job: apart(job[2], *job[:2], args), jobs)))
+    for task, seed, method in jobs: one(method, task, seed, args)
 
 if __name__ == "__main__": main()
