@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
 from cond_distill.metrics import load_recogniser
-from cond_distill.reproduce import METHODS, Job, _minutes, _stages, commit, exam, train, units
+from cond_distill.reproduce import ABLATIONS, METHODS, Job, _minutes, _stages, commit, exam, train, units
 from cond_distill.teacher import Teacher, best_device
 
 def one(method, task, seed, args):
@@ -25,7 +25,7 @@ def one(method, task, seed, args):
         was = json.loads(file.read_text())
         if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n): raise SystemExit(f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, wanted are {args.batch} and {args.n}; move it away, and {args.runs}")
         return print(f"{file.name} is there")
-    rate = json.loads((ROOT / "results/reproduce" / f"{replace(job, seed=0).name}.json").read_text())["job"]["lr"]
+    rate = json.loads((ROOT / "results/reproduce" / f"{replace(job, method=job.searched, seed=0).name}.json").read_text())["job"]["lr"]
     teacher = Teacher.from_pretrained("shipped", best_device()); before, after = units(TrainConfig(), teacher)
     job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
@@ -44,7 +44,7 @@ def apart(method, task, seed, args):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    args.add_argument("methods", nargs="+", choices=METHODS | ABLATIONS, metavar="METHOD", help=f"of {', '.join(METHODS | ABLATIONS)}")
     args.add_argument("--tasks", nargs="+", default=["depth"]); args.add_argument("--seeds", nargs="+", type=int, default=[0]); args.add_argument("--parallel", type=int, default=1, help="trainings at a time, each in its own process")
     args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128); args.add_argument("--n", type=int, default=2000, help="held-out conditions")
     args.add_argument("--runs", default="runs/longer"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--commit", help="of this code, where git does not know it")
