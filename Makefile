@@ -6,6 +6,8 @@ export TORCH
 CONSTRAINTS ?=
 export CONSTRAINTS
 PY := .venv/bin/python
+# jobs at a time of `reproduce` and `longer`, in processes of their own
+AT_ONCE ?= 1
 .DEFAULT_GOAL := help
 .PHONY: gpu longer ablations reader bench teacher adaptors matrix photos rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
@@ -68,8 +70,8 @@ reader: env  ## Train an editing adaptor with and without a reader of its instru
 	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --preset data_only --timesteps all --steps 400 --scenes 12000 --grid-every 0 || exit 1; done
 	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --methods ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
 
-reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on)
-	.venv/bin/cond-distill reproduce
+reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on; AT_ONCE=14 on a GPU)
+	.venv/bin/cond-distill reproduce --at-once $(AT_ONCE)
 
 ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget (about three hours on 2 cores; can be stopped)
 	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --methods PE-CoDi
@@ -89,8 +91,13 @@ photos: dev  ## Train the shipped teacher of photographs and its super-resolutio
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
-longer: env  ## Train some methods of the comparison with six times its budget (hours on 2 cores, minutes on a GPU; can be stopped; after: make reproduce)
-	$(PY) benchmarks/longer.py undistilled GD-II PE-CoDi CoDi
+LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)
+longer: env  ## Train methods of the comparison with six times its budget (days on 2 cores; with AT_ONCE=14 about a quarter of an hour on a GPU; can be stopped)
+	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2
+	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2 --tasks superres_x8 --n 512
+	$(LONGER) CM-II LCM-II GD-I CM-I "PE-CoDi, concat" "CM-II, all weights"
+	$(LONGER) CM-II LCM-II GD-I CM-I "PE-CoDi, concat" "CM-II, all weights" --tasks superres_x8 --n 512
+	$(LONGER) "look-ahead 200"
 
 gpu: dev  ## On a machine with a GPU: what only a GPU can tell (about twenty minutes)
 	$(PY) benchmarks/gpu.py

@@ -4,8 +4,7 @@ The budget of `make reproduce` is what two CPU cores do in some minutes. What is
 times as large, so six times the budget are one and a half times the steps; the learning rate is the one that the comparison's search found (with small batches),
 the data are the same. Each method's result is a small file of its own. On a GPU many at a time are faster: these networks are too small to fill it.
 """
-import argparse, itertools, json, os, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import argparse, itertools, json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -15,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
 from cond_distill.metrics import load_recogniser
-from cond_distill.reproduce import ABLATIONS, METHODS, Job, _minutes, _stages, commit, exam, train, units
+from cond_distill.reproduce import ABLATIONS, METHODS, Job, _minutes, _stages, commit, exam, in_processes, train, units
 from cond_distill.teacher import Teacher, best_device
 
 def one(method, task, seed, args):
@@ -35,22 +34,20 @@ def one(method, task, seed, args):
     file.parent.mkdir(exist_ok=True); file.write_text(json.dumps(found, indent=1) + "\n")
     print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)
 
-def apart(method, task, seed, args):
-    "The same in a process of its own, whose output goes to a file."
-    log = Path(args.runs) / f"{task}_{method}_seed{seed}.log"; log.parent.mkdir(parents=True, exist_ok=True)
+def apart(jobs, args):
+    "The same in processes of their own, whose output goes to files."
     same = [f"--{k}={v}" for k in ("times", "batch", "n", "runs", "cache", "commit") if (v := getattr(args, k)) is not None]
-    with open(log, "w") as f: code = subprocess.run([sys.executable, __file__, method, "--tasks", task, "--seeds", str(seed), *same], stdout=f, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS="1")).returncode
-    print(f"{log}: {'failed' if code else 'done'}", flush=True); return code
+    failed = in_processes({Path(args.runs) / f"{task}_{method}_seed{seed}.log": [sys.executable, __file__, method, "--tasks", task, "--seeds", str(seed), *same] for task, seed, method in jobs}, args.at_once)
+    if failed: raise SystemExit(f"failed: {', '.join(map(str, failed))}")
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("methods", nargs="+", choices=METHODS | ABLATIONS, metavar="METHOD", help=f"of {', '.join(METHODS | ABLATIONS)}")
-    args.add_argument("--tasks", nargs="+", default=["depth"]); args.add_argument("--seeds", nargs="+", type=int, default=[0]); args.add_argument("--parallel", type=int, default=1, help="trainings at a time, each in its own process")
+    args.add_argument("--tasks", nargs="+", default=["depth"]); args.add_argument("--seeds", nargs="+", type=int, default=[0]); args.add_argument("--at-once", type=int, default=1, help="trainings at a time, each in its own process")
     args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128); args.add_argument("--n", type=int, default=2000, help="held-out conditions")
     args.add_argument("--runs", default="runs/longer"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--commit", help="of this code, where git does not know it")
     args = args.parse_args(); jobs = itertools.product(args.tasks, args.seeds, args.methods)
-    if args.parallel > 1:
-        with ThreadPoolExecutor(args.parallel) as pool: raise SystemExit(max(pool.map(lambda job: apart(job[2], *job[:2], args), jobs)))
+    if args.at_once > 1: return apart(jobs, args)
     for task, seed, method in jobs: one(method, task, seed, args)
 
 if __name__ == "__main__": main()

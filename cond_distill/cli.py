@@ -83,6 +83,7 @@ class ReproduceConfig:
     n: int = 2000                      # held-out conditions of the depth task
     others_n: int = 512                # of the other tasks
     search_n: int = 512                # of them in the search of the learning rate
+    at_once: int = 1                   # jobs at a time, in processes of their own: on a GPU, which one of these networks does not fill, 14, say
     results: str = "results/reproduce" # folder of a small file for each job
     runs: str = "runs/reproduce"       # folder of the trainings
     cache: str = "runs/cache"          # folder of rendered, encoded scenes

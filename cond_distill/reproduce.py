@@ -4,7 +4,8 @@
 
 # %% ../nbs/07b_reproduce.ipynb #0890f00b
 from __future__ import annotations
-import json, subprocess
+import json, os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -24,8 +25,8 @@ from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
 __all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train',
-           'distances', 'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'reproduce', 'summary',
-           'mean_interval', 'interval']
+           'distances', 'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'in_processes', 'reproduce',
+           'summary', 'mean_interval', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @lru_cache(maxsize=None)
@@ -238,26 +239,62 @@ def best_rate(method: str, found: dict) -> float:
     return min(lr for lr in RATES if fid[lr] <= 1.1 * min(fid.values()))
 
 # %% ../nbs/07b_reproduce.ipynb #eba405ac
-def reproduce(cfg):  # a `cli.ReproduceConfig`
-    "All jobs that are not done yet; returns {name: result}."
-    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser().to(best_device())
+def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
+    "Run commands, so many at a time, each printing into the file that is its key; the files of those that failed."
+    from tqdm.auto import tqdm
+    env = dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // at_once)))
+    def one(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w") as f: return log, subprocess.run(commands[log], stdout=f, stderr=subprocess.STDOUT, env=env).returncode
+    pool = ThreadPoolExecutor(at_once)
+    try: return sorted(log for done in tqdm(as_completed([pool.submit(one, log) for log in commands]), desc="jobs", total=len(commands)) for log, code in [done.result()] if code)
+    finally: pool.shutdown(cancel_futures=True)                     # Ctrl-C ends those that run, and no others begin
+
+def _jobs_apart(cfg, parts: dict[str, dict]):
+    "Parts of a comparison, {name: what differs in its configuration}, in processes of their own."
+    code = "import json, sys; from cond_distill.cli import ReproduceConfig; cfg = ReproduceConfig(**json.loads(sys.argv[1])); from cond_distill.reproduce import _jobs; _jobs(cfg)"
+    failed = in_processes({Path(cfg.runs) / f"{name.replace('/', '_').replace(', ', '_').replace(' ', '_')}.log": [sys.executable, "-c", code, json.dumps(asdict(cfg) | part)] for name, part in parts.items()}, cfg.at_once)
+    if failed: raise ValueError(f"{len(failed)} of {len(parts)} jobs failed; what they said is in {', '.join(map(str, failed[:3]))}{' …' if len(failed) > 3 else ''}. The same command tries them again")
+
+# %% ../nbs/07b_reproduce.ipynb #eba405ad
+def _plan(cfg, teacher):
+    "The jobs of the search, and the others, still without a learning rate."
     before, after = units(TrainConfig(), teacher)
     budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
-    methods, places = cfg.methods or tuple(ABLATIONS if cfg.ablations else METHODS), (Path(cfg.results), Path(cfg.runs), cfg.cache)
-    wrong = [m for m in methods if m not in METHODS | ABLATIONS]
+    methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else METHODS)
+    if wrong := [m for m in methods if m not in METHODS | ABLATIONS]: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
     for task in map(find_task, cfg.tasks):
         if not (task.of_scene or task.of_image): raise ValueError(f"task {task.name!r} has no scenes to be compared on")
-    if wrong: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
-    exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
     search = [Job(m, "depth", SEARCH_SEED, lr, budget, .25) for m in dict.fromkeys(Job(m).searched for m in methods) for lr in RATES]
-    found = {(j.method, j.lr): run_job(j, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,)) for j in search}
-    done = {}
-    for seed in cfg.seeds:
-        for task in cfg.tasks:
-            for m in methods:
-                job = Job(m, task, seed, best_rate(Job(m).searched, found), budget, cfg.part)
-                print(f"{job.name}: learning rate {job.lr:g}", flush=True)
-                done[job.name] = run_job(job, teacher, net, exams(task, cfg.n if task == "depth" else cfg.others_n), *places)
+    return search, [Job(m, task, seed, 0., budget, cfg.part) for seed in cfg.seeds for task in cfg.tasks for m in methods]
+
+def _rated(job, cfg):
+    "The job with the learning rate that the search found, which must have run."
+    read = lambda lr: json.loads((Path(cfg.results) / f"{Job(job.searched, 'depth', SEARCH_SEED, lr, 0., .25).name}.json").read_text())
+    return replace(job, lr=best_rate(job.searched, {(job.searched, lr): read(lr) for lr in RATES}))
+
+def _jobs(cfg) -> dict:
+    "All jobs, one after the other: {name: result}."
+    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser().to(best_device())
+    places, done = (Path(cfg.results), Path(cfg.runs), cfg.cache), {}
+    exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
+    search, jobs = _plan(cfg, teacher)
+    for job in search: run_job(job, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,))
+    for job in (_rated(job, cfg) for job in jobs):
+        print(f"{job.name}: learning rate {job.lr:g}", flush=True)
+        done[job.name] = run_job(job, teacher, net, exams(job.task, cfg.n if job.task == "depth" else cfg.others_n), *places)
+    return done
+
+# %% ../nbs/07b_reproduce.ipynb #eba405ae
+def reproduce(cfg):  # a `cli.ReproduceConfig`
+    "All jobs that are not done yet, and a picture for each task; returns {name: result}."
+    teacher = Teacher.from_pretrained("shipped", best_device())
+    search, jobs = _plan(cfg, teacher); missing = lambda job: not (Path(cfg.results) / f"{job.name}.json").exists()
+    if cfg.at_once > 1:
+        _jobs_apart(cfg, {f"search {m}": dict(methods=(m,), seeds=()) for m in dict.fromkeys(j.method for j in search if missing(j))})
+        left = [job for job in jobs if missing(_rated(job, cfg))]
+        _jobs_apart(cfg, {job.name: dict(methods=(job.method,), tasks=(job.task,), seeds=(job.seed,)) for job in left})
+    done = _jobs(cfg)
     for task in cfg.tasks if cfg.part == 1 else (): _save_gallery(task, cfg, teacher)
     return done
 
