@@ -92,7 +92,7 @@ photos: dev  ## Train the shipped teacher of photographs and its super-resolutio
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)
-longer: env  ## Train methods of the comparison with six times its budget (days on 2 cores; with AT_ONCE=14 about a quarter of an hour on a GPU; can be stopped)
+longer: env  ## Train methods of the comparison with six times its budget (days on 2 cores; with AT_ONCE=14, under MPS, about a quarter of an hour on an H200; can be stopped)
 	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2
 	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2 --tasks superres_x8 --n 512
 	$(LONGER) CM-II LCM-II GD-I CM-I "PE-CoDi, concat" "CM-II, all weights"
