@@ -106,6 +106,12 @@ def test_paths():
     found = [f"{short(path)}: {m[0]}" for path, text in texts() for m in MACHINE.finditer(text)]
     assert not found, "paths of one machine:\n" + "\n".join(found[:20])
 
+def test_pytest():
+    "The tests under tests/."
+    run = call(sys.executable, "-m", "pytest")
+    print(run.stdout.strip().splitlines()[-1], flush=True)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
 def run_notebook(path):
     "One notebook from a clean kernel; nothing is written back."
     nb = nbformat.read(path, 4)
@@ -115,6 +121,8 @@ def run_notebook(path):
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error: raise AssertionError(plain(error)) from None
 
 def quick_tests(): return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
+
+LONGER = {"pytest"}   # about a minute: not among the tests of `make lint`
 
 def outcome(name):
     "Run one test; its line, and whether it passed."
@@ -145,7 +153,8 @@ def main():
     args.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="only tests whose name contains a word")
     args.add_argument("--jobs", type=int, default=2, help="notebooks at a time (2)")
     args = args.parse_args()
-    chosen = [n for n in [*quick_tests(), *([] if args.fast else map(short, notebooks()))] if any(word in n for word in args.only)]
+    names = [n for n in quick_tests() if n not in LONGER] if args.fast else [*quick_tests(), *map(short, notebooks())]
+    chosen = [n for n in names if any(word in n for word in args.only)]
     if not chosen: sys.exit("no test has a name with " + " or ".join(args.only))
     start, passed = time.perf_counter(), 0
     for line, good in outcomes(chosen, args.jobs): print(line, flush=True); passed += good
