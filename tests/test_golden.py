@@ -1,10 +1,11 @@
 """Golden numbers: what the package computes must not change unless somebody decides that it should.
 
-Every method trains for twenty steps on a tiny random teacher, every sampler draws, a run is interrupted, a student is
-saved and opened again; all of it is compared with `golden.json`. On the machine that wrote the file, with the same
-versions of the libraries, every number must agree to the last bit. On another processor the same versions may round
-differently, and numbers must agree to 2 %. Other versions may draw other first weights: the comparison with the file is
-then skipped, and only the equalities within one run are checked.
+Every method trains for twenty steps on a tiny random teacher, every sampler draws, a run is
+interrupted, a student is saved and opened again; all of it is compared with `golden.json`. On the
+machine that wrote the file, with the same versions of the libraries, every number must agree to the
+last bit. On another processor the same versions may round differently, and numbers must agree to
+2 %. Other versions may draw other first weights: the comparison with the file is then skipped, and
+only the equalities within one run are checked.
 
 `python tests/test_golden.py` writes the file anew.
 """
@@ -100,7 +101,7 @@ def versions() -> dict:
 
 
 def described(value):
-    """A result as JSON holds it: numbers as hexadecimal text, tensors as a digest and a few of their numbers."""
+    """A result as JSON holds it: numbers as hexadecimal text, tensors as a digest and two sums."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, dict):
@@ -155,7 +156,9 @@ class Bench:
         if name not in self.done:
             teacher, cfg = self.teacher(RUNS[name].get("teacher", "sd2")), self.config(name)
             records = list(distill(cfg, teacher, progress=False))
-            self.done[name] = numbers(records) | dict(weights=weights(Student.load(teacher, cfg.out)))
+            self.done[name] = numbers(records) | dict(
+                weights=weights(Student.load(teacher, cfg.out))
+            )
         return self.done[name]
 
     def student(self, name: str) -> Student:
@@ -185,13 +188,25 @@ def drawings(bench: Bench) -> dict:
     """Every sampler, with teachers and students of every kind."""
     out, captions, cond = {}, list(tiny.CAPTIONS), condition(4)
     for name in tiny.MAKERS:
-        out[f"teacher {name}"] = draw_images(bench.teacher(name), captions, steps=3, method="ddim", guidance=2.0)
+        out[f"teacher {name}"] = draw_images(
+            bench.teacher(name), captions, steps=3, method="ddim", guidance=2.0
+        )
     for method in METHODS:
         for model, c in ((bench.teacher("sd2"), None), (bench.student("balanced"), cond)):
             states = sample(model, captions, c, steps=4, method=method, seed=3, guidance=1.5)
             out[f"{type(model).__name__}, {method}"] = torch.stack([s.x for s in states])
-    for name in ("concat", "T2I-Adapter", "lcm", "captions read anew", "pixels, fusion", "SD XL", "SD 3"):
-        out[f"student {name}"] = draw_images(bench.student(name), captions, cond, steps=2, guidance=1.5)
+    for name in (
+        "concat",
+        "T2I-Adapter",
+        "lcm",
+        "captions read anew",
+        "pixels, fusion",
+        "SD XL",
+        "SD 3",
+    ):
+        out[f"student {name}"] = draw_images(
+            bench.student(name), captions, cond, steps=2, guidance=1.5
+        )
     out["LoRA takes no condition"] = draw_images(bench.student("LoRA"), captions, steps=2)
     students = [bench.student("balanced"), bench.student("concat"), bench.student("LoRA")]
     mixed = compose(students, [0.5, 0.7, 1.0])
@@ -199,14 +214,18 @@ def drawings(bench: Bench) -> dict:
     out["in batches"] = draw_images(bench.student("balanced"), captions, cond, batch=3, steps=1)
     wide = torch.nn.functional.interpolate(cond[:1], (22, 41))
     for method in ("ddim", "consistency"):
-        out[f"tiles, {method}"] = draw_tiled(bench.student("concat"), wide, "a red cube", 2, method, seed=5)
+        out[f"tiles, {method}"] = draw_tiled(
+            bench.student("concat"), wide, "a red cube", 2, method, seed=5
+        )
     return out
 
 
 def pipeline(student: Student) -> CoDiPipeline:
     t = student.teacher
     part = PipelineAdaptor(student.adaptor, student.about)
-    pipe = CoDiPipeline(t.backbone, part, CoDiScheduler.of(student), t.vae, t.text_encoder, t.tokenizer)
+    pipe = CoDiPipeline(
+        t.backbone, part, CoDiScheduler.of(student), t.vae, t.text_encoder, t.tokenizer
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -219,15 +238,19 @@ def pipelines(bench: Bench) -> dict:
         pipe, cond = pipeline(bench.student(name)), condition(2)
         out[name] = pipe(list(tiny.CAPTIONS[:2]), cond, num_inference_steps=4, **asked).images
         settings = dict(guidance_scale=2.0, negative_prompt="a dome", conditioning_scale=0.5)
-        out[f"{name}, guided, half as strong"] = pipe("a cone", cond, num_inference_steps=2, **settings, **asked).images
+        out[f"{name}, guided, half as strong"] = pipe(
+            "a cone", cond, num_inference_steps=2, **settings, **asked
+        ).images
     masked = torch.cat([condition(1), condition(1, channels=1).round()], 1)
     pipe = pipeline(bench.student("concat, a picture with a mask"))
-    out["a picture with a mask"] = pipe("", masked, num_inference_steps=2, num_images_per_prompt=2, **asked).images
+    out["a picture with a mask"] = pipe(
+        "", masked, num_inference_steps=2, num_images_per_prompt=2, **asked
+    ).images
     return out
 
 
 def losses(bench: Bench) -> dict:
-    """Losses and their parts for one fixed batch, in every combination that a configuration can name."""
+    """Losses and their parts for one fixed batch, by every preset and every distance."""
     student, out = bench.student("balanced"), {}
     g = torch.Generator().manual_seed(1)
     x = torch.randn(4, *student.teacher.latent_shape, generator=g)
@@ -289,7 +312,9 @@ def compare(found: dict, wanted: dict, file: dict):
     assert found.keys() == wanted.keys()
     wrong = [key for key in wanted if not same(found[key], wanted[key])]
     how = "to the last bit" if exact else f"to {CLOSE:.0%}"
-    assert not wrong, f"differ {how}: " + "; ".join(f"{k}: {found[k]} is not {wanted[k]}" for k in wrong)
+    assert not wrong, f"differ {how}: " + "; ".join(
+        f"{k}: {found[k]} is not {wanted[k]}" for k in wrong
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -307,7 +332,10 @@ def test_result(name, bench, golden):
 @pytest.mark.parametrize("name", ["balanced", "progressive", "adversary", "SD 3"])
 def test_resumed(name, bench):
     """A run that is left and taken up again is the run that was not."""
-    teacher, cfg = bench.teacher(RUNS[name].get("teacher", "sd2")), bench.config(name, f"{name}, twice")
+    teacher, cfg = (
+        bench.teacher(RUNS[name].get("teacher", "sd2")),
+        bench.config(name, f"{name}, twice"),
+    )
     first = distill(cfg, teacher, progress=False)
     records = [next(first) for _ in range(13)]
     first.close()
@@ -317,11 +345,15 @@ def test_resumed(name, bench):
     assert described(found) == described(bench.run(name))
 
 
-@pytest.mark.parametrize("name", ["balanced", "concat", "T2I-Adapter", "lcm", "captions read anew", "SD 3"])
+@pytest.mark.parametrize(
+    "name", ["balanced", "concat", "T2I-Adapter", "lcm", "captions read anew", "SD 3"]
+)
 def test_reopened(name, bench, tmp_path):
     """A student that is saved with all its bits and opened again draws the same pictures."""
     student, captions, cond = bench.student(name), list(tiny.CAPTIONS), condition(4)
-    student.save(tmp_path / "student", **{k: student.about[k] for k in ("task", "method", "sampling_steps")})
+    student.save(
+        tmp_path / "student", **{k: student.about[k] for k in ("task", "method", "sampling_steps")}
+    )
     again = Student.load(student.teacher, tmp_path / "student")
     assert torch.equal(weights(again), weights(student))
     pictures = [draw_images(s, captions, cond, steps=2, seed=1) for s in (student, again)]
@@ -344,7 +376,9 @@ def write():
         found = dict(machine=machine(), versions=versions())
         found["runs"] = {name: described(bench.run(name)) for name in RUNS}
         found |= {name: described(make(bench)) for name, make in OTHERS.items()}
-    FILE.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+    FILE.write_text(
+        json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace('},"', '},\n"') + "\n"
+    )
 
 
 if __name__ == "__main__":

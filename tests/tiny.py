@@ -1,7 +1,8 @@
-"""Tiny random models, built with diffusers' own classes and written to disk as a user's folder would be.
+"""Tiny random models, built with diffusers' own classes and written to disk.
 
-Weights are drawn here, tensor by tensor in the order of their names, so that they depend on a seed and on nothing
-else: not on the weights that ship with the package, and not on how a library initialises its layers.
+Weights are drawn here, tensor by tensor in the order of their names, so that they depend on a seed
+and on nothing else: not on the weights that ship with the package, and not on how a library
+initialises its layers.
 """
 
 import json
