@@ -23,7 +23,7 @@ test: dev  ## Export, check and run every notebook
 test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)
 	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only 05d_checkpoints 06_trainer 06d_scale 06e_check
 
-lint: dev  ## The tests that run no notebook
+lint: dev  ## Formatter, linter, and the tests that run no notebook
 	@$(PY) tools/test.py --fast
 
 docs: dev  ## Build the documentation into _docs and check its links
@@ -35,8 +35,8 @@ readme: dev  ## Write README.md from nbs/index.ipynb
 clean-notebooks: dev  ## Strip from the notebooks what does not belong into git
 	@$(PY) tools/notebook.py clean
 
-prepare: dev  ## Before a commit: export the notebooks, clean them, write README.md
-	@.venv/bin/nbdev_export && $(PY) tools/notebook.py clean && $(PY) tools/readme.py
+prepare: dev  ## Before a commit: format and export the notebooks, clean them, write README.md
+	@.venv/bin/ruff format -q . && .venv/bin/nbdev_export && $(PY) tools/notebook.py clean && $(PY) tools/readme.py
 
 ASSETS := cond_distill/assets
 

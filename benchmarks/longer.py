@@ -1,12 +1,22 @@
-"""Methods of the comparison with several times its budget: `longer.py CoDi undistilled --times 6` trains and examines them; can be stopped, and goes on.
+"""Methods of the comparison with several times its budget.
 
-The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of methods when each may train for longer? Batches are four
-times as large, so six times the budget are one and a half times the steps; the learning rate is the one that the comparison's search found (with small batches),
-the data are the same. Each method's result is a small file of its own. On a GPU many at a time are faster: these networks are too small to fill it.
+`longer.py CoDi undistilled --times 6` trains and examines them; can be stopped, and goes on.
+
+The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of
+methods when each may train for longer? Batches are four times as large, so six times the budget are
+one and a half times the steps; the learning rate is the one that the comparison's search found
+(with small batches), the data are the same. Each method's result is a small file of its own. On a
+GPU many at a time are faster: these networks are too small to fill it.
 """
-import argparse, itertools, json, os, sys
+
+import argparse
+import itertools
+import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,40 +24,126 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
 from cond_distill.metrics import load_recogniser
-from cond_distill.reproduce import ABLATIONS, METHODS, Job, _minutes, _stages, commit, exam, in_processes, train, units
+from cond_distill.reproduce import (
+    ABLATIONS,
+    METHODS,
+    Job,
+    _minutes,
+    _stages,
+    commit,
+    exam,
+    in_processes,
+    train,
+    units,
+)
 from cond_distill.teacher import Teacher, best_device
 
+
 def one(method, task, seed, args):
-    "Train, examine, write."
-    job = Job(method, task, seed); file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
+    """Train, examine, write."""
+    job = Job(method, task, seed)
+    file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
     if file.exists():
         was = json.loads(file.read_text())
-        if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n): raise SystemExit(f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, wanted are {args.batch} and {args.n}; move it away, and {args.runs}")
+        if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n):
+            raise SystemExit(
+                f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, "
+                f"wanted are {args.batch} and {args.n}; move it away, and {args.runs}"
+            )
         return print(f"{file.name} is there")
-    rate = json.loads((ROOT / "results/reproduce" / f"{replace(job, method=job.searched, seed=0).name}.json").read_text())["job"]["lr"]
-    teacher = Teacher.from_pretrained("shipped", best_device()); before, after = units(TrainConfig(), teacher)
-    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (.6 * before + .4 * after)); folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
+    rate = json.loads(
+        (
+            ROOT / "results/reproduce" / f"{replace(job, method=job.searched, seed=0).name}.json"
+        ).read_text()
+    )["job"]["lr"]
+    teacher = Teacher.from_pretrained("shipped", best_device())
+    before, after = units(TrainConfig(), teacher)
+    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (0.6 * before + 0.4 * after))
+    folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
-    rows = exam(replace(job, part=args.times), student, load_recogniser().to(teacher.device), held_out(args.n, teacher.image_size, task), (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8))
-    found = dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch, scenes=TrainConfig().scenes, lr=rate, rows=rows, stages=_stages(folder), minutes=_minutes(folder), threads=torch.get_num_threads(),
-                 device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=args.commit or commit())
-    file.parent.mkdir(exist_ok=True); file.write_text(json.dumps(found, indent=1) + "\n")
+    rows = exam(
+        replace(job, part=args.times),
+        student,
+        load_recogniser().to(teacher.device),
+        held_out(args.n, teacher.image_size, task),
+        (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8),
+    )
+    found = dict(
+        method=method,
+        task=task,
+        seed=seed,
+        times=args.times,
+        batch=args.batch,
+        scenes=TrainConfig().scenes,
+        lr=rate,
+        rows=rows,
+        stages=_stages(folder),
+        minutes=_minutes(folder),
+        threads=torch.get_num_threads(),
+        device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(),
+        commit=args.commit or commit(),
+    )
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
     print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)
 
+
 def apart(jobs, args):
-    "The same in processes of their own, whose output goes to files."
-    same = [f"--{k}={v}" for k in ("times", "batch", "n", "runs", "cache", "commit") if (v := getattr(args, k)) is not None]
-    failed = in_processes({Path(args.runs) / f"{task}_{method}_seed{seed}.log": [sys.executable, __file__, method, "--tasks", task, "--seeds", str(seed), *same] for task, seed, method in jobs}, args.at_once)
-    if failed: raise SystemExit(f"failed: {', '.join(map(str, failed))}")
+    """The same in processes of their own, whose output goes to files."""
+    same = [
+        f"--{k}={v}"
+        for k in ("times", "batch", "n", "runs", "cache", "commit")
+        if (v := getattr(args, k)) is not None
+    ]
+    failed = in_processes(
+        {
+            Path(args.runs) / f"{task}_{method}_seed{seed}.log": [
+                sys.executable,
+                __file__,
+                method,
+                "--tasks",
+                task,
+                "--seeds",
+                str(seed),
+                *same,
+            ]
+            for task, seed, method in jobs
+        },
+        args.at_once,
+    )
+    if failed:
+        raise SystemExit(f"failed: {', '.join(map(str, failed))}")
+
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("methods", nargs="+", choices=METHODS | ABLATIONS, metavar="METHOD", help=f"of {', '.join(METHODS | ABLATIONS)}")
-    args.add_argument("--tasks", nargs="+", default=["depth"]); args.add_argument("--seeds", nargs="+", type=int, default=[0]); args.add_argument("--at-once", type=int, default=1, help="trainings at a time, each in its own process")
-    args.add_argument("--times", type=float, default=6., help="budgets of the comparison"); args.add_argument("--batch", type=int, default=128); args.add_argument("--n", type=int, default=2000, help="held-out conditions")
-    args.add_argument("--runs", default="runs/longer"); args.add_argument("--cache", default="runs/cache"); args.add_argument("--commit", help="of this code, where git does not know it")
-    args = args.parse_args(); jobs = itertools.product(args.tasks, args.seeds, args.methods)
-    if args.at_once > 1: return apart(jobs, args)
-    for task, seed, method in jobs: one(method, task, seed, args)
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    args.add_argument(
+        "methods",
+        nargs="+",
+        choices=METHODS | ABLATIONS,
+        metavar="METHOD",
+        help=f"of {', '.join(METHODS | ABLATIONS)}",
+    )
+    args.add_argument("--tasks", nargs="+", default=["depth"])
+    args.add_argument("--seeds", nargs="+", type=int, default=[0])
+    args.add_argument(
+        "--at-once", type=int, default=1, help="trainings at a time, each in its own process"
+    )
+    args.add_argument("--times", type=float, default=6.0, help="budgets of the comparison")
+    args.add_argument("--batch", type=int, default=128)
+    args.add_argument("--n", type=int, default=2000, help="held-out conditions")
+    args.add_argument("--runs", default="runs/longer")
+    args.add_argument("--cache", default="runs/cache")
+    args.add_argument("--commit", help="of this code, where git does not know it")
+    args = args.parse_args()
+    jobs = itertools.product(args.tasks, args.seeds, args.methods)
+    if args.at_once > 1:
+        return apart(jobs, args)
+    for task, seed, method in jobs:
+        one(method, task, seed, args)
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

@@ -4,11 +4,16 @@
 
 # %% ../nbs/04_adaptor.ipynb #3c0695d5
 from __future__ import annotations
-import copy, json, math
+
+import copy
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
 import torch
 from torch import nn
+
 from .schedule import Prediction
 from .teacher import Teacher, _check_image, as_timesteps, guide
 
@@ -17,209 +22,417 @@ __all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'Adaptor', 'keep_sig
            'save', 'load']
 
 # %% ../nbs/04_adaptor.ipynb #3cdfa4bf
-ABOUT, WEIGHTS, LORA, READER = "cond_distill.json", "adaptor.safetensors", "pytorch_lora_weights.safetensors", "reader.safetensors"   # names of files
+# names of files
+ABOUT = "cond_distill.json"
+WEIGHTS = "adaptor.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
+READER = "reader.safetensors"
+
 
 class LowRank(nn.Module):
-    "Low-rank changes to a network's weights (LoRA, arXiv 2106.09685), zero at the start; names and shapes are those of peft."
-    def __init__(self, net, rank: int,
-                 where: str = "up_blocks"):  # layers whose names begin so: a U-Net's decoder; "" for all
+    """Low-rank changes to a network's weights (LoRA, arXiv 2106.09685), zero at the start.
+
+    Names and shapes are those of peft.
+    """
+
+    def __init__(
+        self,
+        net,
+        rank: int,
+        # layers whose names begin so: a U-Net's decoder; "" for all
+        where: str = "up_blocks",
+    ):
         super().__init__()
         self.rank, self.where = rank, where
-        self.layers = {name: m.weight.shape for name, m in net.named_modules() if name.startswith(where) and isinstance(m, (nn.Conv2d, nn.Linear))} if rank else {}
+        self.layers = (
+            {
+                name: m.weight.shape
+                for name, m in net.named_modules()
+                if name.startswith(where) and isinstance(m, (nn.Conv2d, nn.Linear))
+            }
+            if rank
+            else {}
+        )
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, (out, *fan_in) in self.layers.items():
-            self.down[name.replace(".", "/")] = nn.Parameter(torch.randn(rank, *fan_in) / math.prod(fan_in) ** .5)
-            self.up[name.replace(".", "/")] = nn.Parameter(torch.zeros(out, rank, *[1] * (len(fan_in) - 1)))
+            self.down[name.replace(".", "/")] = nn.Parameter(
+                torch.randn(rank, *fan_in) / math.prod(fan_in) ** 0.5
+            )
+            self.up[name.replace(".", "/")] = nn.Parameter(
+                torch.zeros(out, rank, *[1] * (len(fan_in) - 1))
+            )
 
     def pairs(self):
-        "(name of a layer, its A, its B) for each."
-        for name in self.layers: yield name, self.down[name.replace(".", "/")], self.up[name.replace(".", "/")]
+        """(name of a layer, its A, its B) for each."""
+        for name in self.layers:
+            yield name, self.down[name.replace(".", "/")], self.up[name.replace(".", "/")]
 
     def forward(self, net):
-        "(name, W + BA) for each weight W that is changed, each in one pass over the memory and laid out in it as W is (channels last)."
+        """(name, W + BA) for each weight W that is changed.
+
+        Each is made in one pass over the memory and laid out in it as W is (channels last).
+        """
         for name, a, b in self.pairs():
             w, a = (x.movedim(1, -1) for x in (net.get_parameter(f"{name}.weight"), a))
-            yield f"{name}.weight", torch.addmm(w.flatten(1), b.flatten(1).to(w.dtype), a.flatten(1).to(w.dtype)).view(w.shape).movedim(-1, 1)
+            yield (
+                f"{name}.weight",
+                torch.addmm(w.flatten(1), b.flatten(1).to(w.dtype), a.flatten(1).to(w.dtype))
+                .view(w.shape)
+                .movedim(-1, 1),
+            )
 
     def write(self, folder: Path, dtype=None, prefix: str = "unet"):
-        "The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."
+        """The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."""
         from safetensors.torch import save_file
-        save_file({k: p.detach().to("cpu", dtype or p.dtype).contiguous() for k, p in self.files(prefix).items()}, Path(folder) / LORA)
+
+        save_file(
+            {
+                k: p.detach().to("cpu", dtype or p.dtype).contiguous()
+                for k, p in self.files(prefix).items()
+            },
+            Path(folder) / LORA,
+        )
 
     @classmethod
-    def read(cls, net, rank: int, folder: Path, where: str = "up_blocks", prefix: str = "unet") -> LowRank:
-        "Open what `write` wrote."
+    def read(
+        cls, net, rank: int, folder: Path, where: str = "up_blocks", prefix: str = "unet"
+    ) -> LowRank:
+        """Open what `write` wrote."""
         from safetensors.torch import load_file
+
         made, saved = cls(net, rank, where), load_file(Path(folder) / LORA)
         with torch.no_grad():
-            for k, p in made.files(prefix).items(): p.copy_(saved[k])
+            for k, p in made.files(prefix).items():
+                p.copy_(saved[k])
         return made
 
     def files(self, prefix: str = "unet") -> dict:
-        "The parameters under the names that peft and diffusers give them in a file."
-        return {f"{prefix}.{name}.lora_{k}.weight": p for name, a, b in self.pairs() for k, p in (("A", a), ("B", b))}
+        """The parameters under the names that peft and diffusers give them in a file."""
+        return {
+            f"{prefix}.{name}.lora_{k}.weight": p
+            for name, a, b in self.pairs()
+            for k, p in (("A", a), ("B", b))
+        }
 
 # %% ../nbs/04_adaptor.ipynb #8c55239d
 class Adaptor(nn.Module):
-    "Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone. A new kind: `from_teacher` makes it, `forward` says what is added."
-    kinds: dict[str, type] = {}                      # class name → class, for opening files
-    embeds_guidance = False                          # True: the guidance is an input of the network
-    def __init_subclass__(cls): Adaptor.kinds[cls.__name__] = cls
-    def __init__(self, channels: int, image_size: int, **settings):  # `settings` of `from_teacher`, JSON values
+    """Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone.
+
+    A new kind: `from_teacher` makes it, `forward` says what is added.
+    """
+
+    kinds: dict[str, type] = {}  # class name → class, for opening files
+    embeds_guidance = False  # True: the guidance is an input of the network
+
+    def __init_subclass__(cls):
+        Adaptor.kinds[cls.__name__] = cls
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        **settings,  # of `from_teacher`, JSON values
+    ):
         super().__init__()
-        self.channels, self.image_size, self.settings = channels, image_size, dict(settings, channels=channels)
-        self.reader = None                           # or a `TextReader`, for tasks with instructions
+        self.channels = channels
+        self.image_size = image_size
+        self.settings = dict(settings, channels=channels)
+        # or a `TextReader`, for tasks with instructions
+        self.reader = None
 
     @classmethod
     def needs(cls, teacher: Teacher, *networks: str):
-        "Refuse a teacher whose network this adaptor cannot be attached to."
+        """Refuse a teacher whose network this adaptor cannot be attached to."""
         kind = type(teacher.backbone).__name__
-        if kind not in networks: raise ValueError(f"{cls.__name__} is made for {' or '.join(networks)}, this teacher has a {kind}; the page 04a_adaptors has a table of what goes with what")
+        if kind not in networks:
+            raise ValueError(
+                f"{cls.__name__} is made for {' or '.join(networks)}, this teacher has a {kind}; "
+                "the page 04a_adaptors has a table of what goes with what"
+            )
 
     def weights(self, net):
-        "(name, value) of each weight of the backbone `net` that this adaptor changes."
+        """(name, value) of each weight of the backbone `net` that this adaptor changes."""
         return ()
+
     def prepare(self, teacher: Teacher, cond):
-        "What can be computed once an image instead of once a step."
+        """What can be computed once an image instead of once a step."""
         return cond
+
     def forward(self, z, time, cond, inputs: dict) -> dict:
-        "z_t, the network's time, the prepared condition and the text as the network's arguments → keyword arguments of `Teacher.predict`."
+        """The step and the prepared condition → keyword arguments of `Teacher.predict`.
+
+        Takes z_t, the network's time, the prepared condition and the text as the network's
+        arguments.
+        """
         raise NotImplementedError
+
     def check(self, cond, n: int):
-        "Refuse conditions of another shape, number or range than this was made for."
+        """Refuse conditions of another shape, number or range than this was made for."""
         _check_image(cond, self.channels, 1, "condition")
         size = self.image_size
-        if cond.shape[-2:] != (size, size): raise ValueError(f"condition is {cond.shape[-2]} × {cond.shape[-1]} pixels; this adaptor was made for {size} × {size}: resize it")
-        if len(cond) != n: raise ValueError(f"{len(cond)} conditions but {n} captions; give one caption per condition ('' for none)")
+        if cond.shape[-2:] != (size, size):
+            raise ValueError(
+                f"condition is {cond.shape[-2]} × {cond.shape[-1]} pixels; this adaptor was made "
+                f"for {size} × {size}: resize it"
+            )
+        if len(cond) != n:
+            raise ValueError(
+                f"{len(cond)} conditions but {n} captions; give one caption per condition ('' for "
+                "none)"
+            )
+
     def write(self, folder: Path, dtype):
-        "The parameters, into a folder."
+        """The parameters, into a folder."""
         _write(self, folder / WEIGHTS, dtype)
+
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> Adaptor:
-        "Open what `write` wrote."
+        """Open what `write` wrote."""
         from safetensors.torch import load_file
+
         made = cls.from_teacher(teacher, **settings)
-        made.load_state_dict(load_file(folder / WEIGHTS)); return made
+        made.load_state_dict(load_file(folder / WEIGHTS))
+        return made
 
 # %% ../nbs/04_adaptor.ipynb #d78e545a
 def keep_signal(net: nn.Module):
-    "Initial weights with which convolutions and SiLUs hand a signal on as strong as it came in: He et al. (arXiv 1502.01852) with the gain of SiLU."
+    """Initial weights with which convolutions and SiLUs hand a signal on as strong as it came in.
+
+    He et al. (arXiv 1502.01852) with the gain of SiLU.
+    """
     for m in net.modules():
-        if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0, 1.68 / m.weight[0].numel() ** .5); nn.init.zeros_(m.bias)  # 1.68² E[silu(u)²] = 1 for normal u
+        # 1.68² E[silu(u)²] = 1 for normal u
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, 0, 1.68 / m.weight[0].numel() ** 0.5)
+            nn.init.zeros_(m.bias)
 
 # %% ../nbs/04_adaptor.ipynb #5269372e
 class ControlNetAdaptor(Adaptor):
-    "diffusers' `ControlNetModel`, made from a teacher's U-Net, and low-rank changes to the U-Net's decoder; zero effect at the start."
+    """diffusers' `ControlNetModel` and low-rank changes to the U-Net's decoder.
+
+    Made from a teacher's U-Net; zero effect at the start.
+    """
+
     def __init__(self, net, lora: LowRank, image_size: int):
         super().__init__(net.config.conditioning_channels, image_size, rank=lora.rank)
         self.net, self.lora = net, lora
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher,
-                     channels: int = 1,     # K of the condition: 1 for depth, 3 for a picture
-                     rank: int = 16,        # of the changes to the decoder; 0 for a ControlNet alone
-                     embedding=None) -> ControlNetAdaptor:  # widths of the condition encoder, one per halving and one more
-        "Copy the teacher's encoder; the connections back into the teacher start at zero."
+    def from_teacher(
+        cls,
+        teacher: Teacher,
+        channels: int = 1,  # K of the condition: 1 for depth, 3 for a picture
+        # of the changes to the decoder; 0 for a ControlNet alone
+        rank: int = 16,
+        # widths of the condition encoder, one per halving and one more
+        embedding=None,
+    ) -> ControlNetAdaptor:
+        """Copy the teacher's encoder; the connections back into the teacher start at zero."""
         from diffusers import ControlNetModel
+
         cls.needs(teacher, "UNet2DConditionModel")
         halvings = (teacher.image_size // teacher.latent_shape[1]).bit_length() - 1
-        widths = tuple(embedding or (16, 32, 64, 96, 128, 256)[:halvings + 1])
-        net = ControlNetModel.from_unet(teacher.backbone, conditioning_channels=channels, controlnet_conditioning_channel_order="rgb", conditioning_embedding_out_channels=widths)
-        reads = net.controlnet_cond_embedding; keep_signal(reads)
-        with torch.no_grad():                                      # as if the condition came as 4 (c − ½): mean 0, variance near 1
-            reads.conv_in.bias.sub_(2 * reads.conv_in.weight.sum((1, 2, 3))); reads.conv_in.weight.mul_(4)
-        return cls(net.requires_grad_(True).float(), LowRank(teacher.backbone, rank), teacher.image_size).to(teacher.device)
+        widths = tuple(embedding or (16, 32, 64, 96, 128, 256)[: halvings + 1])
+        net = ControlNetModel.from_unet(
+            teacher.backbone,
+            conditioning_channels=channels,
+            controlnet_conditioning_channel_order="rgb",
+            conditioning_embedding_out_channels=widths,
+        )
+        reads = net.controlnet_cond_embedding
+        keep_signal(reads)
+        # as if the condition came as 4 (c − ½): mean 0, variance near 1
+        with torch.no_grad():
+            reads.conv_in.bias.sub_(2 * reads.conv_in.weight.sum((1, 2, 3)))
+            reads.conv_in.weight.mul_(4)
+        return cls(
+            net.requires_grad_(True).float(), LowRank(teacher.backbone, rank), teacher.image_size
+        ).to(teacher.device)
 
     def forward(self, z, time, cond, inputs) -> dict:
-        "Residuals of the ControlNet."
+        """Residuals of the ControlNet."""
         down, mid = self.net(z, time, controlnet_cond=cond, return_dict=False, **inputs)
         return dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-    def weights(self, net): return self.lora(net)
+    def weights(self, net):
+        return self.lora(net)
 
     def write(self, folder, dtype):
-        net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)      # diffusers' own `to` warns of nothing here
-        net.save_pretrained(folder); self.lora.write(folder, dtype)
+        # diffusers' own `to` warns of nothing here
+        net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
+        net.save_pretrained(folder)
+        self.lora.write(folder, dtype)
 
     @classmethod
     def read(cls, teacher, folder, settings):
         from diffusers import ControlNetModel
+
         lora = LowRank.read(teacher.backbone, settings["rank"], folder)
-        return cls(ControlNetModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float(), lora, teacher.image_size).to(teacher.device)
+        return cls(
+            ControlNetModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True
+            ).float(),
+            lora,
+            teacher.image_size,
+        ).to(teacher.device)
 
 # %% ../nbs/04_adaptor.ipynb #2ce4c75b
 @dataclass(frozen=True)
 class Prepared:
-    "A batch of `n` conditions (None: the adaptor takes none) as the adaptor's `prepare` left it, and the backbone's changed weights."
+    """A batch of conditions as the adaptor's `prepare` left it, and the backbone's changed weights.
+
+    `n` is None where the adaptor takes no condition.
+    """
+
     n: int | None
     weights: dict
     parts: torch.Tensor | tuple
 
 # %% ../nbs/04_adaptor.ipynb #f5aa5fd2
 class Student(nn.Module):
-    "A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."
+    """A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."""
+
     def __init__(self, teacher: Teacher, adaptor: nn.Module):
         super().__init__()
         self.adaptor = adaptor
-        object.__setattr__(self, "teacher", teacher)  # shared, and not one of this module's own weights
+        # shared, and not one of this module's own weights
+        object.__setattr__(self, "teacher", teacher)
 
     @property
-    def schedule(self): return self.teacher.schedule
+    def schedule(self):
+        return self.teacher.schedule
+
     @property
-    def device(self): return self.teacher.device
+    def device(self):
+        return self.teacher.device
 
     def prepare(self, cond) -> Prepared:
-        "What the adaptor computes once an image; a call takes it in place of `cond`."
-        first = next((c for c in cond if c is not None), None) if isinstance(cond, (list, tuple)) else cond
-        return Prepared(None if first is None else len(first), dict(self.adaptor.weights(self.teacher.backbone)), self.adaptor.prepare(self.teacher, cond))
+        """What the adaptor computes once an image; a call takes it in place of `cond`."""
+        first = (
+            next((c for c in cond if c is not None), None)
+            if isinstance(cond, (list, tuple))
+            else cond
+        )
+        return Prepared(
+            None if first is None else len(first),
+            dict(self.adaptor.weights(self.teacher.backbone)),
+            self.adaptor.prepare(self.teacher, cond),
+        )
 
-    def forward(self, z, t, cond, text, guidance: float = 1.) -> Prediction:
-        "z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D]; guidance is on the caption, the condition stays."
+    def forward(self, z, t, cond, text, guidance: float = 1.0) -> Prediction:
+        """z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D].
+
+        Guidance is on the caption, the condition stays.
+        """
         ready = cond if isinstance(cond, Prepared) else self.prepare(cond)
-        if not len(z) == len(text) == (len(z) if ready.n is None else ready.n): raise ValueError(f"{len(z)} latents, {ready.n} conditions and {len(text)} captions; give one of each per image")
+        if not len(z) == len(text) == (len(z) if ready.n is None else ready.n):
+            raise ValueError(
+                f"{len(z)} latents, {ready.n} conditions and {len(text)} captions; give one of "
+                "each per image"
+            )
+
         def predict(z, t, text, cond):
-            if self.adaptor.reader is not None: text = self.adaptor.reader(text.float())
+            if self.adaptor.reader is not None:
+                text = self.adaptor.reader(text.float())
             time = self.schedule.network_time(t).to(z.device)
-            return self.teacher.predict(z, t, text, weights=ready.weights, **self.adaptor(z.float(), time, cond, self.teacher.text_inputs(text.float()), **told))
-        told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}   # such an adaptor does in one call what costs others two
-        return guide(predict, z, as_timesteps(t, z), text, self.teacher.empty(), 1. if told else guidance, ready.parts)
+            return self.teacher.predict(
+                z,
+                t,
+                text,
+                weights=ready.weights,
+                **self.adaptor(
+                    z.float(), time, cond, self.teacher.text_inputs(text.float()), **told
+                ),
+            )
+
+        # such an adaptor does in one call what costs others two
+        told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}
+        return guide(
+            predict,
+            z,
+            as_timesteps(t, z),
+            text,
+            self.teacher.empty(),
+            1.0 if told else guidance,
+            ready.parts,
+        )
 
     def copy(self) -> Student:
-        "A student with its own copy of the adaptor and the same teacher; for moving averages."
+        """A student with its own copy of the adaptor and the same teacher; for moving averages."""
         return Student(self.teacher, copy.deepcopy(self.adaptor).requires_grad_(False).eval())
 
 # %% ../nbs/04_adaptor.ipynb #c0f57969
 def _write(module: nn.Module, file: Path, dtype):
-    "The parameters of a module, except an adaptor's reader, into a safetensors file."
+    """The parameters of a module, except an adaptor's reader, into a safetensors file."""
     from safetensors.torch import save_file
-    save_file({k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in module.state_dict().items() if not k.startswith("reader.")}, file)
 
-def save(self: Student, folder,
-         dtype=None,   # torch.float16 halves the file; None keeps the bits
-         **about):     # JSON values to keep beside the weights: task, steps, command …
-    "Write the adaptor and what it belongs to."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    self.adaptor.write(folder, dtype); reader = self.adaptor.reader
-    if reader is not None: _write(reader, folder / READER, dtype)
-    info = dict(adaptor=type(self.adaptor).__name__, settings=self.adaptor.settings, teacher=self.teacher.fingerprint(), image_size=self.adaptor.image_size, reader=reader.layers if reader is not None else 0, **about)
+    save_file(
+        {
+            k: v.detach().to("cpu", dtype or v.dtype).contiguous()
+            for k, v in module.state_dict().items()
+            if not k.startswith("reader.")
+        },
+        file,
+    )
+
+
+def save(
+    self: Student,
+    folder,
+    dtype=None,  # torch.float16 halves the file; None keeps the bits
+    **about,  # JSON values to keep beside the weights: task, steps, command …
+):
+    """Write the adaptor and what it belongs to."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    self.adaptor.write(folder, dtype)
+    reader = self.adaptor.reader
+    if reader is not None:
+        _write(reader, folder / READER, dtype)
+    info = dict(
+        adaptor=type(self.adaptor).__name__,
+        settings=self.adaptor.settings,
+        teacher=self.teacher.fingerprint(),
+        image_size=self.adaptor.image_size,
+        reader=reader.layers if reader is not None else 0,
+        **about,
+    )
     (folder / ABOUT).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 # %% ../nbs/04_adaptor.ipynb #4cdac805
 def load(teacher: Teacher, folder) -> Student:
-    "Open what `save` wrote, for the same teacher; `.about` holds the JSON values."
+    """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
     folder = Path(folder)
-    if not (folder / ABOUT).is_file(): raise FileNotFoundError(f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save")
+    if not (folder / ABOUT).is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
+        )
     info, mine = json.loads((folder / ABOUT).read_text()), teacher.fingerprint()
-    if info["teacher"] != mine: raise ValueError(f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this teacher is {mine}; open the teacher it was trained on")
-    import cond_distill.adaptors, cond_distill.baselines            # the other kinds of adaptor register themselves
-    if info["adaptor"] not in Adaptor.kinds: raise ValueError(f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: {', '.join(Adaptor.kinds)}")
+    if info["teacher"] != mine:
+        raise ValueError(
+            f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
+            f"teacher is {mine}; open the teacher it was trained on"
+        )
+    # the other kinds of adaptor register themselves
+    import cond_distill.adaptors  # noqa: F401
+    import cond_distill.baselines  # noqa: F401
+
+    if info["adaptor"] not in Adaptor.kinds:
+        raise ValueError(
+            f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: "
+            f"{', '.join(Adaptor.kinds)}"
+        )
     adaptor = Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"])
     if info.get("reader"):
-        from cond_distill.reader import TextReader
         from safetensors.torch import load_file
-        adaptor.reader = TextReader.of(teacher, info["reader"]); adaptor.reader.load_state_dict(load_file(folder / READER))
+
+        from cond_distill.reader import TextReader
+
+        adaptor.reader = TextReader.of(teacher, info["reader"])
+        adaptor.reader.load_state_dict(load_file(folder / READER))
     student = Student(teacher, adaptor)
     student.about = info
     return student
+
 
 Student.save, Student.load = save, staticmethod(load)

@@ -4,11 +4,14 @@
 
 # %% ../nbs/04a_adaptors.ipynb #30936cde
 from __future__ import annotations
+
 import copy
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from .adaptor import Adaptor, ControlNetAdaptor, LowRank, Student
 from .teacher import Teacher
 
@@ -19,214 +22,419 @@ __all__ = ['ADAPTORS', 'as_latent', 'latent_channels', 'ConcatAdaptor', 'T2IAdap
 # %% ../nbs/04a_adaptors.ipynb #e9de1194
 @torch.no_grad()
 def as_latent(teacher: Teacher, cond) -> torch.Tensor:  # [B,K,H,W] in [0,1] → [B,C+K−3,h,w]
-    "The condition as the teacher's latent; channels after the third are pooled and mapped to [−1, 1]."
-    if cond.shape[1] == 2: raise ValueError("condition has 2 channels; expected 1 (grey), 3 (a picture), or 3 and more")
+    """The condition as the teacher's latent.
+
+    Channels after the third are pooled and mapped to [−1, 1].
+    """
+    if cond.shape[1] == 2:
+        raise ValueError(
+            "condition has 2 channels; expected 1 (grey), 3 (a picture), or 3 and more"
+        )
     x = teacher.encode(cond[:, :3].expand(-1, 3, -1, -1))
-    if cond.shape[1] <= 3: return x
+    if cond.shape[1] <= 3:
+        return x
     return torch.cat([x, F.adaptive_avg_pool2d(cond[:, 3:], x.shape[-2:]) * 2 - 1], 1)
 
+
 def latent_channels(teacher: Teacher, channels: int) -> int:
-    "How many channels `as_latent` gives for `channels` of a condition."
+    """How many channels `as_latent` gives for `channels` of a condition."""
     return teacher.latent_shape[0] + max(channels - 3, 0)
 
 # %% ../nbs/04a_adaptors.ipynb #bcb111f6
 def _entry(net) -> str:
-    "The name of the layer that reads z_t: a U-Net's first convolution, a transformer's patch embedding."
+    """The name of the layer that reads z_t.
+
+    A U-Net's first convolution, a transformer's patch embedding.
+    """
     return "conv_in" if hasattr(net, "conv_in") else "pos_embed.proj"
 
+
 class ConcatAdaptor(Adaptor):
-    "Condition latents as extra input channels with weights zero at the start, and low-rank changes to all layers."
+    """Condition latents as extra input channels, and low-rank changes to all layers.
+
+    The weights of the extra channels are zero at the start.
+    """
+
     def __init__(self, entry: nn.Conv2d, name: str, lora: LowRank, channels: int, image_size: int):
         super().__init__(channels, image_size, rank=lora.rank)
         self.entry, self.name, self.lora = entry, name, lora
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 16) -> ConcatAdaptor:
-        "A convolution beside the teacher's first one."
-        name = _entry(teacher.backbone); like = teacher.backbone.get_submodule(name)
-        entry = nn.Conv2d(latent_channels(teacher, channels), like.out_channels, like.kernel_size, like.stride, like.padding, bias=False)
+        """A convolution beside the teacher's first one."""
+        name = _entry(teacher.backbone)
+        like = teacher.backbone.get_submodule(name)
+        entry = nn.Conv2d(
+            latent_channels(teacher, channels),
+            like.out_channels,
+            like.kernel_size,
+            like.stride,
+            like.padding,
+            bias=False,
+        )
         nn.init.zeros_(entry.weight)
-        return cls(entry, name, LowRank(teacher.backbone, rank, ""), channels, teacher.image_size).to(teacher.device)
+        return cls(
+            entry, name, LowRank(teacher.backbone, rank, ""), channels, teacher.image_size
+        ).to(teacher.device)
 
-    def prepare(self, teacher, cond): return as_latent(teacher, cond)
-    def weights(self, net): return self.lora(net)
-    def forward(self, z, time, cond, inputs): return dict(outputs={self.name: self.entry(cond)})
+    def prepare(self, teacher, cond):
+        return as_latent(teacher, cond)
+
+    def weights(self, net):
+        return self.lora(net)
+
+    def forward(self, z, time, cond, inputs):
+        return dict(outputs={self.name: self.entry(cond)})
 
 # %% ../nbs/04a_adaptors.ipynb #498a47ba
 def _last_of_levels(unet) -> list[str]:
-    "In each level of the encoder the last part before the picture is halved: where a T2I-Adapter's feature is added."
-    last = lambda b: f"attentions.{len(b.attentions) - 1}" if getattr(b, "attentions", None) else f"resnets.{len(b.resnets) - 1}"
+    """In each level of the encoder the last part before the picture is halved.
+
+    Where a T2I-Adapter's feature is added.
+    """
+
+    def last(b):
+        return (
+            f"attentions.{len(b.attentions) - 1}"
+            if getattr(b, "attentions", None)
+            else f"resnets.{len(b.resnets) - 1}"
+        )
+
     return [f"down_blocks.{i}.{last(b)}" for i, b in enumerate(unet.down_blocks)]
 
+
 class T2IAdaptor(Adaptor):
-    "diffusers' `T2IAdapter`, zero at the start, and low-rank changes to the U-Net's decoder. Its features are computed once an image."
+    """diffusers' `T2IAdapter`, zero at the start, and low-rank changes to the U-Net's decoder.
+
+    Its features are computed once an image.
+    """
+
     def __init__(self, net, places: list[str], lora: LowRank, image_size: int):
         super().__init__(net.config.in_channels, image_size, rank=lora.rank)
         self.net, self.places, self.lora = net, places, lora
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 16) -> T2IAdaptor:
-        "A small convolutional network with as many levels as the teacher's encoder."
+        """A small convolutional network with as many levels as the teacher's encoder."""
         from diffusers import T2IAdapter
+
         cls.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
         unet, factor = teacher.backbone, teacher.image_size // teacher.latent_shape[1]
-        net = T2IAdapter(in_channels=channels, channels=list(unet.config.block_out_channels), num_res_blocks=2, downscale_factor=factor, adapter_type="full_adapter")
+        net = T2IAdapter(
+            in_channels=channels,
+            channels=list(unet.config.block_out_channels),
+            num_res_blocks=2,
+            downscale_factor=factor,
+            adapter_type="full_adapter",
+        )
         for m in net.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, nonlinearity="relu"); nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+                nn.init.zeros_(m.bias)
         nn.init.zeros_(net.adapter.conv_in.weight)
-        return cls(net, _last_of_levels(unet), LowRank(unet, rank), teacher.image_size).to(teacher.device)
+        return cls(net, _last_of_levels(unet), LowRank(unet, rank), teacher.image_size).to(
+            teacher.device
+        )
 
-    def prepare(self, teacher, cond): return tuple(self.net(cond))
-    def weights(self, net): return self.lora(net)
-    def forward(self, z, time, cond, inputs): return dict(outputs=dict(zip(self.places, cond)))
+    def prepare(self, teacher, cond):
+        return tuple(self.net(cond))
+
+    def weights(self, net):
+        return self.lora(net)
+
+    def forward(self, z, time, cond, inputs):
+        return dict(outputs=dict(zip(self.places, cond)))
+
     def write(self, folder, dtype):
         net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
-        net.save_pretrained(folder); self.lora.write(folder, dtype)
+        net.save_pretrained(folder)
+        self.lora.write(folder, dtype)
+
     @classmethod
     def read(cls, teacher, folder, settings):
         from diffusers import T2IAdapter
-        net = T2IAdapter.from_pretrained(folder, local_files_only=True, use_safetensors=True).float()
-        return cls(net, _last_of_levels(teacher.backbone), LowRank.read(teacher.backbone, settings["rank"], folder), teacher.image_size).to(teacher.device)
+
+        net = T2IAdapter.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        ).float()
+        return cls(
+            net,
+            _last_of_levels(teacher.backbone),
+            LowRank.read(teacher.backbone, settings["rank"], folder),
+            teacher.image_size,
+        ).to(teacher.device)
 
 # %% ../nbs/04a_adaptors.ipynb #9ffc1237
 class LoRAAdaptor(Adaptor):
-    "Low-rank changes to all layers of the backbone (LoRA, arXiv 2106.09685); takes no condition."
+    """Low-rank changes to all layers of the backbone (LoRA, arXiv 2106.09685).
+
+    Takes no condition.
+    """
+
     def __init__(self, lora: LowRank, prefix: str, image_size: int):
         super().__init__(0, image_size, rank=lora.rank)
         self.lora, self.prefix = lora, prefix
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 0, rank: int = 16) -> LoRAAdaptor:
-        "`channels` is taken for the sake of one signature and ignored."
+        """`channels` is taken for the sake of one signature and ignored."""
         prefix = "transformer" if "Transformer" in type(teacher.backbone).__name__ else "unet"
-        return cls(LowRank(teacher.backbone, rank, ""), prefix, teacher.image_size).to(teacher.device)
+        return cls(LowRank(teacher.backbone, rank, ""), prefix, teacher.image_size).to(
+            teacher.device
+        )
 
-    def prepare(self, teacher, cond): return ()
-    def check(self, cond, n): pass
-    def weights(self, net): return self.lora(net)
-    def forward(self, z, time, cond, inputs): return {}
-    def write(self, folder, dtype): self.lora.write(folder, dtype, self.prefix)
+    def prepare(self, teacher, cond):
+        return ()
+
+    def check(self, cond, n):
+        pass
+
+    def weights(self, net):
+        return self.lora(net)
+
+    def forward(self, z, time, cond, inputs):
+        return {}
+
+    def write(self, folder, dtype):
+        self.lora.write(folder, dtype, self.prefix)
+
     @classmethod
     def read(cls, teacher, folder, settings):
         prefix = cls.from_teacher(teacher).prefix
-        return cls(LowRank.read(teacher.backbone, settings["rank"], folder, "", prefix), prefix, teacher.image_size).to(teacher.device)
+        return cls(
+            LowRank.read(teacher.backbone, settings["rank"], folder, "", prefix),
+            prefix,
+            teacher.image_size,
+        ).to(teacher.device)
 
 # %% ../nbs/04a_adaptors.ipynb #d722c7e9
 def encoder(net, z, time, inputs: dict):
-    "First half of a diffusers U-Net: (last feature, features at the skips, time embedding)."
+    """First half of a diffusers U-Net: (last feature, features at the skips, time embedding)."""
     emb = net.time_embedding(net.time_proj(time.expand(len(z))).to(z.dtype))
     if hasattr(net, "get_aug_embed"):
-        more = net.get_aug_embed(emb=emb, encoder_hidden_states=inputs["encoder_hidden_states"], added_cond_kwargs=inputs.get("added_cond_kwargs"))
+        more = net.get_aug_embed(
+            emb=emb,
+            encoder_hidden_states=inputs["encoder_hidden_states"],
+            added_cond_kwargs=inputs.get("added_cond_kwargs"),
+        )
         emb = emb if more is None else emb + more
-    h = net.conv_in(z); skips = [h]
+    h = net.conv_in(z)
+    skips = [h]
     for block in net.down_blocks:
-        h, out = block(h, emb, **_words(block, inputs)); skips += out
+        h, out = block(h, emb, **_words(block, inputs))
+        skips += out
     return net.mid_block(h, emb, **_words(net.mid_block, inputs)), skips, emb
 
+
 def _words(block, inputs):
-    "The text, for a block that looks at it."
-    return dict(encoder_hidden_states=inputs["encoder_hidden_states"]) if getattr(block, "has_cross_attention", False) else {}
+    """The text, for a block that looks at it."""
+    return (
+        dict(encoder_hidden_states=inputs["encoder_hidden_states"])
+        if getattr(block, "has_cross_attention", False)
+        else {}
+    )
+
 
 def decoder(net, h, skips, emb, inputs: dict):
-    "Second half of a diffusers U-Net."
+    """Second half of a diffusers U-Net."""
     for block in net.up_blocks:
         n = len(block.resnets)
-        h = block(hidden_states=h, temb=emb, res_hidden_states_tuple=tuple(skips[-n:]), **_words(block, inputs)); skips = skips[:-n]
+        h = block(
+            hidden_states=h,
+            temb=emb,
+            res_hidden_states_tuple=tuple(skips[-n:]),
+            **_words(block, inputs),
+        )
+        skips = skips[:-n]
     return net.conv_out(net.conv_act(net.conv_norm_out(h)))
 
 # %% ../nbs/04a_adaptors.ipynb #b6c6dbec
 class FusionAdaptor(Adaptor):
-    "The paper's full model (CoDi, arXiv 2310.01407): copied encoder, h' = (1 − μ)h + μ h_c with μ = 0 at the start; everything learns."
+    """The paper's full model (CoDi, arXiv 2310.01407).
+
+    Copied encoder, h' = (1 − μ)h + μ h_c with μ = 0 at the start; everything learns.
+    """
+
     def __init__(self, net, reads, channels: int, image_size: int):
         super().__init__(channels, image_size)
         self.net, self.reads, self.mu = net, reads, nn.Parameter(torch.zeros(()))
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 0) -> FusionAdaptor:
-        "A copy of the U-Net, and a second copy of its encoder; `rank` is taken for the sake of one signature and ignored."
+        """A copy of the U-Net, and a second copy of its encoder.
+
+        `rank` is taken for the sake of one signature and ignored.
+        """
         cls.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
         net = copy.deepcopy(teacher.backbone).float().requires_grad_(True)
         reads = copy.deepcopy(net)
-        for part in ("up_blocks", "conv_norm_out", "conv_act", "conv_out"): delattr(reads, part)
+        for part in ("up_blocks", "conv_norm_out", "conv_act", "conv_out"):
+            delattr(reads, part)
         more = latent_channels(teacher, channels) - reads.conv_in.in_channels
-        if more:                                                   # a mask beside the picture: further input channels, zero at first
-            old, new = reads.conv_in, nn.Conv2d(reads.conv_in.in_channels + more, reads.conv_in.out_channels, reads.conv_in.kernel_size, padding=reads.conv_in.padding)
-            with torch.no_grad(): new.weight.zero_(); new.weight[:, :old.in_channels] = old.weight; new.bias.copy_(old.bias)
+        # a mask beside the picture: further input channels, zero at first
+        if more:
+            old = reads.conv_in
+            new = nn.Conv2d(
+                reads.conv_in.in_channels + more,
+                reads.conv_in.out_channels,
+                reads.conv_in.kernel_size,
+                padding=reads.conv_in.padding,
+            )
+            with torch.no_grad():
+                new.weight.zero_()
+                new.weight[:, : old.in_channels] = old.weight
+                new.bias.copy_(old.bias)
             reads.conv_in = new.to(old.weight.device)
         return cls(net, reads, channels, teacher.image_size).to(teacher.device)
 
-    def prepare(self, teacher, cond): return as_latent(teacher, cond)
+    def prepare(self, teacher, cond):
+        return as_latent(teacher, cond)
 
     def forward(self, z, time, cond, inputs):
-        "Another network in place of the backbone."
+        """Another network in place of the backbone."""
+
         def network(z, time, return_dict=None, **inputs):
             h, skips, emb = encoder(self.net, z, time, inputs)
             h_c, skips_c, _ = encoder(self.reads, cond, time, inputs)
-            mix = lambda a, b: torch.lerp(a, b, self.mu)
-            return (decoder(self.net, mix(h, h_c), [mix(a, b) for a, b in zip(skips, skips_c)], emb, inputs),)
+
+            def mix(a, b):
+                return torch.lerp(a, b, self.mu)
+
+            return (
+                decoder(
+                    self.net, mix(h, h_c), [mix(a, b) for a, b in zip(skips, skips_c)], emb, inputs
+                ),
+            )
+
         return dict(network=network)
 
 # %% ../nbs/04a_adaptors.ipynb #dc1e4e86
 class TransformerControlNetAdaptor(Adaptor):
-    "diffusers' `SD3ControlNetModel`, copied from a transformer's first blocks, and low-rank changes to its blocks; zero effect at the start."
+    """diffusers' `SD3ControlNetModel`, and low-rank changes to the transformer's blocks.
+
+    Copied from the transformer's first blocks; zero effect at the start.
+    """
+
     def __init__(self, net, lora: LowRank, channels: int, image_size: int):
         super().__init__(channels, image_size, rank=lora.rank, layers=net.config.num_layers)
         self.net, self.lora = net, lora
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 16,
-                     layers: int = None) -> TransformerControlNetAdaptor:  # blocks to copy; half of the backbone's, if not given
-        "Copy the first blocks; the connections back start at zero."
+    def from_teacher(
+        cls,
+        teacher: Teacher,
+        channels: int = 1,
+        rank: int = 16,
+        layers: int = None,  # blocks to copy; half of the backbone's, if not given
+    ) -> TransformerControlNetAdaptor:
+        """Copy the first blocks; the connections back start at zero."""
         from diffusers import SD3ControlNetModel
-        cls.needs(teacher, "SD3Transformer2DModel")
-        base = teacher.backbone; layers = layers or (len(base.transformer_blocks) + 1) // 2
-        net = SD3ControlNetModel.from_config(dict(base.config) | dict(num_layers=layers, extra_conditioning_channels=latent_channels(teacher, channels) - base.config.in_channels))
-        for part in ("pos_embed", "time_text_embed", "context_embedder"): getattr(net, part).load_state_dict(getattr(base, part).state_dict())
-        net.transformer_blocks.load_state_dict(base.transformer_blocks.state_dict(), strict=False)   # the deeper blocks are left out
-        return cls(net.float().requires_grad_(True), LowRank(base, rank, "transformer_blocks"), channels, teacher.image_size).to(teacher.device)
 
-    def weights(self, net): return self.lora(net)
-    def prepare(self, teacher, cond): return as_latent(teacher, cond)
+        cls.needs(teacher, "SD3Transformer2DModel")
+        base = teacher.backbone
+        layers = layers or (len(base.transformer_blocks) + 1) // 2
+        net = SD3ControlNetModel.from_config(
+            dict(base.config)
+            | dict(
+                num_layers=layers,
+                extra_conditioning_channels=latent_channels(teacher, channels)
+                - base.config.in_channels,
+            )
+        )
+        for part in ("pos_embed", "time_text_embed", "context_embedder"):
+            getattr(net, part).load_state_dict(getattr(base, part).state_dict())
+        # the deeper blocks are left out
+        net.transformer_blocks.load_state_dict(base.transformer_blocks.state_dict(), strict=False)
+        return cls(
+            net.float().requires_grad_(True),
+            LowRank(base, rank, "transformer_blocks"),
+            channels,
+            teacher.image_size,
+        ).to(teacher.device)
+
+    def weights(self, net):
+        return self.lora(net)
+
+    def prepare(self, teacher, cond):
+        return as_latent(teacher, cond)
+
     def forward(self, z, time, cond, inputs):
-        return dict(block_controlnet_hidden_states=self.net(z, cond, timestep=time, return_dict=False, **inputs)[0])
+        return dict(
+            block_controlnet_hidden_states=self.net(
+                z, cond, timestep=time, return_dict=False, **inputs
+            )[0]
+        )
 
 # %% ../nbs/04a_adaptors.ipynb #9f2c2a9c
-ADAPTORS = dict(controlnet=ControlNetAdaptor, t2i=T2IAdaptor, concat=ConcatAdaptor, lora=LoRAAdaptor, fusion=FusionAdaptor)  # the names that a configuration uses
+# the names that a configuration uses
+ADAPTORS = dict(
+    controlnet=ControlNetAdaptor,
+    t2i=T2IAdaptor,
+    concat=ConcatAdaptor,
+    lora=LoRAAdaptor,
+    fusion=FusionAdaptor,
+)
+
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:
-    "A fresh adaptor of that name for this teacher."
-    if name not in ADAPTORS: raise ValueError(f"adaptor is {name!r}; choose one of {', '.join(ADAPTORS)}")
+    """A fresh adaptor of that name for this teacher."""
+    if name not in ADAPTORS:
+        raise ValueError(f"adaptor is {name!r}; choose one of {', '.join(ADAPTORS)}")
     kind = ADAPTORS[name]
-    if kind is ControlNetAdaptor and "Transformer" in type(teacher.backbone).__name__: kind = TransformerControlNetAdaptor
+    if kind is ControlNetAdaptor and "Transformer" in type(teacher.backbone).__name__:
+        kind = TransformerControlNetAdaptor
     return kind.from_teacher(teacher, channels, rank)
 
 # %% ../nbs/04a_adaptors.ipynb #22435cdd
 def _scaled(a, k: float):
-    "k times a tensor, or everything in a dict, list or tuple of them."
-    if isinstance(a, dict): return {n: _scaled(v, k) for n, v in a.items()}
+    """k times a tensor, or everything in a dict, list or tuple of them."""
+    if isinstance(a, dict):
+        return {n: _scaled(v, k) for n, v in a.items()}
     return a * k if torch.is_tensor(a) else [_scaled(v, k) for v in a]
 
+
 def _summed(a, b):
-    "The sum of two nested structures; what only one dict has is taken as it is."
-    if isinstance(a, dict): return {n: _summed(a[n], b[n]) if n in a and n in b else a.get(n, b.get(n)) for n in a | b}
+    """The sum of two nested structures; what only one dict has is taken as it is."""
+    if isinstance(a, dict):
+        return {n: _summed(a[n], b[n]) if n in a and n in b else a.get(n, b.get(n)) for n in a | b}
     return a + b if torch.is_tensor(a) else [_summed(x, y) for x, y in zip(a, b)]
 
+
 class Composed(Adaptor):
-    "Several adaptors on one backbone, each with a strength; the condition is a list with one entry for each."
+    """Several adaptors on one backbone, each with a strength.
+
+    The condition is a list with one entry for each.
+    """
+
     def __init__(self, adaptors, strengths):
         super().__init__(sum(a.channels for a in adaptors), adaptors[0].image_size)
-        if any(isinstance(m, FusionAdaptor) for a in adaptors for m in a.modules()): raise ValueError("a FusionAdaptor is its own backbone: it cannot share one, and has no strength; take another kind")
+        if any(isinstance(m, FusionAdaptor) for a in adaptors for m in a.modules()):
+            raise ValueError(
+                "a FusionAdaptor is its own backbone: it cannot share one, and has no strength; "
+                "take another kind"
+            )
         self.adaptors, self.strengths = nn.ModuleList(adaptors), list(strengths)
-        if len(adaptors) == 1: self.reader, self.embeds_guidance = adaptors[0].reader, adaptors[0].embeds_guidance
+        if len(adaptors) == 1:
+            self.reader, self.embeds_guidance = adaptors[0].reader, adaptors[0].embeds_guidance
 
     def check(self, cond, n):
-        if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors): raise ValueError(f"{len(self.adaptors)} adaptors need a list of {len(self.adaptors)} conditions (None for one that takes none)")
-        for a, c in zip(self.adaptors, cond): a.check(c, n)
-    def prepare(self, teacher, cond): return tuple(a.prepare(teacher, c) for a, c in zip(self.adaptors, cond))
+        if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors):
+            raise ValueError(
+                f"{len(self.adaptors)} adaptors need a list of {len(self.adaptors)} conditions "
+                "(None for one that takes none)"
+            )
+        for a, c in zip(self.adaptors, cond):
+            a.check(c, n)
+
+    def prepare(self, teacher, cond):
+        return tuple(a.prepare(teacher, c) for a, c in zip(self.adaptors, cond))
+
     def _total(self, parts):
         total = {}
-        for part, k in zip(parts, self.strengths): total = _summed(total, _scaled(part, k))
+        for part, k in zip(parts, self.strengths):
+            total = _summed(total, _scaled(part, k))
         return total
+
     def weights(self, net):
         total = {}
         for a, k in zip(self.adaptors, self.strengths):
@@ -234,18 +442,36 @@ class Composed(Adaptor):
                 base = net.get_parameter(name)
                 total.setdefault(name, base.clone()).add_(w - base, alpha=k)
         return total.items()
-    def forward(self, z, time, cond, inputs, **told): return self._total(a(z, time, c, inputs, **told) for a, c in zip(self.adaptors, cond))
-    def write(self, folder, dtype): raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")
+
+    def forward(self, z, time, cond, inputs, **told):
+        return self._total(a(z, time, c, inputs, **told) for a, c in zip(self.adaptors, cond))
+
+    def write(self, folder, dtype):
+        raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")
 
 # %% ../nbs/04a_adaptors.ipynb #7d65c091
-def compose(students: list[Student],
-            strengths: list[float] = None,  # 1 for each, if not given
-            ) -> Student:
-    "One student with the adaptors of several, which share a teacher."
-    strengths = strengths or [1.] * len(students)
-    if len(strengths) != len(students): raise ValueError(f"{len(students)} students and {len(strengths)} strengths; give one for each")
-    if len({s.teacher.fingerprint() for s in students}) > 1: raise ValueError("the students have different teachers; adaptors work on the backbone they were trained on")
-    if len(students) > 1 and any(s.adaptor.reader is not None or s.adaptor.embeds_guidance for s in students): raise ValueError("an adaptor that reads instructions (a task such as 'edit') or is told the guidance ('lcm') cannot share its inputs with others; use it alone")
+def compose(
+    students: list[Student],
+    strengths: list[float] = None,  # 1 for each, if not given
+) -> Student:
+    """One student with the adaptors of several, which share a teacher."""
+    strengths = strengths or [1.0] * len(students)
+    if len(strengths) != len(students):
+        raise ValueError(
+            f"{len(students)} students and {len(strengths)} strengths; give one for each"
+        )
+    if len({s.teacher.fingerprint() for s in students}) > 1:
+        raise ValueError(
+            "the students have different teachers; adaptors work on the backbone they were "
+            "trained on"
+        )
+    if len(students) > 1 and any(
+        s.adaptor.reader is not None or s.adaptor.embeds_guidance for s in students
+    ):
+        raise ValueError(
+            "an adaptor that reads instructions (a task such as 'edit') or is told the guidance "
+            "('lcm') cannot share its inputs with others; use it alone"
+        )
     made = Student(students[0].teacher, Composed([s.adaptor for s in students], strengths))
     about = getattr(students[0], "about", {})
     made.about = {k: about[k] for k in ("method", "sampling_steps") if k in about}

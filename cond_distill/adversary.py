@@ -4,9 +4,11 @@
 
 # %% ../nbs/04c_adversary.ipynb #b6494181
 from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from .adaptor import Adaptor
 from .adaptors import as_latent, encoder, latent_channels
 from .loss import Draw, ramp
@@ -17,38 +19,80 @@ __all__ = ['Adversary']
 
 # %% ../nbs/04c_adversary.ipynb #454d67db
 class Adversary(nn.Module):
-    "A judge of latents and its optimiser; called by `codi_loss` as its `extra` term, it takes a step of its own and returns what the student is to be told."
-    def __init__(self, teacher: Teacher, channels: int,  # of the condition
-                 weight: float = .05, lr: float = 1e-3, width: int = 64,
-                 start: float = .6, end: float = .7):     # the weight grows between these shares of the training
+    """A judge of latents and its optimiser.
+
+    Called by `codi_loss` as its `extra` term, it takes a step of its own and returns what the
+    student is to be told.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        channels: int,  # of the condition
+        weight: float = 0.05,
+        lr: float = 1e-3,
+        width: int = 64,
+        start: float = 0.6,  # the weight grows between this share of the training …
+        end: float = 0.7,  # … and this one
+    ):
         super().__init__()
         Adaptor.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
-        object.__setattr__(self, "teacher", teacher)      # shared, frozen, not one of this module's own weights
+        # shared, frozen, not one of this module's own weights
+        object.__setattr__(self, "teacher", teacher)
         self.weight, self.start, self.end, self.channels = weight, start, end, channels
         x = torch.zeros(1, *teacher.latent_shape, device=teacher.device)
         extra = latent_channels(teacher, channels)
-        head = lambda c: nn.Sequential(nn.Conv2d(c + extra, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, 1, 1))
-        self.heads = nn.ModuleList(head(f.shape[1]) for f in self.features(x, torch.zeros(1, dtype=torch.long, device=x.device), teacher.empty())).to(x.device)
-        self.opt = torch.optim.AdamW(self.heads.parameters(), lr=lr, betas=(.5, .99))
+
+        def head(c):
+            return nn.Sequential(
+                nn.Conv2d(c + extra, width, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 1),
+                nn.SiLU(),
+                nn.Conv2d(width, 1, 1),
+            )
+
+        self.heads = nn.ModuleList(
+            head(f.shape[1])
+            for f in self.features(
+                x, torch.zeros(1, dtype=torch.long, device=x.device), teacher.empty()
+            )
+        ).to(x.device)
+        self.opt = torch.optim.AdamW(self.heads.parameters(), lr=lr, betas=(0.5, 0.99))
 
     def features(self, z, t, text) -> list:
-        "The deepest feature map of each resolution of the teacher's encoder."
+        """The deepest feature map of each resolution of the teacher's encoder."""
         dtype = self.teacher.backbone.dtype
-        h, skips, _ = encoder(self.teacher.backbone, z.to(dtype), self.teacher.schedule.network_time(t).to(z.device), {k: v.to(dtype) for k, v in self.teacher.text_inputs(text.float()).items()})
+        h, skips, _ = encoder(
+            self.teacher.backbone,
+            z.to(dtype),
+            self.teacher.schedule.network_time(t).to(z.device),
+            {k: v.to(dtype) for k, v in self.teacher.text_inputs(text.float()).items()},
+        )
         return list({f.shape[-1]: f.float() for f in (*skips, h)}.values())
 
     def judge(self, x, seen, t, eps, text):
-        "D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."
+        """D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
-        return sum(head(torch.cat([f, F.adaptive_avg_pool2d(seen, f.shape[-2:])], 1)).mean((1, 2, 3)) for head, f in zip(self.heads, maps)) / len(maps)
+        return sum(
+            head(torch.cat([f, F.adaptive_avg_pool2d(seen, f.shape[-2:])], 1)).mean((1, 2, 3))
+            for head, f in zip(self.heads, maps)
+        ) / len(maps)
 
     def __call__(self, x_hat, batch: dict, d: Draw):
-        "A step of the judge, then −w D(x̂), [B]."
+        """A step of the judge, then −w D(x̂), [B]."""
         w = self.weight * ramp(d.progress, self.start, self.end)
-        if not w: return torch.zeros(len(x_hat), device=x_hat.device)
+        if not w:
+            return torch.zeros(len(x_hat), device=x_hat.device)
         seen, t = as_latent(self.teacher, batch["cond"]), (d.u * self.teacher.schedule.T).long()
-        judge = lambda x: self.judge(x, seen, t, d.eps.roll(1, 0), batch["text"])
+
+        def judge(x):
+            return self.judge(x, seen, t, d.eps.roll(1, 0), batch["text"])
+
         lost = F.relu(1 - judge(batch["x"])).mean() + F.relu(1 + judge(x_hat.detach())).mean()
-        self.opt.zero_grad(); lost.backward()
-        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))): self.opt.step()   # a broken batch must not stay in the judge
+        self.opt.zero_grad()
+        lost.backward()
+        # a broken batch must not stay in the judge
+        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))):
+            self.opt.step()
         return -w * judge(x_hat)

@@ -4,12 +4,16 @@
 
 # %% ../nbs/04b_baselines.ipynb #9cb22700
 from __future__ import annotations
-import copy, shutil
+
+import copy
+import shutil
 from functools import partial
 from pathlib import Path
+
 import torch
 from torch import nn
-from .adaptor import WEIGHTS, Adaptor, Student
+
+from .adaptor import Adaptor, Student
 from .loss import DISTANCES, Draw
 from .schedule import Schedule
 from .teacher import Teacher, find_folder
@@ -18,104 +22,189 @@ from .teacher import Teacher, find_folder
 __all__ = ['FOLLOWERS', 'followed', 'answer_for', 'plain', 'progressive', 'consistency', 'GuidanceEmbedded', 'Backbone', 'merged']
 
 # %% ../nbs/04b_baselines.ipynb #6010ba7c
-def followed(source, batch: dict, z, t, s, guidance=1.):
-    "One DDIM step t → s of the model that is followed, without gradient."
-    with torch.no_grad(): return source.schedule.step(source(z, t, batch["cond"], batch["text"], guidance=guidance), s)
+def followed(source, batch: dict, z, t, s, guidance=1.0):
+    """One DDIM step t → s of the model that is followed, without gradient."""
+    with torch.no_grad():
+        return source.schedule.step(
+            source(z, t, batch["cond"], batch["text"], guidance=guidance), s
+        )
+
 
 def answer_for(schedule: Schedule, z_t, t, z_s, s):
-    "The x̂ with which a single DDIM step from z_t at t arrives at z_s at s."
+    """The x̂ with which a single DDIM step from z_t at t arrives at z_s at s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t, z_t), schedule.at(s, z_t)
     r = sigma_s / sigma_t
     return (z_s - r * z_t) / (alpha_s - r * alpha_t)
 
+
 def plain(teacher: Teacher):
-    "A teacher that is called like a student; the condition is not looked at."
-    def source(z, t, cond, text, guidance=1.): return teacher(z, t, text, guidance=guidance)
+    """A teacher that is called like a student; the condition is not looked at."""
+
+    def source(z, t, cond, text, guidance=1.0):
+        return teacher(z, t, text, guidance=guidance)
+
     source.schedule = teacher.schedule
     return source
 
-def _report(data, loss, forwards): return dict(d_x=data.mean().item(), d_c=loss.mean().item(), w_c=1., forwards=forwards)
 
-def _calls(guidance) -> int: return 1 if not torch.is_tensor(guidance) and guidance == 1. else 2
+def _report(data, loss, forwards):
+    return dict(d_x=data.mean().item(), d_c=loss.mean().item(), w_c=1.0, forwards=forwards)
+
+
+def _calls(guidance) -> int:
+    return 1 if not torch.is_tensor(guidance) and guidance == 1.0 else 2
 
 # %% ../nbs/04b_baselines.ipynb #067d1348
-def progressive(student, target, batch: dict, d: Draw, *,
-                source,               # the model that is followed, called as a student
-                guidance: float = 1., # of its steps, on the caption
-                distance: str = "l2"):
-    "Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts). `target` is not asked."
+def progressive(
+    student,
+    target,
+    batch: dict,
+    d: Draw,
+    *,
+    source,  # the model that is followed, called as a student
+    guidance: float = 1.0,  # of its steps, on the caption
+    distance: str = "l2",
+):
+    """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts).
+
+    `target` is not asked.
+    """
     z_t, mid = student.schedule.add_noise(batch["x"], d.eps, d.t), (d.t + d.s) // 2
     z_mid = followed(source, batch, z_t, d.t, mid, guidance)
-    want = answer_for(student.schedule, z_t, d.t, followed(source, batch, z_mid, mid, d.s, guidance), d.s)
+    want = answer_for(
+        student.schedule, z_t, d.t, followed(source, batch, z_mid, mid, d.s, guidance), d.s
+    )
     now = student(z_t, d.t, batch["cond"], batch["text"])
     loss, dist = DISTANCES[distance](want, now.x), DISTANCES[distance](batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 1 + 2 * _calls(guidance))
 
 # %% ../nbs/04b_baselines.ipynb #a18dad50
-def consistency(student, target, batch: dict, d: Draw, *, source, guidance: float = 1., distance: str = "l2",
-                embedded: bool = False):  # draw the guidance between 1 and `guidance`, and tell it to student and target
-    "Consistency distillation (arXiv 2303.01469, algorithm 2); `embedded`: latent consistency distillation (arXiv 2310.04378). (scalar, parts)."
+def consistency(
+    student,
+    target,
+    batch: dict,
+    d: Draw,
+    *,
+    source,
+    guidance: float = 1.0,
+    distance: str = "l2",
+    # draw the guidance between 1 and `guidance`, and tell it to student and target
+    embedded: bool = False,
+):
+    """Consistency distillation (arXiv 2303.01469, algorithm 2).
+
+    `embedded`: latent consistency distillation (arXiv 2310.04378). (scalar, parts).
+    """
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
     w = 1 + (guidance - 1) * d.u.to(z_t) if embedded else guidance
     z_s, told = followed(source, batch, z_t, d.t, d.s, w), dict(guidance=w) if embedded else {}
     now = student(z_t, d.t, batch["cond"], batch["text"], **told)
-    with torch.no_grad(): then = target(z_s, d.s, batch["cond"], batch["text"], **told)
+    with torch.no_grad():
+        then = target(z_s, d.s, batch["cond"], batch["text"], **told)
     loss, dist = DISTANCES[distance](then.x, now.x), DISTANCES[distance](batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 
-FOLLOWERS = dict(progressive=progressive, consistency=consistency, lcm=partial(consistency, embedded=True))
+
+FOLLOWERS = dict(
+    progressive=progressive, consistency=consistency, lcm=partial(consistency, embedded=True)
+)
 
 # %% ../nbs/04b_baselines.ipynb #3e2745e9
 class GuidanceEmbedded(Adaptor):
-    "Another adaptor, and an input for the guidance beside the time's; zero effect at the start."
+    """Another adaptor, and an input for the guidance beside the time's.
+
+    Zero effect at the start.
+    """
+
     embeds_guidance = True
+
     def __init__(self, inner: Adaptor, width: int):
         super().__init__(inner.channels, inner.image_size)
         self.reader, inner.reader = inner.reader, None
-        self.inner, self.settings = inner, dict(inner=type(inner).__name__, inner_settings=inner.settings)
+        self.inner = inner
+        self.settings = dict(inner=type(inner).__name__, inner_settings=inner.settings)
         self.embed = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.embed[-1].weight); nn.init.zeros_(self.embed[-1].bias)
+        nn.init.zeros_(self.embed[-1].weight)
+        nn.init.zeros_(self.embed[-1].bias)
 
     @classmethod
     def of(cls, teacher: Teacher, inner: Adaptor) -> GuidanceEmbedded:
         cls.needs(teacher, "UNet2DConditionModel")
         return cls(inner, teacher.backbone.time_embedding.linear_2.out_features).to(teacher.device)
+
     @classmethod
-    def from_teacher(cls, teacher, inner: str, inner_settings: dict): return cls.of(teacher, Adaptor.kinds[inner].from_teacher(teacher, **inner_settings))
+    def from_teacher(cls, teacher, inner: str, inner_settings: dict):
+        return cls.of(teacher, Adaptor.kinds[inner].from_teacher(teacher, **inner_settings))
 
     def told(self, guidance, n: int):
-        "What is added to the time's embedding [n, width]."
-        w = torch.as_tensor(guidance, dtype=torch.float32, device=self.embed[0].weight.device).expand(n)
+        """What is added to the time's embedding [n, width]."""
+        w = torch.as_tensor(
+            guidance, dtype=torch.float32, device=self.embed[0].weight.device
+        ).expand(n)
         angle = (w - 1)[:, None] * torch.logspace(-1, 1, 16, device=w.device)
         return self.embed(torch.cat([angle.sin(), angle.cos()], 1))
 
-    def prepare(self, teacher, cond): return self.inner.prepare(teacher, cond)
-    def weights(self, net): return self.inner.weights(net)
-    def check(self, cond, n): self.inner.check(cond, n)
-    def forward(self, z, time, cond, inputs, guidance=1.):
+    def prepare(self, teacher, cond):
+        return self.inner.prepare(teacher, cond)
+
+    def weights(self, net):
+        return self.inner.weights(net)
+
+    def check(self, cond, n):
+        self.inner.check(cond, n)
+
+    def forward(self, z, time, cond, inputs, guidance=1.0):
         said = self.inner(z, time, cond, inputs)
-        return said | dict(outputs=said.get("outputs", {}) | dict(time_embedding=self.told(guidance, len(z))))
+        return said | dict(
+            outputs=said.get("outputs", {}) | dict(time_embedding=self.told(guidance, len(z)))
+        )
 
 # %% ../nbs/04b_baselines.ipynb #d8f3344f
 class Backbone(Adaptor):
-    "Changes to every weight of the backbone, zero at the start; takes no condition."
+    """Changes to every weight of the backbone, zero at the start; takes no condition."""
+
     def __init__(self, shapes: dict, image_size: int):
         super().__init__(0, image_size)
-        self.names, self.change = list(shapes), nn.ParameterList(nn.Parameter(torch.zeros(s)) for s in shapes.values())
-    @classmethod
-    def from_teacher(cls, teacher, channels: int = 0, rank: int = 0): return cls({k: p.shape for k, p in teacher.backbone.named_parameters()}, teacher.image_size).to(teacher.device)
-    def prepare(self, teacher, cond): return ()
-    def check(self, cond, n): pass
-    def weights(self, net): return ((n, net.get_parameter(n).clone().add_(change)) for n, change in zip(self.names, self.change))
-    def forward(self, z, time, cond, inputs): return {}
+        self.names = list(shapes)
+        self.change = nn.ParameterList(nn.Parameter(torch.zeros(s)) for s in shapes.values())
 
-def merged(student: Student, teacher: str, folder) -> Path:  # teacher: name or folder that the student's teacher was opened from
-    "Write a teacher whose weights are the backbone's with the adaptor's changes in them (of a Backbone or LoRAAdaptor)."
-    if not (find_folder(teacher) / "unet").is_dir(): raise ValueError(f"{str(teacher)!r} has no unet/; only changes to a U-Net can be merged")
+    @classmethod
+    def from_teacher(cls, teacher, channels: int = 0, rank: int = 0):
+        return cls(
+            {k: p.shape for k, p in teacher.backbone.named_parameters()}, teacher.image_size
+        ).to(teacher.device)
+
+    def prepare(self, teacher, cond):
+        return ()
+
+    def check(self, cond, n):
+        pass
+
+    def weights(self, net):
+        return (
+            (n, net.get_parameter(n).clone().add_(change))
+            for n, change in zip(self.names, self.change)
+        )
+
+    def forward(self, z, time, cond, inputs):
+        return {}
+
+
+def merged(
+    student: Student, teacher: str, folder
+) -> Path:  # teacher: name or folder that the student's teacher was opened from
+    """Write a teacher whose weights are the backbone's with the adaptor's changes in them.
+
+    For a Backbone or a LoRAAdaptor.
+    """
+    if not (find_folder(teacher) / "unet").is_dir():
+        raise ValueError(f"{str(teacher)!r} has no unet/; only changes to a U-Net can be merged")
     shutil.copytree(find_folder(teacher), folder, dirs_exist_ok=True)
     net = copy.deepcopy(student.teacher.backbone).float()
     with torch.no_grad():
-        for name, w in student.adaptor.weights(net): net.get_parameter(name).copy_(w)
-    for old in (Path(folder) / "unet").glob("*.safetensors"): old.unlink()
+        for name, w in student.adaptor.weights(net):
+            net.get_parameter(name).copy_(w)
+    for old in (Path(folder) / "unet").glob("*.safetensors"):
+        old.unlink()
     net.save_pretrained(Path(folder) / "unet")
     return Path(folder)

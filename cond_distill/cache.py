@@ -4,14 +4,17 @@
 
 # %% ../nbs/05c_cache.ipynb #a7922ea8
 from __future__ import annotations
+
 import json
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_start_method
 from pathlib import Path
+
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+
 from .config import TrainConfig
 from .images import Photos, collate, digest
 from .scenes import WORLD
@@ -23,77 +26,154 @@ __all__ = ['cache_examples', 'encode_examples', 'make_batch']
 
 # %% ../nbs/05c_cache.ipynb #753caf10
 def _pieces(teacher, cfg, done):
-    "Batches of examples from number `done` on, 100 at a time."
+    """Batches of examples from number `done` on, 100 at a time."""
     load = partial(torch.utils.data.DataLoader, num_workers=cfg.workers)
     if cfg.images:
-        photos = Photos(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour)
-        return load(torch.utils.data.Subset(photos, range(done, cfg.scenes)), batch_size=100, collate_fn=collate)
+        photos = Photos(
+            cfg.images,
+            cfg.task,
+            teacher.image_size,
+            zoom=cfg.zoom,
+            seed=cfg.seed,
+            recolour=cfg.recolour,
+        )
+        return load(
+            torch.utils.data.Subset(photos, range(done, cfg.scenes)),
+            batch_size=100,
+            collate_fn=collate,
+        )
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
-    apart = teacher.device.type == "cuda" and get_start_method() == "fork"   # on a CPU they would take the encoder's cores; and where processes are not forked, a script without a main guard would call itself
-    return load(ranges, batch_size=None, num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0, collate_fn=partial(_render, cfg.task, teacher.image_size, cfg.captions))
+    # on a CPU they would take the encoder's cores; and where processes are not forked, a script
+    # without a main guard would call itself
+    apart = teacher.device.type == "cuda" and get_start_method() == "fork"
+    return load(
+        ranges,
+        batch_size=None,
+        num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0,
+        collate_fn=partial(_render, cfg.task, teacher.image_size, cfg.captions),
+    )
+
 
 def _render(task, size, level, numbers):
     made = examples(task, numbers, size=size, level=level)
-    return {k: made[k] for k in ("image", "cond", "caption")}     # processes hand on through shared memory, which may be small
+    # processes hand on through shared memory, which may be small
+    return {k: made[k] for k in ("image", "cond", "caption")}
+
 
 def _cache_name(teacher, cfg):
-    "Different for everything that changes the examples."
+    """Different for everything that changes the examples."""
     dtype = "" if cfg.dtype == "float32" else f"_{cfg.dtype}"
-    if not cfg.images: return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}{dtype}"
-    return f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}_zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}_{teacher.fingerprint()}{dtype}"
+    if not cfg.images:
+        return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}{dtype}"
+    crops = f"zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}"
+    source = f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}"
+    return f"{source}_{crops}_{teacher.fingerprint()}{dtype}"
 
 # %% ../nbs/05c_cache.ipynb #1214344a
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
-    "Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D], made on the first call, in pieces, resumable. One process makes them, others that want the same wait for it."
+    """Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D].
+
+    Made on the first call, in pieces, resumable. One process makes them, others that want the same
+    wait for it.
+    """
     folder = Path(cfg.cache) / _cache_name(teacher, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     if _done(folder) < cfg.scenes:
         with _alone(folder, progress):
-            if _done(folder) < cfg.scenes: _make(teacher, cfg, folder, progress)
+            if _done(folder) < cfg.scenes:
+                _make(teacher, cfg, folder, progress)
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
+
 
 @contextmanager
 def _alone(folder, progress):
-    "While open, no other process makes this cache."
+    """While open, no other process makes this cache."""
     lock = FileLock(folder / "lock")
-    try: lock.acquire(timeout=0)
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
-        if progress: print(f"another process makes the examples in {folder}; waiting for it", flush=True)
+        if progress:
+            print(f"another process makes the examples in {folder}; waiting for it", flush=True)
         lock.acquire()
-    try: yield
-    finally: lock.release()
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 def _done(folder) -> int:
-    "How many examples of a cache are there."
+    """How many examples of a cache are there."""
     file = folder / "done.json"
     return json.loads(file.read_text()) if file.exists() else 0
 
 # %% ../nbs/05c_cache.ipynb #ea48211a
 def _make(teacher, cfg, folder, progress):
-    "The examples that are missing."
+    """The examples that are missing."""
     from tqdm.auto import tqdm
+
     done, files = _done(folder), None
-    for piece in tqdm(_pieces(teacher, cfg, done), desc="make and encode examples", initial=done // 100, total=-(-cfg.scenes // 100), disable=not progress):
-        i, part = done, encode_examples(teacher, piece); done += len(piece["image"])
-        with open(folder / "skipped.txt", "a") as f: f.writelines(f"{name}\n" for name in piece.get("skipped", ()))
-        files = files or {k: np.lib.format.open_memmap(folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])) for k, v in part.items()}
-        for k, v in part.items(): files[k][i:i + len(v)] = v; files[k].flush()
-        (folder / "done.part").write_text(str(done)); (folder / "done.part").replace(folder / "done.json")
+    for piece in tqdm(
+        _pieces(teacher, cfg, done),
+        desc="make and encode examples",
+        initial=done // 100,
+        total=-(-cfg.scenes // 100),
+        disable=not progress,
+    ):
+        i, part = done, encode_examples(teacher, piece)
+        done += len(piece["image"])
+        with open(folder / "skipped.txt", "a") as f:
+            f.writelines(f"{name}\n" for name in piece.get("skipped", ()))
+        files = files or {
+            k: np.lib.format.open_memmap(
+                folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])
+            )
+            for k, v in part.items()
+        }
+        for k, v in part.items():
+            files[k][i : i + len(v)] = v
+            files[k].flush()
+        (folder / "done.part").write_text(str(done))
+        (folder / "done.part").replace(folder / "done.json")
     skipped = sorted(set((folder / "skipped.txt").read_text().splitlines()))
-    if skipped: print(f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): {'; '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}")
+    if skipped:
+        print(
+            f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): "
+            f"{'; '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}"
+        )
+
 
 def encode_examples(teacher: Teacher, part: dict) -> dict:
-    "A batch of examples as the cache keeps them: x, cond as bytes, text in half precision; numpy."
+    """A batch of examples as the cache keeps them: x, cond as bytes, text in half precision.
+
+    Numpy.
+    """
     cond = (part["cond"] * 255).round().to(torch.uint8)
-    return dict(x=teacher.encode(part["image"]).cpu().numpy(), cond=cond.numpy(), text=teacher.embed(part["caption"]).cpu().half().numpy())
+    return dict(
+        x=teacher.encode(part["image"]).cpu().numpy(),
+        cond=cond.numpy(),
+        text=teacher.embed(part["caption"]).cpu().half().numpy(),
+    )
 
 # %% ../nbs/05c_cache.ipynb #5f71a94f
-def make_batch(data,     # what `cache_examples` gives, or a function from the number of the step to its rows
-               cfg: TrainConfig, empty, generator, device, step: int = 0) -> dict:
-    "A random batch on the device: x, cond in [0, 1], text (a share of the captions replaced by the empty one)."
-    if callable(data): rows = data(step)
-    else: i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator).numpy(); rows = {k: torch.from_numpy(v[i]) for k, v in data.items()}
-    drop = (torch.rand(cfg.batch, generator=generator) < cfg.caption_dropout) & find_task(cfg.task).captions
-    get = lambda k: rows[k].to(device, torch.float32)
-    text = torch.where(drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text"))
+# what `cache_examples` gives, or a function from the number of the step to its rows
+def make_batch(data, cfg: TrainConfig, empty, generator, device, step: int = 0) -> dict:
+    """A random batch on the device.
+
+    X, cond in [0, 1], text (a share of the captions replaced by the empty one).
+    """
+    if callable(data):
+        rows = data(step)
+    else:
+        i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator).numpy()
+        rows = {k: torch.from_numpy(v[i]) for k, v in data.items()}
+    drop = (torch.rand(cfg.batch, generator=generator) < cfg.caption_dropout) & find_task(
+        cfg.task
+    ).captions
+
+    def get(k):
+        return rows[k].to(device, torch.float32)
+
+    text = torch.where(
+        drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text")
+    )
     return dict(x=get("x"), cond=get("cond") / 255, text=text)

@@ -4,11 +4,15 @@
 
 # %% ../nbs/06e_check.ipynb #034ddbf5
 from __future__ import annotations
-import json, time
+
+import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+
 from .cache import make_batch
 from .config import TrainConfig
 from .loss import at_boundary
@@ -23,151 +27,366 @@ __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check
 # %% ../nbs/06e_check.ipynb #9c98cec1
 @dataclass(frozen=True)
 class Check:
-    "One question, its answer, and what to do if it is no."
+    """One question, its answer, and what to do if it is no."""
+
     question: str
-    ok: bool | None     # None: not to be asked of this run
+    ok: bool | None  # None: not to be asked of this run
     found: str
     advice: str = ""
+
     @property
-    def mark(self) -> str: return {True: "yes", False: "**NO**", None: "–"}[self.ok]
+    def mark(self) -> str:
+        return {True: "yes", False: "**NO**", None: "–"}[self.ok]
 
 # %% ../nbs/06e_check.ipynb #a6f701ba
 @torch.no_grad()
 def check_identity(run: Run, batch: dict) -> Check:
-    "Is the untrained student the teacher?"
+    """Is the untrained student the teacher?"""
     ask = "the untrained student is the teacher, to the bit"
-    if run.cfg.start or run.cfg.adaptor == "backbone": return Check(ask, None, "it begins with trained weights")
+    if run.cfg.start or run.cfg.adaptor == "backbone":
+        return Check(ask, None, "it begins with trained weights")
     t = run.student.schedule.T // 2
-    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0)).to(run.student.device)
-    far = (run.student(z, t, batch["cond"], batch["text"]).x - run.student.teacher(z, t, batch["text"]).x).abs().max().item()
-    if run.cfg.dtype != "float32" and run.cfg.adaptor == "fusion": return Check(ask, far < .05, f"largest difference {far:.2g}; its copy computes in float32", "every path from the adaptor must begin with zeros")
-    return Check(ask, far == 0, f"largest difference {far:.2g}", "every path from the adaptor into the backbone must begin with a layer of zeros")
+    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0)).to(
+        run.student.device
+    )
+    far = (
+        (
+            run.student(z, t, batch["cond"], batch["text"]).x
+            - run.student.teacher(z, t, batch["text"]).x
+        )
+        .abs()
+        .max()
+        .item()
+    )
+    if run.cfg.dtype != "float32" and run.cfg.adaptor == "fusion":
+        return Check(
+            ask,
+            far < 0.05,
+            f"largest difference {far:.2g}; its copy computes in float32",
+            "every path from the adaptor must begin with zeros",
+        )
+    return Check(
+        ask,
+        far == 0,
+        f"largest difference {far:.2g}",
+        "every path from the adaptor into the backbone must begin with a layer of zeros",
+    )
 
 # %% ../nbs/06e_check.ipynb #f083729b
 @torch.no_grad()
 def check_guidance(run: Run, batch: dict) -> Check:
-    "Does guidance add the direction from no caption to the caption?"
-    ask, teacher, w = "guidance pushes from no caption towards the caption", run.student.teacher, 3.
+    """Does guidance add the direction from no caption to the caption?"""
+    ask = "guidance pushes from no caption towards the caption"
+    teacher = run.student.teacher
+    w = 3.0
     said = ((batch["text"] - teacher.empty().float()).abs() > 1e-2).flatten(1).any(1)
-    if not said.any(): return Check(ask, None, "no captions in the first batch")
+    if not said.any():
+        return Check(ask, None, "no captions in the first batch")
     z, text, t = batch["x"][said], batch["text"][said], teacher.schedule.T // 2
-    with_text, without, more = (teacher(z, t, c, guidance=g).x for c, g in ((text, 1.), (teacher.empty().expand_as(text), 1.), (text, w)))
-    cos = F.cosine_similarity((more - with_text).flatten(1), (with_text - without).flatten(1)).min().item()
-    return Check(ask, cos > .99, f"cosine {cos:.3f} (1 is right, −1 turned round)", "guided = without + w (with − without), w > 1; see `guide`")
+    with_text, without, more = (
+        teacher(z, t, c, guidance=g).x
+        for c, g in ((text, 1.0), (teacher.empty().expand_as(text), 1.0), (text, w))
+    )
+    cos = (
+        F.cosine_similarity((more - with_text).flatten(1), (with_text - without).flatten(1))
+        .min()
+        .item()
+    )
+    return Check(
+        ask,
+        cos > 0.99,
+        f"cosine {cos:.3f} (1 is right, −1 turned round)",
+        "guided = without + w (with − without), w > 1; see `guide`",
+    )
 
 # %% ../nbs/06e_check.ipynb #aa2688f7
 @torch.no_grad()
 def check_boundary(run: Run, batch: dict) -> Check:
-    "Is the answer at t = 0 the picture that was given?"
+    """Is the answer at t = 0 the picture that was given?"""
     ask, schedule = "at t = 0 the answer is the picture itself", run.student.schedule
-    if schedule.prediction_type != "sample" and not run.cfg.boundary and schedule.sigma(0) < .05: return Check(ask, None, f"for a {schedule.prediction_type} model with σ₀ = {float(schedule.sigma(0)):.3f} it is, whatever the network says")
+    if schedule.prediction_type != "sample" and not run.cfg.boundary and schedule.sigma(0) < 0.05:
+        return Check(
+            ask,
+            None,
+            (
+                f"for a {schedule.prediction_type} model with σ₀ = {float(schedule.sigma(0)):.3f} "
+                "it is, whatever the network says"
+            ),
+        )
     t = torch.zeros(len(batch["x"]), dtype=torch.long, device=run.student.device)
     now = run.student(batch["x"], t, batch["cond"], batch["text"])
     answer = at_boundary(now, batch["x"], t) if run.cfg.boundary else now.x
     far = ((answer - batch["x"]).square().mean() / batch["x"].square().mean()).sqrt().item()
-    return Check(ask, far < .1, f"relative difference {far:.3f}", "boundary=True (--boundary) forces it; or the schedule or prediction type of the teacher was read wrongly")
+    return Check(
+        ask,
+        far < 0.1,
+        f"relative difference {far:.3f}",
+        (
+            "boundary=True (--boundary) forces it; or the schedule or prediction type of the "
+            "teacher was read wrongly"
+        ),
+    )
 
 # %% ../nbs/06e_check.ipynb #48c5e2bd
 @torch.no_grad()
 def check_range(run: Run, batch: dict) -> Check:
-    "Are answers finite and of ordinary size at both ends of the schedule, in the precision of the run?"
+    """Are answers finite and of ordinary size at both ends of the schedule?
+
+    In the precision of the run.
+    """
     schedule, g = run.student.schedule, torch.Generator().manual_seed(1)
     noise, found = torch.randn(batch["x"].shape, generator=g).to(run.student.device), {}
     for t in (0, 1, schedule.T - 1):
         z = schedule.add_noise(batch["x"], noise, torch.full((len(noise),), t, device=noise.device))
-        with run.accelerator.autocast(): p = run.student(z, t, batch["cond"], batch["text"])
-        found[t] = max(a.abs().max().item() if torch.isfinite(a).all() else float("inf") for a in (p.x, p.v))
-    return Check(f"answers are finite and below 100 at t = 0, 1 and {schedule.T - 1}", max(found.values()) < 100, ", ".join(f"{v:.1f}" for v in found.values()), "a schedule that ends at signal 0 needs v- or x-prediction; float16 may overflow: dtype='bfloat16'")
+        with run.accelerator.autocast():
+            p = run.student(z, t, batch["cond"], batch["text"])
+        found[t] = max(
+            a.abs().max().item() if torch.isfinite(a).all() else float("inf") for a in (p.x, p.v)
+        )
+    return Check(
+        f"answers are finite and below 100 at t = 0, 1 and {schedule.T - 1}",
+        max(found.values()) < 100,
+        ", ".join(f"{v:.1f}" for v in found.values()),
+        (
+            "a schedule that ends at signal 0 needs v- or x-prediction; float16 may overflow: "
+            "dtype='bfloat16'"
+        ),
+    )
 
 # %% ../nbs/06e_check.ipynb #411aed1e
 def check_grid(run: Run) -> Check:
-    "Were the timesteps of few-step samplers trained?"
-    ask, cfg, schedule = "samplers with 1, 2, 4, 8 steps visit trained timesteps", run.cfg, run.student.schedule
-    if cfg.timesteps == "all": return Check(ask, True, "every timestep is trained")
-    n = round(schedule.T / cfg.delta); grid = set(schedule.timesteps(n))
+    """Were the timesteps of few-step samplers trained?"""
+    ask = "samplers with 1, 2, 4, 8 steps visit trained timesteps"
+    cfg = run.cfg
+    schedule = run.student.schedule
+    if cfg.timesteps == "all":
+        return Check(ask, True, "every timestep is trained")
+    n = round(schedule.T / cfg.delta)
+    grid = set(schedule.timesteps(n))
     odd = {k: sorted(set(schedule.timesteps(k)) - grid) for k in (1, 2, 4, 8)}
     odd = {k: v for k, v in odd.items() if v}
-    return Check(ask, not odd, f"{n} trained" if not odd else f"not trained: {odd}", f"delta={schedule.T // 8} gives the grid of 8 steps; or timesteps='all'")
+    return Check(
+        ask,
+        not odd,
+        f"{n} trained" if not odd else f"not trained: {odd}",
+        f"delta={schedule.T // 8} gives the grid of 8 steps; or timesteps='all'",
+    )
 
 # %% ../nbs/06e_check.ipynb #2123873e
 def check_lag(run: Run) -> Check:
-    "Is there time for agreement to travel as far as it should?"
+    """Is there time for agreement to travel as far as it should?"""
     ask, cfg = "agreement has time to travel the look-ahead", run.cfg
-    if cfg.preset != "balanced" or not cfg.look_ahead: return Check(ask, None, f"preset {cfg.preset}, look-ahead {cfg.look_ahead:g}")
-    hops, lag, there = cfg.look_ahead / cfg.delta, 1 / (1 - cfg.target_decay), cfg.steps * (1 - cfg.ramp_start)
-    return Check(ask, hops * lag <= there, f"{hops:.1f} hops of {lag:.0f} steps = {hops * lag:.0f}, of {there:.0f} steps after the ramp begins", "more steps, an earlier ramp (ramp_start), a larger delta, or a target that follows closer (target_decay)")
+    if cfg.preset != "balanced" or not cfg.look_ahead:
+        return Check(ask, None, f"preset {cfg.preset}, look-ahead {cfg.look_ahead:g}")
+    hops = cfg.look_ahead / cfg.delta
+    lag = 1 / (1 - cfg.target_decay)
+    there = cfg.steps * (1 - cfg.ramp_start)
+    return Check(
+        ask,
+        hops * lag <= there,
+        (
+            f"{hops:.1f} hops of {lag:.0f} steps = {hops * lag:.0f}, of {there:.0f} steps after "
+            "the ramp begins"
+        ),
+        (
+            "more steps, an earlier ramp (ramp_start), a larger delta, or a target that follows "
+            "closer (target_decay)"
+        ),
+    )
 
 # %% ../nbs/06e_check.ipynb #75947f8b
 def check_data(run: Run, data: dict) -> list[Check]:
-    "Of up to 512 examples: do conditions differ, do latents have unit scale, are examples distinct?"
-    n = min(512, len(data["x"])); x, cond = torch.from_numpy(data["x"][:n].copy()), torch.from_numpy(data["cond"][:n].copy()).float() / 255
-    unique, spread, scale = len(torch.unique(cond.flatten(1), dim=0)), cond.std(0).mean().item(), x.std().item()
-    return [Check("conditions differ from each other", spread > .01, f"standard deviation between examples {spread:.3f}", "is the right folder, channel or column read?"),
-            Check("latents have about unit scale", .3 < scale < 3, f"standard deviation {scale:.2f}", "the autoencoder's scaling_factor was not applied, or applied twice"),
-            Check("examples are distinct", unique > .9 * n, f"{unique} of {n}", "few pictures, or the same crop again and again: more images, larger zoom")]
+    """Of up to 512 examples.
+
+    Do conditions differ, do latents have unit scale, are examples distinct?
+    """
+    n = min(512, len(data["x"]))
+    x = torch.from_numpy(data["x"][:n].copy())
+    cond = torch.from_numpy(data["cond"][:n].copy()).float() / 255
+    unique = len(torch.unique(cond.flatten(1), dim=0))
+    spread = cond.std(0).mean().item()
+    scale = x.std().item()
+    return [
+        Check(
+            "conditions differ from each other",
+            spread > 0.01,
+            f"standard deviation between examples {spread:.3f}",
+            "is the right folder, channel or column read?",
+        ),
+        Check(
+            "latents have about unit scale",
+            0.3 < scale < 3,
+            f"standard deviation {scale:.2f}",
+            "the autoencoder's scaling_factor was not applied, or applied twice",
+        ),
+        Check(
+            "examples are distinct",
+            unique > 0.9 * n,
+            f"{unique} of {n}",
+            "few pictures, or the same crop again and again: more images, larger zoom",
+        ),
+    ]
 
 # %% ../nbs/06e_check.ipynb #4b4b2bbd
 def sheet(run: Run, data: dict, file: Path, n: int = 8):
-    "A picture of the first n examples: condition above, what the autoencoder gives back below."
+    """A picture of the first n examples: condition above, what the autoencoder gives back below."""
     from matplotlib import pyplot as plt
+
     n = min(n, len(data["x"]))
     fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80, squeeze=False)
-    with torch.no_grad(): images = run.student.teacher.decode(torch.from_numpy(data["x"][:n].copy()).to(run.student.device)).cpu()
+    with torch.no_grad():
+        images = run.student.teacher.decode(
+            torch.from_numpy(data["x"][:n].copy()).to(run.student.device)
+        ).cpu()
     for k in range(n):
         cond = torch.from_numpy(data["cond"][k].copy())[:3]
-        axes[0, k].imshow(cond.expand(3, -1, -1).permute(1, 2, 0)); axes[1, k].imshow(images[k].permute(1, 2, 0))
-    for ax in axes.flat: ax.set_xticks([]); ax.set_yticks([])
-    axes[0, 0].set_ylabel("condition"); axes[1, 0].set_ylabel("picture"); fig.tight_layout(pad=.3)
-    fig.savefig(file); plt.close(fig)
+        axes[0, k].imshow(cond.expand(3, -1, -1).permute(1, 2, 0))
+        axes[1, k].imshow(images[k].permute(1, 2, 0))
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    axes[0, 0].set_ylabel("condition")
+    axes[1, 0].set_ylabel("picture")
+    fig.tight_layout(pad=0.3)
+    fig.savefig(file)
+    plt.close(fig)
 
 # %% ../nbs/06e_check.ipynb #d1c7a5e0
 def reach(run: Run, batch: dict) -> float:
-    "How much of the answer hangs on the condition: RMS change of x̂ when every image gets its neighbour's condition, over the RMS of x̂."
-    schedule = run.student.schedule; t = schedule.T * 3 // 4
-    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(2)).to(run.student.device)
-    with torch.no_grad(): a, b = (run.student(z, t, c, batch["text"]).x for c in (batch["cond"], batch["cond"].roll(1, 0)))
+    """How much of the answer hangs on the condition.
+
+    RMS change of x̂ when every image gets its neighbour's condition, over the RMS of x̂.
+    """
+    schedule = run.student.schedule
+    t = schedule.T * 3 // 4
+    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(2)).to(
+        run.student.device
+    )
+    with torch.no_grad():
+        a, b = (
+            run.student(z, t, c, batch["text"]).x for c in (batch["cond"], batch["cond"].roll(1, 0))
+        )
     return ((a - b).square().mean() / a.square().mean()).sqrt().item()
 
 # %% ../nbs/06e_check.ipynb #c06f63f7
 def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list[Check]:
-    "Take real steps and see what has moved."
+    """Take real steps and see what has moved."""
     teacher, was = run.student.teacher, [p.detach().clone() for p in run.params]
     before, took = teacher.fingerprint(exact=True), []
-    for _ in range(steps): start = time.perf_counter(); said = one_step(run, data); took.append(time.perf_counter() - start)
-    far = lambda a, b: sum((x.detach() - y.detach()).square().sum().item() for x, y in zip(a, b)) ** .5
+    for _ in range(steps):
+        start = time.perf_counter()
+        said = one_step(run, data)
+        took.append(time.perf_counter() - start)
+
+    def far(a, b):
+        return sum((x.detach() - y.detach()).square().sum().item() for x, y in zip(a, b)) ** 0.5
+
     moved, behind = far(run.params, was), far(run.params, run.target.adaptor.parameters())
-    left = min(took) * (run.cfg.steps - steps); seen = reach(run, batch) if run.student.adaptor.channels else 1.
-    out = [Check("the teacher is frozen", before == teacher.fingerprint(exact=True) and not any(p.requires_grad for p in teacher.parameters()), "every bit as before", "nothing of the teacher may be given to the optimiser"),
-           Check("the adaptor learns", moved > 0 and all(torch.isfinite(p).all() for p in run.params), f"it moved by {moved:.2g}, gradient norm {said['grad_norm']:.2g}", "do its parameters require gradients? is the learning rate 0?"),
-           Check("the target follows behind it", 0 < behind < moved or run.cfg.target_decay == 0, f"distance {behind:.2g} of {moved:.2g}", "the target is the average of the student's parameters; are they the same objects?"),
-           Check("the condition reaches the answer", seen > 0, f"another condition changes the answer by {100 * seen:.2g} %" if run.student.adaptor.channels else "the adaptor takes none", "a layer of zeros behind another one never learns; is the condition in the batch?")]
-    return out + [Check("time", None, f"{min(took):.2g} s a step on {run.student.device.type}, {_words(left)} in all")]
+    left = min(took) * (run.cfg.steps - steps)
+    seen = reach(run, batch) if run.student.adaptor.channels else 1.0
+    out = [
+        Check(
+            "the teacher is frozen",
+            before == teacher.fingerprint(exact=True)
+            and not any(p.requires_grad for p in teacher.parameters()),
+            "every bit as before",
+            "nothing of the teacher may be given to the optimiser",
+        ),
+        Check(
+            "the adaptor learns",
+            moved > 0 and all(torch.isfinite(p).all() for p in run.params),
+            f"it moved by {moved:.2g}, gradient norm {said['grad_norm']:.2g}",
+            "do its parameters require gradients? is the learning rate 0?",
+        ),
+        Check(
+            "the target follows behind it",
+            0 < behind < moved or run.cfg.target_decay == 0,
+            f"distance {behind:.2g} of {moved:.2g}",
+            "the target is the average of the student's parameters; are they the same objects?",
+        ),
+        Check(
+            "the condition reaches the answer",
+            seen > 0,
+            f"another condition changes the answer by {100 * seen:.2g} %"
+            if run.student.adaptor.channels
+            else "the adaptor takes none",
+            "a layer of zeros behind another one never learns; is the condition in the batch?",
+        ),
+    ]
+    return out + [
+        Check(
+            "time",
+            None,
+            f"{min(took):.2g} s a step on {run.student.device.type}, {_words(left)} in all",
+        )
+    ]
+
 
 def _words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 # %% ../nbs/06e_check.ipynb #817b3a30
 def check_memory(run: Run) -> Check:
-    "What is held all the time, and on a GPU the peak."
-    size = lambda params: sum(p.numel() * p.element_size() for p in params)
-    held = size(run.student.teacher.parameters()) + 6 * size(run.params)       # weights, gradients, two moments, two averages
-    peak = f"; peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if run.student.device.type == "cuda" else ""
-    return Check("memory", None, f"{held / 1e9:.2f} GB for weights, gradients, moments and averages, besides activations{peak}")
+    """What is held all the time, and on a GPU the peak."""
+
+    def size(params):
+        return sum(p.numel() * p.element_size() for p in params)
+
+    # weights, gradients, two moments, two averages
+    held = size(run.student.teacher.parameters()) + 6 * size(run.params)
+    peak = (
+        f"; peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB"
+        if run.student.device.type == "cuda"
+        else ""
+    )
+    return Check(
+        "memory",
+        None,
+        (
+            f"{held / 1e9:.2f} GB for weights, gradients, moments and averages, besides "
+            f"activations{peak}"
+        ),
+    )
 
 # %% ../nbs/06e_check.ipynb #5375647f
 def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) -> list[Check]:
-    "All checks of a run; leaves a sheet of examples and a report in `cfg.out`, and no checkpoint."
-    check_source(cfg); run = Run(cfg, teacher or open_teacher(cfg))
-    data = first_examples(training_data(run.student.teacher, cfg, progress)); out = Path(cfg.out); out.mkdir(parents=True, exist_ok=True)
-    batch = make_batch(data, replace(cfg, batch=8), run.student.teacher.empty(), torch.Generator().manual_seed(0), run.student.device)
-    found = [f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)] + [check_grid(run), check_lag(run)]
+    """All checks of a run.
+
+    Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
+    """
+    check_source(cfg)
+    run = Run(cfg, teacher or open_teacher(cfg))
+    data = first_examples(training_data(run.student.teacher, cfg, progress))
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    batch = make_batch(
+        data,
+        replace(cfg, batch=8),
+        run.student.teacher.empty(),
+        torch.Generator().manual_seed(0),
+        run.student.device,
+    )
+    found = [
+        f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)
+    ] + [check_grid(run), check_lag(run)]
     found += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
-    sheet(run, data, out / "check.png"); (out / "check.json").write_text(json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n")
+    sheet(run, data, out / "check.png")
+    (out / "check.json").write_text(
+        json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n"
+    )
     return found
 
 # %% ../nbs/06e_check.ipynb #54d3e922
 def report(checks: list[Check]) -> str:
-    "The checks as a table, and advice for each that failed."
+    """The checks as a table, and advice for each that failed."""
     rows = [f"| {c.mark} | {c.question} | {c.found} |" for c in checks]
     todo = [f"- **{c.question}**: {c.found}. {c.advice}." for c in checks if c.ok is False]
-    return "\n".join(["| | | |", "|---|---|---|", *rows, *(["", "What to do:", "", *todo] if todo else [])])
+    return "\n".join(
+        ["| | | |", "|---|---|---|", *rows, *(["", "What to do:", "", *todo] if todo else [])]
+    )

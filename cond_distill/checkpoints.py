@@ -4,8 +4,12 @@
 
 # %% ../nbs/05d_checkpoints.ipynb #2d738eed
 from __future__ import annotations
-import json, os, warnings
+
+import json
+import os
+import warnings
 from pathlib import Path
+
 import torch
 
 # %% auto #0
@@ -13,76 +17,129 @@ __all__ = ['FORMAT', 'pack', 'unpack', 'checkpoints', 'write_checkpoint', 'Damag
 
 # %% ../nbs/05d_checkpoints.ipynb #4ca154f2
 def pack(state, tensors: dict, name: str = "state"):
-    "A nested state of dicts, lists, tuples, tensors and JSON values → what JSON can hold; its tensors go into `tensors`."
+    """A nested state of dicts, lists, tuples, tensors and JSON values → what JSON can hold.
+
+    Its tensors go into `tensors`.
+    """
     if torch.is_tensor(state):
-        name = f"{name}#{len(tensors)}"                        # keys may hold dots: the number keeps names apart
+        # keys may hold dots: the number keeps names apart
+        name = f"{name}#{len(tensors)}"
         tensors[name] = state.detach().cpu().contiguous()
-        last = state.ndim == 4 and not state.is_contiguous() and state.is_contiguous(memory_format=torch.channels_last)
+        last = (
+            state.ndim == 4
+            and not state.is_contiguous()
+            and state.is_contiguous(memory_format=torch.channels_last)
+        )
         return {"#tensor": name, "channels_last": last}
-    inside = lambda items: [pack(v, tensors, f"{name}.{k}") for k, v in items]
-    if isinstance(state, dict): return {"#dict": [[k, v] for k, v in zip(state, inside(state.items()))]}
-    if isinstance(state, (list, tuple)): return {"#tuple" if isinstance(state, tuple) else "#list": inside(enumerate(state))}
-    if not isinstance(state, (str, int, float, bool, type(None))): raise TypeError(f"{name} is a {type(state).__name__}; a checkpoint holds tensors, numbers, texts, lists and dicts")
+
+    def inside(items):
+        return [pack(v, tensors, f"{name}.{k}") for k, v in items]
+
+    if isinstance(state, dict):
+        return {"#dict": [[k, v] for k, v in zip(state, inside(state.items()))]}
+    if isinstance(state, (list, tuple)):
+        return {"#tuple" if isinstance(state, tuple) else "#list": inside(enumerate(state))}
+    if not isinstance(state, (str, int, float, bool, type(None))):
+        raise TypeError(
+            f"{name} is a {type(state).__name__}; a checkpoint holds tensors, numbers, texts, "
+            "lists and dicts"
+        )
     return state
 
+
 def unpack(plain, tensors: dict, device="cpu"):
-    "What `pack` was given."
-    if not isinstance(plain, dict): return plain
+    """What `pack` was given."""
+    if not isinstance(plain, dict):
+        return plain
     if "#tensor" in plain:
         t = tensors[plain["#tensor"]].to(device)
         return t.to(memory_format=torch.channels_last) if plain["channels_last"] else t
-    if "#dict" in plain: return {k: unpack(v, tensors, device) for k, v in plain["#dict"]}
+    if "#dict" in plain:
+        return {k: unpack(v, tensors, device) for k, v in plain["#dict"]}
     kind, items = next(iter(plain.items()))
     return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors, device) for v in items)
 
 # %% ../nbs/05d_checkpoints.ipynb #50094150
 FORMAT = "cond_distill checkpoint 1"
 
+
 def checkpoints(folder: Path) -> list[Path]:
-    "The checkpoints of a run, the newest first."
+    """The checkpoints of a run, the newest first."""
     return sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
 
-def write_checkpoint(folder: Path, step: int, state: dict,
-                     keep: int = 2) -> Path:  # how many to leave, with this one
-    "Write `state` atomically; raises OSError with advice if there is no room or no permission."
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    state: dict,
+    keep: int = 2,  # how many to leave, with this one
+) -> Path:
+    """Write `state` atomically; raises OSError with advice if there is no room or no permission."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
+
     folder, tensors = Path(folder), {}
     plain, path = pack(state, tensors), folder / f"step_{step:08}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*.part"): left.unlink()                     # of a process that was killed while it wrote
+        # of a process that was killed while it wrote
+        for left in folder.glob("*.part"):
+            left.unlink()
         part = path.with_suffix(".part")
         save_file(tensors, part, metadata=dict(format=FORMAT, state=json.dumps(plain)))
-        with open(part, "rb") as f: os.fsync(f.fileno())
+        with open(part, "rb") as f:
+            os.fsync(f.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError) as e:
         path.with_suffix(".part").unlink(missing_ok=True) if folder.is_dir() else None
         size = sum(t.nbytes for t in tensors.values()) / 1e6
-        raise OSError(f"cannot write the checkpoint of step {step} ({size:.0f} MB) into {folder}: {e}. Make room or give another folder; earlier checkpoints there are whole, and the same command goes on from them") from e
-    for old in checkpoints(folder)[keep:]: old == path or old.unlink()
+        raise OSError(
+            f"cannot write the checkpoint of step {step} ({size:.0f} MB) into {folder}: {e}. Make "
+            "room or give another folder; earlier checkpoints there are whole, and the same "
+            "command goes on from them"
+        ) from e
+    for old in checkpoints(folder)[keep:]:
+        old == path or old.unlink()
     return path
 
 # %% ../nbs/05d_checkpoints.ipynb #bc38e96e
-class Damaged(ValueError): "A file that is not a whole checkpoint of this package."
+class Damaged(ValueError):
+    """A file that is not a whole checkpoint of this package."""
+
 
 def read_checkpoint(path: Path, device="cpu") -> dict:
-    "What `write_checkpoint` was given; raises `Damaged`."
+    """What `write_checkpoint` was given; raises `Damaged`."""
     from safetensors import safe_open
+
     try:
         with safe_open(path, "pt") as f:
             about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        if about.get("format") != FORMAT: raise Damaged(f"{path} is not a checkpoint of this package; it says {about.get('format', 'nothing')!r}, expected {FORMAT!r}")
-        plain = json.loads(about["state"]); unpack(plain, tensors)
-    except (Damaged, MemoryError, PermissionError): raise
-    except Exception as e: raise Damaged(f"{path} is damaged ({type(e).__name__}: {e})") from e
-    return unpack(plain, tensors, device)                       # outside: a full or missing GPU is no damage
+        if about.get("format") != FORMAT:
+            raise Damaged(
+                f"{path} is not a checkpoint of this package; it says "
+                f"{about.get('format', 'nothing')!r}, expected {FORMAT!r}"
+            )
+        plain = json.loads(about["state"])
+        unpack(plain, tensors)
+    except (Damaged, MemoryError, PermissionError):
+        raise
+    except Exception as e:
+        raise Damaged(f"{path} is damaged ({type(e).__name__}: {e})") from e
+    # outside: a full or missing GPU is no damage
+    return unpack(plain, tensors, device)
+
 
 def last_checkpoint(folder: Path, device="cpu") -> tuple[Path, dict] | None:
-    "The newest whole checkpoint; None if there has never been one."
+    """The newest whole checkpoint; None if there has never been one."""
     found = checkpoints(folder)
     for path in found:
-        try: return path, read_checkpoint(path, device)
-        except Damaged as e: warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=2)
-    if found: raise ValueError(f"none of the {len(found)} checkpoints in {folder} can be read; restore one, or delete the folder to begin from nothing")
+        try:
+            return path, read_checkpoint(path, device)
+        except Damaged as e:
+            warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=2)
+    if found:
+        raise ValueError(
+            f"none of the {len(found)} checkpoints in {folder} can be read; restore one, or "
+            "delete the folder to begin from nothing"
+        )
     return None

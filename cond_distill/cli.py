@@ -4,9 +4,13 @@
 
 # %% ../nbs/08_cli.ipynb #8cdb0dac
 from __future__ import annotations
-import json, os, sys
+
+import json
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 from .config import TeachConfig, TrainConfig
 
 # %% auto #0
@@ -17,297 +21,555 @@ __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig
 # %% ../nbs/08_cli.ipynb #b30eab0b
 @dataclass(frozen=True)
 class DemoConfig:
-    "Distil the shipped teacher into a 4-step depth-to-image model and compare. About ten minutes on two cores, the installation included."
-    out: str = "runs/demo"   # folder for the adaptor, the table and the picture
-    steps: int = 700         # optimiser steps
-    scenes: int = 4000       # training scenes to render
-    n: int = 256             # held-out conditions to measure on
-    seed: int = 0            # of the training
+    """Distil the shipped teacher into a 4-step depth-to-image model and compare.
+
+    About ten minutes on two cores, the installation included.
+    """
+
+    out: str = "runs/demo"  # folder for the adaptor, the table and the picture
+    steps: int = 700  # optimiser steps
+    scenes: int = 4000  # training scenes to render
+    n: int = 256  # held-out conditions to measure on
+    seed: int = 0  # of the training
     cache: str = "runs/cache"  # folder of rendered, encoded scenes
+
 
 @dataclass(frozen=True)
 class SampleConfig:
-    "Draw pictures for a condition: a depth map, a small picture, a picture with a hole, …"
-    image: str = "0"         # a file with what the adaptor's task takes, or the number of a held-out scene
-    mask: str = ""           # for inpainting: a file of the same size, white where the picture is to be filled
-    caption: str = ""        # what to draw, may be empty; for editing the instruction
+    """Draw pictures for a condition: a depth map, a small picture, a picture with a hole, …"""
+
+    # a file with what the adaptor's task takes, or the number of a held-out scene
+    image: str = "0"
+    # for inpainting: a file of the same size, white where the picture is to be filled
+    mask: str = ""
+    caption: str = ""  # what to draw, may be empty; for editing the instruction
     adaptor: str = "depth_distilled"  # folder of an adaptor, or the name of a shipped one
-    fit: bool = False        # crop and resize a picture of another size …
-    tiled: bool = False      # … or draw one of its own size, in overlapping tiles (super-resolution always does)
-    teacher: str = ""        # folder of its teacher; empty: the one that it was trained with
-    steps: int = 4           # network evaluations a picture
-    method: str = "auto"     # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the adaptor was made for
-    guidance: float = 1.     # on the caption: 2 obeys it more, for twice the evaluations
-    n: int = 0               # how many pictures, from different noise; 1: the picture alone, without labels; 0: four, or one if it is drawn in tiles
-    seed: int = 0            # of the noise
+    fit: bool = False  # crop and resize a picture of another size …
+    # … or draw one of its own size, in overlapping tiles (super-resolution always does)
+    tiled: bool = False
+    teacher: str = ""  # folder of its teacher; empty: the one that it was trained with
+    steps: int = 4  # network evaluations a picture
+    # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the adaptor was made for
+    method: str = "auto"
+    guidance: float = 1.0  # on the caption: 2 obeys it more, for twice the evaluations
+    # how many pictures, from different noise; 1: the picture alone, without labels; 0: four, or one
+    # if it is drawn in tiles
+    n: int = 0
+    seed: int = 0  # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
-    fetch: bool = False      # allow fetching the teacher from the hub, if its name is one there
+    fetch: bool = False  # allow fetching the teacher from the hub, if its name is one there
     out: str = "sample.png"  # file to write
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    "Measure adaptors on held-out conditions: FID, condition fidelity, caption accuracy, seconds per image, diversity."
-    adaptors: tuple[str, ...] = ("depth_distilled", "depth_undistilled")  # folders, or names of shipped ones
-    teacher: str = "shipped"             # folder of their teacher
-    fetch: bool = False                  # allow fetching it from the hub, if its name is one there
+    """Measure adaptors on held-out conditions.
+
+    FID, condition fidelity, caption accuracy, seconds per image, diversity.
+    """
+
+    # folders, or names of shipped ones
+    adaptors: tuple[str, ...] = ("depth_distilled", "depth_undistilled")
+    teacher: str = "shipped"  # folder of their teacher
+    fetch: bool = False  # allow fetching it from the hub, if its name is one there
     steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with
-    methods: tuple[str, ...] = ("auto",) # samplers; "auto": the one each adaptor was made for
-    n: int = 512                         # held-out conditions
-    out: str = ""                        # file for the rows as JSON; empty for none
+    methods: tuple[str, ...] = ("auto",)  # samplers; "auto": the one each adaptor was made for
+    n: int = 512  # held-out conditions
+    out: str = ""  # file for the rows as JSON; empty for none
 
 # %% ../nbs/08_cli.ipynb #c1672293
 @dataclass(frozen=True)
 class CheckConfig(TrainConfig):
-    "A dozen questions to a distillation before it costs hours; takes the flags of distill. Exit status 1 if an answer is no."
+    """A dozen questions to a distillation before it costs hours; takes the flags of distill.
+
+    Exit status 1 if an answer is no.
+    """
+
 
 @dataclass(frozen=True)
 class PlanConfig:
-    "How much memory and time a distillation will need, from shapes alone; nothing is loaded."
-    model: str = "sd15"            # "sd15", "sdxl", "shipped", or the folder of a Stable Diffusion
-    adaptor: str = "controlnet"    # "controlnet", "t2i" or "lora"
-    channels: int = 3              # of the condition: 1 for depth, 3 for a picture, 4 for a picture with a mask
-    rank: int = 16                 # of the low-rank changes
-    memory: float = 24.            # of your GPU, GB
-    dtype: str = "float16"         # of the frozen teacher and of activations
+    """How much memory and time a distillation will need, from shapes alone; nothing is loaded."""
+
+    model: str = "sd15"  # "sd15", "sdxl", "shipped", or the folder of a Stable Diffusion
+    adaptor: str = "controlnet"  # "controlnet", "t2i" or "lora"
+    # of the condition: 1 for depth, 3 for a picture, 4 for a picture with a mask
+    channels: int = 3
+    rank: int = 16  # of the low-rank changes
+    memory: float = 24.0  # of your GPU, GB
+    dtype: str = "float16"  # of the frozen teacher and of activations
 
 # %% ../nbs/08_cli.ipynb #1414eebc
 @dataclass(frozen=True)
 class ReproduceConfig:
-    "Train and examine every method at equal budget; can be stopped, and goes on with the jobs that are missing."
+    """Train and examine every method at equal budget.
+
+    Can be stopped, and goes on with the jobs that are missing.
+    """
+
     tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare on
-    methods: tuple[str, ...] = ()      # of `reproduce.METHODS`; none: all of them
-    ablations: bool = False            # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
-    seeds: tuple[int, ...] = (0, 1, 2) # of the trainings
-    part: float = 1.                   # of the budget, for curves over it
-    budget: float = 1.                 # of each training, in trainings of the demo
-    n: int = 2000                      # held-out conditions of the depth task
-    others_n: int = 512                # of the other tasks
-    search_n: int = 512                # of them in the search of the learning rate
-    at_once: int = 1                   # jobs at a time, in processes of their own: on a GPU, which one of these networks does not fill, 14, say
-    results: str = "results/reproduce" # folder of a small file for each job
-    runs: str = "runs/reproduce"       # folder of the trainings
-    cache: str = "runs/cache"          # folder of rendered, encoded scenes
+    methods: tuple[str, ...] = ()  # of `reproduce.METHODS`; none: all of them
+    # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
+    ablations: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the trainings
+    part: float = 1.0  # of the budget, for curves over it
+    budget: float = 1.0  # of each training, in trainings of the demo
+    n: int = 2000  # held-out conditions of the depth task
+    others_n: int = 512  # of the other tasks
+    search_n: int = 512  # of them in the search of the learning rate
+    # jobs at a time, in processes of their own: on a GPU, which one of these networks does not
+    # fill, 14, say
+    at_once: int = 1
+    results: str = "results/reproduce"  # folder of a small file for each job
+    runs: str = "runs/reproduce"  # folder of the trainings
+    cache: str = "runs/cache"  # folder of rendered, encoded scenes
 
 # %% ../nbs/08_cli.ipynb #875379ce
 def read_picture(path: str, grey: bool = False):
-    "A picture [3 or 1, H, W] in [0, 1]; `grey` for depth maps and masks, which must be grey-scale files."
+    """A picture [3 or 1, H, W] in [0, 1].
+
+    `grey` for depth maps and masks, which must be grey-scale files.
+    """
     from PIL import Image
+
     from cond_distill.images import open_image
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path!r}; give a picture, or the number of a held-out scene")
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no file {path!r}; give a picture, or the number of a held-out scene"
+        )
     picture = open_image(path)
-    if not grey: return picture
+    if not grey:
+        return picture
     mode = Image.open(path).mode
-    if mode not in ("L", "I;16", "I", "1"): raise ValueError(f"{path} is a {mode} picture; a depth map or mask is grey-scale: image.convert('L')")
+    if mode not in ("L", "I;16", "I", "1"):
+        raise ValueError(
+            f"{path} is a {mode} picture; a depth map or mask is grey-scale: image.convert('L')"
+        )
     return picture[:1]
 
+
 def fitted(picture, size: int, path: str, fit: bool):
-    "The picture at the model's size; cropped and resized only if that is wanted."
+    """The picture at the model's size; cropped and resized only if that is wanted."""
     from cond_distill.tasks import resize
+
     h, w = picture.shape[-2:]
-    if (h, w) == (size, size): return picture
-    if not fit: raise ValueError(f"{path} is {w} × {h} pixels; this model takes {size} × {size}: use --fit to crop and resize it, or --tiled")
-    s = min(h, w); y, x = (h - s) // 2, (w - s) // 2
-    return resize(picture[None, :, y:y + s, x:x + s], size)[0]
+    if (h, w) == (size, size):
+        return picture
+    if not fit:
+        raise ValueError(
+            f"{path} is {w} × {h} pixels; this model takes {size} × {size}: use --fit to crop and "
+            "resize it, or --tiled"
+        )
+    s = min(h, w)
+    y, x = (h - s) // 2, (w - s) // 2
+    return resize(picture[None, :, y : y + s, x : x + s], size)[0]
 
 # %% ../nbs/08_cli.ipynb #9a60be35
 def read_condition(cfg: SampleConfig, task, size: int):
-    "(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number; of the model's size, unless tiled."
+    """(condition [1, K, H, W], caption) from files, or of a held-out scene given by its number.
+
+    Of the model's size, unless tiled.
+    """
     from cond_distill.tasks import examples, resize
-    if cfg.mask and (task.name != "inpaint" or cfg.image.isdigit()): raise ValueError(f"a mask belongs to a picture of yours and an adaptor for inpainting; here are --image {cfg.image} and an adaptor for {task.name}")
+
+    if cfg.mask and (task.name != "inpaint" or cfg.image.isdigit()):
+        raise ValueError(
+            "a mask belongs to a picture of yours and an adaptor for inpainting; here are "
+            f"--image {cfg.image} and an adaptor for {task.name}"
+        )
     if cfg.image.isdigit():
         held = examples(task, [int(cfg.image)], "held_out", size, "none")
         return held["cond"], cfg.caption or held["caption"][0]
-    if not (task.captions or cfg.caption): raise ValueError('editing needs an instruction: --caption "make the sphere green"')
+    if not (task.captions or cfg.caption):
+        raise ValueError('editing needs an instruction: --caption "make the sphere green"')
     picture = read_picture(cfg.image, grey=task.name == "depth")
-    mask, free = read_picture(cfg.mask, grey=True) if cfg.mask else None, (cfg.tiled or task.enlarge > 1) and not cfg.fit
-    if task.enlarge > 1 and not cfg.fit: picture = resize(picture[None], [s * task.enlarge for s in picture.shape[-2:]])[0]
-    if not free: picture, mask = fitted(picture, size, cfg.image, cfg.fit), None if mask is None else fitted(mask, size, cfg.mask, cfg.fit)
-    elif mask is not None and mask.shape[-2:] != picture.shape[-2:]: raise ValueError(f"{cfg.mask} and {cfg.image} have different sizes; a mask has the size of its picture")
+    mask = read_picture(cfg.mask, grey=True) if cfg.mask else None
+    free = (cfg.tiled or task.enlarge > 1) and not cfg.fit
+    if task.enlarge > 1 and not cfg.fit:
+        picture = resize(picture[None], [s * task.enlarge for s in picture.shape[-2:]])[0]
+    if not free:
+        picture = fitted(picture, size, cfg.image, cfg.fit)
+        mask = None if mask is None else fitted(mask, size, cfg.mask, cfg.fit)
+    elif mask is not None and mask.shape[-2:] != picture.shape[-2:]:
+        raise ValueError(
+            f"{cfg.mask} and {cfg.image} have different sizes; a mask has the size of its picture"
+        )
     return (task.of_user(picture, mask) if task.of_user else picture)[None], cfg.caption
 
+
 def find_adaptor(name: str) -> Path:
-    "A folder, or the name of a shipped adaptor."
+    """A folder, or the name of a shipped adaptor."""
     from cond_distill.teacher import ASSETS
-    if (Path(name) / "cond_distill.json").is_file(): return Path(name)
-    if (Path(name) / "checkpoints").is_dir(): raise FileNotFoundError(f"{name!r} holds a training that is not finished; the command that began it goes on from its checkpoint")
-    if (ASSETS / name / "cond_distill.json").is_file(): return ASSETS / name
+
+    if (Path(name) / "cond_distill.json").is_file():
+        return Path(name)
+    if (Path(name) / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{name!r} holds a training that is not finished; the command that began it goes on "
+            "from its checkpoint"
+        )
+    if (ASSETS / name / "cond_distill.json").is_file():
+        return ASSETS / name
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
-    raise FileNotFoundError(f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}")
+    raise FileNotFoundError(
+        f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}"
+    )
 
 # %% ../nbs/08_cli.ipynb #a81927b5
 def picture_file(name: str) -> Path:
-    "A path that a picture can be written to; without an ending, .png."
+    """A path that a picture can be written to; without an ending, .png."""
     from PIL import Image
+
     path = Path(name)
-    if path.is_dir(): raise ValueError(f"{name} is a folder; give the name of a file: {path / 'drawn.png'}")
-    if not path.suffix: path = path.with_suffix(".png")
-    if path.suffix.lower() not in Image.registered_extensions(): raise ValueError(f"{name} ends in {path.suffix!r}; expected .png, .jpg, .webp …")
+    if path.is_dir():
+        raise ValueError(f"{name} is a folder; give the name of a file: {path / 'drawn.png'}")
+    if not path.suffix:
+        path = path.with_suffix(".png")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{name} ends in {path.suffix!r}; expected .png, .jpg, .webp …")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
+
 def _save_picture(image, path):
-    "A tensor [3, H, W] in [0, 1] as a file."
+    """A tensor [3, H, W] in [0, 1] as a file."""
     from PIL import Image
+
     Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
 
+
 def _write(fig, path, dpi: int = 100):
-    "Save a figure and close it, or a notebook would show it as well."
+    """Save a figure and close it, or a notebook would show it as well."""
     from matplotlib import pyplot as plt
-    fig.savefig(path, dpi=dpi); plt.close(fig)
+
+    fig.savefig(path, dpi=dpi)
+    plt.close(fig)
 
 # %% ../nbs/08_cli.ipynb #5ae16267
 def sample(cfg: SampleConfig):
-    "Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."
+    """Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."""
     import torch
+
     from cond_distill.adaptor import Student
     from cond_distill.sampler import draw_images, figure
     from cond_distill.tasks import find_task
     from cond_distill.teacher import Teacher, best_device
-    if cfg.n < 0: raise ValueError(f"n is {cfg.n}; expected 1 or more, or 0 for the usual number")
+
+    if cfg.n < 0:
+        raise ValueError(f"n is {cfg.n}; expected 1 or more, or 0 for the usual number")
     folder = find_adaptor(cfg.adaptor)
     made = json.loads((folder / "cond_distill.json").read_text()).get("config", {})
     dtype = getattr(torch, made.get("dtype", "float32") if best_device() == "cuda" else "float32")
-    teacher = Teacher.from_pretrained(cfg.teacher or made.get("teacher", "shipped"), best_device(), dtype, local_files_only=not cfg.fetch)
-    student = Student.load(teacher, folder); task = find_task(student.about["task"])
-    cfg = replace(cfg, out=str(picture_file(cfg.out)))           # wrong names fail before the work
+    teacher = Teacher.from_pretrained(
+        cfg.teacher or made.get("teacher", "shipped"),
+        best_device(),
+        dtype,
+        local_files_only=not cfg.fetch,
+    )
+    student = Student.load(teacher, folder)
+    task = find_task(student.about["task"])
+    cfg = replace(cfg, out=str(picture_file(cfg.out)))  # wrong names fail before the work
     cond, caption = read_condition(cfg, task, teacher.image_size)
-    if cond.shape[-2:] != (teacher.image_size,) * 2 or cfg.tiled or (task.enlarge > 1 and not cfg.fit): return _sample_tiled(cfg, student, task, cond, caption)
+    if (
+        cond.shape[-2:] != (teacher.image_size,) * 2
+        or cfg.tiled
+        or (task.enlarge > 1 and not cfg.fit)
+    ):
+        return _sample_tiled(cfg, student, task, cond, caption)
     n = cfg.n or 4
-    images = draw_images(student, [caption] * n, cond.expand(n, -1, -1, -1), steps=cfg.steps, method=cfg.method, guidance=cfg.guidance, seed=cfg.seed, any_steps=cfg.any_steps)
+    images = draw_images(
+        student,
+        [caption] * n,
+        cond.expand(n, -1, -1, -1),
+        steps=cfg.steps,
+        method=cfg.method,
+        guidance=cfg.guidance,
+        seed=cfg.seed,
+        any_steps=cfg.any_steps,
+    )
     images = task.finish(images, cond)
-    if n == 1: _save_picture(images[0], cfg.out)
-    else: _write(figure([[cond[0, :3], *images]], [f"{task.name}\n{cfg.steps} steps"], [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)]), cfg.out)
+    if n == 1:
+        _save_picture(images[0], cfg.out)
+    else:
+        _write(
+            figure(
+                [[cond[0, :3], *images]],
+                [f"{task.name}\n{cfg.steps} steps"],
+                [caption if not task.captions else "condition"] + [f"noise {i}" for i in range(n)],
+            ),
+            cfg.out,
+        )
     print(f"wrote {cfg.out}{_measured(student, cfg.steps)}")
     return images
 
 # %% ../nbs/08_cli.ipynb #8898ba5b
 def _measured(student, steps: int) -> str:
-    "What the adaptor's file says of this number of steps."
+    """What the adaptor's file says of this number of steps."""
     row = next((r for r in student.about.get("curve") or [] if r["steps"] == steps), None)
-    return "" if row is None else f" (measured with {steps} steps on {row['n']} held-out conditions: " + ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("steps", "n", "sampler")) + ")"
+    return (
+        ""
+        if row is None
+        else f" (measured with {steps} steps on {row['n']} held-out conditions: "
+        + ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("steps", "n", "sampler"))
+        + ")"
+    )
+
 
 def _sample_tiled(cfg, student, task, cond, caption):
-    "Pictures of the condition's size, one file each."
+    """Pictures of the condition's size, one file each."""
     import torch
+
     from cond_distill.tiles import draw_tiled
+
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
-        images.append(task.finish(draw_tiled(student, cond, caption, cfg.steps, cfg.method, cfg.guidance, seed=cfg.seed + k, any_steps=cfg.any_steps), cond))
+        images.append(
+            task.finish(
+                draw_tiled(
+                    student,
+                    cond,
+                    caption,
+                    cfg.steps,
+                    cfg.method,
+                    cfg.guidance,
+                    seed=cfg.seed + k,
+                    any_steps=cfg.any_steps,
+                ),
+                cond,
+            )
+        )
         file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
-        _save_picture(images[-1][0], file); print(f"wrote {file}")
+        _save_picture(images[-1][0], file)
+        print(f"wrote {file}")
     return torch.cat(images)
 
 # %% ../nbs/08_cli.ipynb #7c2a9e04
 def distill(cfg: TrainConfig) -> Path:
-    "Run a training to its end, measuring the task's fidelity at every grid; returns the folder of the adaptor."
+    """Run a training to its end, measuring the task's fidelity at every grid.
+
+    Returns the folder of the adaptor.
+    """
     from functools import partial
+
     from cond_distill import metrics, tasks, trainer
     from cond_distill.teacher import best_device
-    judge = partial(tasks.find_task(cfg.task).fidelity, metrics.load_recogniser().to(best_device()) if cfg.teacher == "shipped" and not cfg.images else None)
-    if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs": judge = None  # the recogniser reads 64 × 64 scenes only
+
+    judge = partial(
+        tasks.find_task(cfg.task).fidelity,
+        metrics.load_recogniser().to(best_device())
+        if cfg.teacher == "shipped" and not cfg.images
+        else None,
+    )
+    # the recogniser reads 64 × 64 scenes only
+    if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs":
+        judge = None
     trainer.distill_to_end(cfg, judge=judge)
-    if os.environ.get("RANK", "0") == "0": print(f"adaptor, log and grids are in {cfg.out}")   # of several processes one speaks
+    # of several processes one speaks
+    if os.environ.get("RANK", "0") == "0":
+        print(f"adaptor, log and grids are in {cfg.out}")
     return Path(cfg.out)
 
+
 def check(cfg: CheckConfig):
-    "Ask, print, and leave a sheet of examples."
+    """Ask, print, and leave a sheet of examples."""
     from cond_distill import check as module
+
     found = module.preflight(cfg)
     print(f"{module.report(found)}\n\nLook at the examples: {Path(cfg.out) / 'check.png'}")
-    if any(c.ok is False for c in found): raise SystemExit(1)
+    if any(c.ok is False for c in found):
+        raise SystemExit(1)
     return found
 
+
 def teach(cfg: TeachConfig) -> dict:
-    "Train a small teacher from nothing."
+    """Train a small teacher from nothing."""
     from cond_distill import teach as module
+
     report = module.teach(cfg)
-    print(json.dumps(report, indent=1)); return report
+    print(json.dumps(report, indent=1))
+    return report
 
 # %% ../nbs/08_cli.ipynb #343155e7
 def evaluate(cfg: EvaluateConfig) -> list[dict]:
-    "Print the table of `cond_distill.compare.score` rows."
+    """Print the table of `cond_distill.compare.score` rows."""
     from cond_distill import compare, metrics
     from cond_distill.adaptor import Student
     from cond_distill.teacher import Teacher, best_device
-    if cfg.n < 2: raise ValueError(f"n is {cfg.n}; a distance between crowds needs 2 pictures or more, and means little below 256")
-    teacher, net = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch), metrics.load_recogniser().to(best_device())
-    students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []  # wrong names fail before the work
-    short = Path if len({Path(name).name for name in students}) < len(students) else lambda name: Path(name).name
+
+    if cfg.n < 2:
+        raise ValueError(
+            f"n is {cfg.n}; a distance between crowds needs 2 pictures or more, and means little "
+            "below 256"
+        )
+    teacher = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch)
+    net = metrics.load_recogniser().to(best_device())
+    # wrong names fail before the work
+    students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []
+    short = (
+        Path
+        if len({Path(name).name for name in students}) < len(students)
+        else lambda name: Path(name).name
+    )
     for task in dict.fromkeys(s.about["task"] for s in students.values()):
         held = compare.held_out(cfg.n, teacher.image_size, task)
-        rows.append(compare.floor(net, teacher, held) | {"task": task}); floor = rows[-1]
+        rows.append(compare.floor(net, teacher, held) | {"task": task})
+        floor = rows[-1]
         for name, student in students.items():
-            if student.about["task"] != task: continue
+            if student.about["task"] != task:
+                continue
             for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
                 row = compare.score(net, str(short(name)), student, held, k, m)[0]
-                rows.append(row | {"diversity": compare.spread(net, student, held, k, method=m), "task": task})
-            print(metrics.table([floor] + rows[-len(cfg.steps) * len(cfg.methods):]), flush=True)
-    if cfg.out: Path(cfg.out).parent.mkdir(parents=True, exist_ok=True); Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")
+                rows.append(
+                    row
+                    | {"diversity": compare.spread(net, student, held, k, method=m), "task": task}
+                )
+            print(metrics.table([floor] + rows[-len(cfg.steps) * len(cfg.methods) :]), flush=True)
+    if cfg.out:
+        Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 # %% ../nbs/08_cli.ipynb #ccf61345
-UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 8), ("unipc", 8), ("ddim", 50), ("unipc", 50))  # how the opponent is sampled
+# how the opponent is sampled
+UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 8), ("unipc", 8), ("ddim", 50), ("unipc", 50))
+
 
 def demo(cfg: DemoConfig) -> list[dict]:
-    "Train, compare, draw: a thin composition of public functions."
+    """Train, compare, draw: a thin composition of public functions."""
     from cond_distill import compare, metrics
     from cond_distill.adaptor import Student
     from cond_distill.teacher import Teacher, best_device
-    print(f"1/3  distilling a depth adaptor (one stage, frozen teacher); watch {cfg.out}/grids", flush=True)
-    folder = distill(TrainConfig(out=cfg.out, steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache))
-    teacher, net, held = Teacher.from_pretrained("shipped", best_device()), metrics.load_recogniser().to(best_device()), compare.held_out(cfg.n)
+
+    print(
+        f"1/3  distilling a depth adaptor (one stage, frozen teacher); watch {cfg.out}/grids",
+        flush=True,
+    )
+    folder = distill(
+        TrainConfig(out=cfg.out, steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache)
+    )
+    teacher = Teacher.from_pretrained("shipped", best_device())
+    net = metrics.load_recogniser().to(best_device())
+    held = compare.held_out(cfg.n)
     print("2/3  measuring", flush=True)
-    jobs = [("distilled (this run)", folder, "auto", k) for k in (1, 2, 4, 8)] + [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
+    jobs = [("distilled (this run)", folder, "auto", k) for k in (1, 2, 4, 8)] + [
+        ("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED
+    ]
     rows, drawn = [compare.floor(net, teacher, held)], {}
     for name, where, method, steps in _bar(jobs):
         row, images = compare.score(net, name, Student.load(teacher, where), held, steps, method)
-        rows.append(row); drawn[f"{name}\n{row['sampler']}, {steps} step{'s' * (steps > 1)}"] = images
+        rows.append(row)
+        drawn[f"{name}\n{row['sampler']}, {steps} step{'s' * (steps > 1)}"] = images
     write_demo(cfg, rows, held, drawn)
     return rows
 
+
 def _bar(jobs):
     from tqdm.auto import tqdm
+
     return tqdm(jobs, desc="measure")
 
 # %% ../nbs/08_cli.ipynb #f8be1336
 def write_demo(cfg: DemoConfig, rows, held, drawn):
-    "The table on the screen and as files, and the labelled picture."
+    """The table on the screen and as files, and the labelled picture."""
     from cond_distill import compare, metrics
+
     text = metrics.table(rows)
-    out = Path(cfg.out); (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n"); (out / "table.md").write_text(text + "\n")
-    wanted = ["undistilled\nddim, 4 steps", "undistilled\nddim, 50 steps"] + [k for k in drawn if k.startswith("distilled") and "8" not in k]
+    out = Path(cfg.out)
+    (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "table.md").write_text(text + "\n")
+    wanted = ["undistilled\nddim, 4 steps", "undistilled\nddim, 50 steps"] + [
+        k for k in drawn if k.startswith("distilled") and "8" not in k
+    ]
     _write(compare.comparison(held, {k: drawn[k] for k in wanted}), out / "demo.png")
-    print(f"3/3  {cfg.n} held-out depth maps, half with partial captions, half with none; training seed {cfg.seed}\n\n{text}\n\nThe picture is {out / 'demo.png'}")
+    print(
+        f"3/3  {cfg.n} held-out depth maps, half with partial captions, half with none; training "
+        f"seed {cfg.seed}\n\n{text}\n\nThe picture is {out / 'demo.png'}"
+    )
 
 # %% ../nbs/08_cli.ipynb #9b021835
 def plan(cfg: PlanConfig):
-    "Print what fits."
-    from cond_distill import metrics, plan as module
-    fits, rows = module.advise(cfg.model, cfg.adaptor, cfg.memory, cfg.channels, cfg.rank, cfg.dtype), []
+    """Print what fits."""
+    from cond_distill import metrics
+    from cond_distill import plan as module
+
+    fits = module.advise(cfg.model, cfg.adaptor, cfg.memory, cfg.channels, cfg.rank, cfg.dtype)
+    rows = []
     for checkpointing, p in zip((False, True), fits):
-        if p is None: print(f"{'with' if checkpointing else 'without'} checkpointing not even a batch of 1 fits into {cfg.memory:g} GB"); continue
-        rows.append({"largest batch": p.batch, "checkpointing": "yes" if checkpointing else "no", "learns, M": p.trained / 1e6, "teacher, GB": p.teacher, "adaptor, GB": p.adaptor, "activations, GB": p.activations, "together, GB": p.memory,
-                     **{f"s/step, {g}": p.seconds(g) for g, (gb, *_) in module.GPUS.items() if gb >= cfg.memory}})
-    if rows: print(metrics.table(rows) + "\n\nMemory is counted. Seconds are estimated from data sheets, and much too low for small batches on fast cards.")
+        if p is None:
+            print(
+                f"{'with' if checkpointing else 'without'} checkpointing not even a batch of 1 "
+                f"fits into {cfg.memory:g} GB"
+            )
+            continue
+        rows.append(
+            {
+                "largest batch": p.batch,
+                "checkpointing": "yes" if checkpointing else "no",
+                "learns, M": p.trained / 1e6,
+                "teacher, GB": p.teacher,
+                "adaptor, GB": p.adaptor,
+                "activations, GB": p.activations,
+                "together, GB": p.memory,
+                **{
+                    f"s/step, {g}": p.seconds(g)
+                    for g, (gb, *_) in module.GPUS.items()
+                    if gb >= cfg.memory
+                },
+            }
+        )
+    if rows:
+        print(
+            metrics.table(rows)
+            + (
+                "\n\nMemory is counted. Seconds are estimated from data sheets, and much too low "
+                "for small batches on fast cards."
+            )
+        )
     return rows
 
+
 def reproduce(cfg: ReproduceConfig):
-    "Run the jobs that are missing, and print what there is."
-    from cond_distill import metrics, reproduce as module
+    """Run the jobs that are missing, and print what there is."""
+    from cond_distill import metrics
+    from cond_distill import reproduce as module
+
     done = module.reproduce(cfg)
     print(metrics.table(module.summary(list(done.values()))))
     return done
 
 # %% ../nbs/08_cli.ipynb #0d89c9ea
-VERBS = dict(demo=(demo, DemoConfig), teach=(teach, TeachConfig), check=(check, CheckConfig), distill=(distill, TrainConfig), sample=(sample, SampleConfig), evaluate=(evaluate, EvaluateConfig), plan=(plan, PlanConfig), reproduce=(reproduce, ReproduceConfig))
+VERBS = dict(
+    demo=(demo, DemoConfig),
+    teach=(teach, TeachConfig),
+    check=(check, CheckConfig),
+    distill=(distill, TrainConfig),
+    sample=(sample, SampleConfig),
+    evaluate=(evaluate, EvaluateConfig),
+    plan=(plan, PlanConfig),
+    reproduce=(reproduce, ReproduceConfig),
+)
+
 
 def main(argv: list[str] | None = None):
-    "Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."
+    """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     import tyro
+
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
-    cfg = tyro.extras.subcommand_cli_from_dict(kinds, prog="cond-distill", args=argv,
-          description="Conditional diffusion distillation: from a pretrained diffusion model to a fast image-conditional one. Start with: cond-distill demo")
+    cfg = tyro.extras.subcommand_cli_from_dict(
+        kinds,
+        prog="cond-distill",
+        args=argv,
+        description=(
+            "Conditional diffusion distillation: from a pretrained diffusion model to a fast "
+            "image-conditional one. Start with: cond-distill demo"
+        ),
+    )
     run = next(f for f, kind in VERBS.values() if type(cfg) is kind)
-    try: run(cfg)
-    except (ValueError, OSError, TypeError, IndexError, FloatingPointError) as e: print(f"cond-distill: {e}", file=sys.stderr); raise SystemExit(2)
-    except KeyboardInterrupt as e: print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr); raise SystemExit(130)
+    try:
+        run(cfg)
+    except (ValueError, OSError, TypeError, IndexError, FloatingPointError) as e:
+        print(f"cond-distill: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as e:
+        print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr)
+        raise SystemExit(130) from None

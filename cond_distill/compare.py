@@ -4,9 +4,11 @@
 
 # %% ../nbs/07a_compare.ipynb #9dac0896
 from __future__ import annotations
+
 import time
-from pathlib import Path
+
 import torch
+
 from .adaptor import Student
 from .metrics import diversity, evaluate, load_recogniser
 from .sampler import draw_images, figure, pick_method
@@ -18,57 +20,120 @@ __all__ = ['held_out', 'score', 'floor', 'spread', 'comparison', 'step_curve']
 
 # %% ../nbs/07a_compare.ipynb #722fe164
 def held_out(n: int = 256, size: int = 64, task: str = "depth") -> dict:
-    "n held-out examples of a task; the first half has partial captions, the second half none (an instruction is always given)."
+    """n held-out examples of a task.
+
+    The first half has partial captions, the second half none (an instruction is always given).
+    """
     half = n // 2
-    said, unsaid = examples(task, range(half), "held_out", size, "partial"), examples(task, range(half, n), "held_out", size, "none")
-    return dict(task=task) | {k: torch.cat([said[k], unsaid[k]]) if torch.is_tensor(said[k]) else said[k] + unsaid[k] for k in said}  # the scenes of `examples`, and the task's name
+    said = examples(task, range(half), "held_out", size, "partial")
+    unsaid = examples(task, range(half, n), "held_out", size, "none")
+    # the scenes of `examples`, and the task's name
+    return dict(task=task) | {
+        k: torch.cat([said[k], unsaid[k]]) if torch.is_tensor(said[k]) else said[k] + unsaid[k]
+        for k in said
+    }
 
 # %% ../nbs/07a_compare.ipynb #53d45ba8
-def score(net, name: str,       # recogniser; what to call the row
-          model: Student, held: dict,
-          steps: int, method: str = "auto", seed: int = 1234) -> tuple[dict, torch.Tensor]:
-    "Draw all held-out conditions and measure: (row, images)."
+def score(
+    net,  # recogniser
+    name: str,  # what to call the row
+    model: Student,
+    held: dict,
+    steps: int,
+    method: str = "auto",
+    seed: int = 1234,
+) -> tuple[dict, torch.Tensor]:
+    """Draw all held-out conditions and measure: (row, images)."""
     method, began = pick_method(model, method), time.perf_counter()
-    images = draw_images(model, held["caption"], held["cond"], batch=64, steps=steps, method=method, seed=seed, any_steps=True)
+    images = draw_images(
+        model,
+        held["caption"],
+        held["cond"],
+        batch=64,
+        steps=steps,
+        method=method,
+        seed=seed,
+        any_steps=True,
+    )
     seconds = (time.perf_counter() - began) / len(images)
-    return dict(model=name, sampler=method, steps=steps, **_row(net, images, held), **{"s/image": seconds}), find_task(held["task"]).finish(images, held["cond"])
+    return dict(
+        model=name, sampler=method, steps=steps, **_row(net, images, held), **{"s/image": seconds}
+    ), find_task(held["task"]).finish(images, held["cond"])
+
 
 def _row(net, images, held):
-    "The columns that are shown: fidelity of the network's own pictures, FID and captions of the finished ones."
+    """The columns that are shown.
+
+    Fidelity of the network's own pictures, FID and captions of the finished ones.
+    """
     task = find_task(held["task"])
-    m = evaluate(net, task.finish(images, held["cond"]), held["image"], captions=held["claims"] if task.captions else None)
-    return {"FID": m["fid"], **task.fidelity(net, images, held)} | ({"caption": m["caption_all"]} if task.captions else {})
+    m = evaluate(
+        net,
+        task.finish(images, held["cond"]),
+        held["image"],
+        captions=held["claims"] if task.captions else None,
+    )
+    return {"FID": m["fid"], **task.fidelity(net, images, held)} | (
+        {"caption": m["caption_all"]} if task.captions else {}
+    )
+
 
 def floor(net, teacher: Teacher, held: dict) -> dict:
-    "The row of the real pictures passed through the autoencoder."
+    """The row of the real pictures passed through the autoencoder."""
     back = torch.cat([teacher.decode(teacher.encode(x)).cpu() for x in held["image"].split(64)])
     return dict(model="autoencoder alone", sampler="–", steps=0, **_row(net, back, held))
 
 # %% ../nbs/07a_compare.ipynb #833274eb
-def spread(net, model: Student, held: dict, steps: int, k: int = 12, n: int = 6, method: str = "auto") -> float:
-    "Diversity: mean perceptual distance between `n` answers to each of `k` conditions without a caption."
-    k = min(k, len(held["caption"])); cond, captions = held["cond"][-k:].repeat_interleave(n, 0), [c for c in held["caption"][-k:] for _ in range(n)]
-    images = draw_images(model, captions, cond, batch=64, steps=steps, method=method, any_steps=True)
+def spread(
+    net, model: Student, held: dict, steps: int, k: int = 12, n: int = 6, method: str = "auto"
+) -> float:
+    """Diversity of the answers to conditions without a caption.
+
+    Mean perceptual distance between `n` answers to each of `k` conditions.
+    """
+    k = min(k, len(held["caption"]))
+    cond = held["cond"][-k:].repeat_interleave(n, 0)
+    captions = [c for c in held["caption"][-k:] for _ in range(n)]
+    images = draw_images(
+        model, captions, cond, batch=64, steps=steps, method=method, any_steps=True
+    )
     return diversity(net, images.reshape(k, n, *images.shape[1:]))
 
 # %% ../nbs/07a_compare.ipynb #d96eaf5c
-def comparison(held: dict, drawn: dict,    # row name → images of all held-out conditions
-               columns=None):              # which conditions to show
-    "Figure: condition, one right answer, and each model's pictures; captions above."
+def comparison(
+    held: dict,
+    drawn: dict,  # row name → images of all held-out conditions
+    columns=None,  # which conditions to show
+):
+    """Figure: condition, one right answer, and each model's pictures; captions above."""
     import textwrap
+
     n = len(held["caption"])
     columns = columns or [*range(4), *range(n // 2, n // 2 + 4)]
     rows = {"condition": held["cond"][:, :3], "a right answer": held["image"], **drawn}
     titles = ["\n".join(textwrap.wrap(held["caption"][i] or "(no caption)", 17)) for i in columns]
-    return figure([[images[i] for i in columns] for images in rows.values()], [name.replace(", ", "\n") for name in rows], titles, scale=.95)
+    return figure(
+        [[images[i] for i in columns] for images in rows.values()],
+        [name.replace(", ", "\n") for name in rows],
+        titles,
+        scale=0.95,
+    )
+
 
 def step_curve(rows: list[dict], key: str = "FID", floor: float = None):
-    "A number against the number of steps, one line per model and sampler."
+    """A number against the number of steps, one line per model and sampler."""
     from matplotlib import pyplot as plt
+
     fig, ax = plt.subplots(figsize=(4.2, 2.7), dpi=80)
     for name in dict.fromkeys((r["model"], r["sampler"]) for r in rows if r["steps"]):
         pick = sorted((r["steps"], r[key]) for r in rows if (r["model"], r["sampler"]) == name)
         ax.loglog(*zip(*pick), "o-", ms=4, label=f"{name[0]}, {name[1]}")
-    if floor: ax.axhline(floor, color="grey", ls=":", label="autoencoder alone")
-    ax.set_xticks([1, 2, 4, 8, 16, 50], [1, 2, 4, 8, 16, 50]); ax.minorticks_off(); ax.set_xlabel("steps"); ax.set_ylabel(key); ax.legend(fontsize=6); fig.tight_layout()
+    if floor:
+        ax.axhline(floor, color="grey", ls=":", label="autoencoder alone")
+    ax.set_xticks([1, 2, 4, 8, 16, 50], [1, 2, 4, 8, 16, 50])
+    ax.minorticks_off()
+    ax.set_xlabel("steps")
+    ax.set_ylabel(key)
+    ax.legend(fontsize=6)
+    fig.tight_layout()
     return fig

@@ -11,93 +11,161 @@ from dataclasses import dataclass
 # %% ../nbs/06a_config.ipynb #f23f8eb3
 @dataclass(frozen=True)
 class TrainConfig:
-    "Everything that defines a distillation run."
-    teacher: str = "shipped"      # folder of a Stable-Diffusion-shaped teacher, or "shipped"
-    task: str = "depth"           # the condition, one of `tasks.TASKS`: "depth", "superres_x4", "inpaint", "edit", …
-    adaptor: str = "controlnet"   # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi)
-    out: str = "runs/depth"       # folder of checkpoints, log, grids and the finished adaptor
-    preset: str = "balanced"      # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning); of two-stage routes: "progressive", "consistency", "lcm"
-    start: str = ""               # folder of a finished adaptor to begin from, which two-stage losses also follow; empty: begin fresh, follow the teacher
-    guidance: float = 1.          # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
-    rounds: int = 1               # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first a "progressive" student follows what it was before
-    rank: int = 16                # of the adaptor's changes to the backbone's weights, 0 for none
-    reader: int = -1              # layers of a small transformer that reads captions anew; -1: two where the caption is an instruction, else none
-    steps: int = 700              # optimiser steps
-    batch: int = 32               # images a step
-    lr: float = 1e-3              # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
-    delta: int = 125              # Δt = t − s, training timesteps
-    look_ahead: float = 400.      # goal of L(t), training timesteps ("balanced")
-    reach: float = 1.0            # L(t) is at most this share of t, of what lies ahead ("balanced")
-    ramp_start: float = 0.6       # share of the run after which L grows from 0 …
-    ramp_end: float = 0.7         # … and at which it reaches its goal
-    timesteps: str = "grid"       # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
-    focus: float = 1.0            # until L grows, t is drawn in proportion to t^focus; then this sinks to 0 ("balanced")
-    per_sample: bool = True       # one t per image, or one per batch
-    z_s: str = "model"            # who steps from t to s: "model", "noise", "teacher", "forward"
-    distance: str = "l2"          # "l2", "huber" or "cauchy"
-    data: str = "latent"          # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the shipped recogniser)
-    boundary: bool = False        # answers are forced to be z at t = 0
-    adversary: float = 0.         # weight of a judge of the answers, which grows with the look-ahead; 0: none
-    scenes: int = 4000            # examples to make and cache: rendered scenes, or crops of your images
-    images: str = ""              # folder of your own images instead of scenes, with task "pairs" of input/ and target/; or shards, "shards/*.tar", which are read as they are needed
-    zoom: float = 4.0             # crops of your images have sides between the model's size and zoom times it
-    recolour: bool = False        # hand on red, green and blue of your images in random order: for few photographs
-    workers: int = 2              # processes (of shards: threads) that render scenes or open images
-    captions: str = "partial"     # what captions tell: "full", "partial", "none", "mixed"
-    caption_dropout: float = 0.5  # share of captions replaced by the empty one (instructions are never dropped)
-    target_decay: float = 0.95    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
-    ema_decay: float = 0.99       # moving average that is sampled from and saved
-    clip: float = 1.0             # largest norm of the gradient
-    precision: str = "no"         # "no", or "bf16" (accelerate's mixed precision)
-    dtype: str = "float32"        # of the frozen teacher: "float32", "bfloat16" or "float16" (for drawing: gradients through it are not scaled, and vanish where batch or picture are large)
-    checkpointing: bool = False   # recompute activations instead of keeping them: less memory, a third more time
-    compile: str = ""             # backend of torch.compile for the networks, such as "inductor" (minutes before the first step, then faster on a GPU); empty: none
-    fetch: bool = False           # allow fetching the teacher from the hub, if `teacher` is a name there
-    optimizer: str = "adamw"      # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory; "zero": each process keeps its share of the moments
-    shard: bool = False           # several processes: each keeps its share of the trained networks, their gradients, moments and averages (FSDP)
-    accumulate: int = 1           # pieces that a batch is worked off in, one after the other: less memory, the same gradient
-    save_every: int = 250         # steps between checkpoints
-    keep: int = 2                 # checkpoints to keep
-    grid_every: int = 250         # steps between validation grids, 0 = never
-    best: str = ""                # measure by which best/ is chosen; empty: the first of the task's own
-    seed: int = 0                 # of weights, order, captions and noise
-    cache: str = "runs/cache"     # folder of rendered, encoded scenes, shared by runs
+    """Everything that defines a distillation run."""
+
+    teacher: str = "shipped"  # folder of a Stable-Diffusion-shaped teacher, or "shipped"
+    # the condition, one of `tasks.TASKS`: "depth", "superres_x4", "inpaint", "edit", …
+    task: str = "depth"
+    # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi)
+    adaptor: str = "controlnet"
+    out: str = "runs/depth"  # folder of checkpoints, log, grids and the finished adaptor
+    # loss: "balanced", "paper" or "data_only" (no consistency: plain finetuning); of two-stage
+    # routes: "progressive", "consistency", "lcm"
+    preset: str = "balanced"
+    # folder of a finished adaptor to begin from, which two-stage losses also follow; empty: begin
+    # fresh, follow the teacher
+    start: str = ""
+    # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
+    guidance: float = 1.0
+    # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first
+    # a "progressive" student follows what it was before
+    rounds: int = 1
+    rank: int = 16  # of the adaptor's changes to the backbone's weights, 0 for none
+    # layers of a small transformer that reads captions anew; -1: two where the caption is an
+    # instruction, else none
+    reader: int = -1
+    steps: int = 700  # optimiser steps
+    batch: int = 32  # images a step
+    # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
+    lr: float = 1e-3
+    delta: int = 125  # Δt = t − s, training timesteps
+    look_ahead: float = 400.0  # goal of L(t), training timesteps ("balanced")
+    reach: float = 1.0  # L(t) is at most this share of t, of what lies ahead ("balanced")
+    ramp_start: float = 0.6  # share of the run after which L grows from 0 …
+    ramp_end: float = 0.7  # … and at which it reaches its goal
+    # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
+    timesteps: str = "grid"
+    # until L grows, t is drawn in proportion to t^focus; then this sinks to 0 ("balanced")
+    focus: float = 1.0
+    per_sample: bool = True  # one t per image, or one per batch
+    z_s: str = "model"  # who steps from t to s: "model", "noise", "teacher", "forward"
+    distance: str = "l2"  # "l2", "huber" or "cauchy"
+    # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the
+    # shipped recogniser)
+    data: str = "latent"
+    boundary: bool = False  # answers are forced to be z at t = 0
+    # weight of a judge of the answers, which grows with the look-ahead; 0: none
+    adversary: float = 0.0
+    # examples to make and cache: rendered scenes, or crops of your images
+    scenes: int = 4000
+    # folder of your own images instead of scenes, with task "pairs" of input/ and target/; or
+    # shards, "shards/*.tar", which are read as they are needed
+    images: str = ""
+    # crops of your images have sides between the model's size and zoom times it
+    zoom: float = 4.0
+    # hand on red, green and blue of your images in random order: for few photographs
+    recolour: bool = False
+    workers: int = 2  # processes (of shards: threads) that render scenes or open images
+    captions: str = "partial"  # what captions tell: "full", "partial", "none", "mixed"
+    # share of captions replaced by the empty one (instructions are never dropped)
+    caption_dropout: float = 0.5
+    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
+    target_decay: float = 0.95
+    ema_decay: float = 0.99  # moving average that is sampled from and saved
+    clip: float = 1.0  # largest norm of the gradient
+    precision: str = "no"  # "no", or "bf16" (accelerate's mixed precision)
+    # of the frozen teacher: "float32", "bfloat16" or "float16" (for drawing: gradients through it
+    # are not scaled, and vanish where batch or picture are large)
+    dtype: str = "float32"
+    # recompute activations instead of keeping them: less memory, a third more time
+    checkpointing: bool = False
+    # backend of torch.compile for the networks, such as "inductor" (minutes before the first step,
+    # then faster on a GPU); empty: none
+    compile: str = ""
+    # allow fetching the teacher from the hub, if `teacher` is a name there
+    fetch: bool = False
+    # or "adamw8bit" (needs bitsandbytes and a GPU): a quarter of the optimiser's memory; "zero":
+    # each process keeps its share of the moments
+    optimizer: str = "adamw"
+    # several processes: each keeps its share of the trained networks, their gradients, moments and
+    # averages (FSDP)
+    shard: bool = False
+    # pieces that a batch is worked off in, one after the other: less memory, the same gradient
+    accumulate: int = 1
+    save_every: int = 250  # steps between checkpoints
+    keep: int = 2  # checkpoints to keep
+    grid_every: int = 250  # steps between validation grids, 0 = never
+    # measure by which best/ is chosen; empty: the first of the task's own
+    best: str = ""
+    seed: int = 0  # of weights, order, captions and noise
+    cache: str = "runs/cache"  # folder of rendered, encoded scenes, shared by runs
+
     def __post_init__(self):
-        if self.compile and self.adaptor == "fusion": raise ValueError("compile does not reach adaptor 'fusion', which calls its U-Nets part by part; leave compile empty")
-        if self.shard and (self.optimizer != "adamw" or self.preset == "progressive" or self.compile): raise ValueError(f"shard needs optimizer 'adamw', no compile, and any preset but 'progressive'; here are optimizer={self.optimizer!r}, compile={self.compile!r}, preset={self.preset!r}")
+        if self.compile and self.adaptor == "fusion":
+            raise ValueError(
+                "compile does not reach adaptor 'fusion', which calls its U-Nets part by part; "
+                "leave compile empty"
+            )
+        if self.shard and (
+            self.optimizer != "adamw" or self.preset == "progressive" or self.compile
+        ):
+            raise ValueError(
+                "shard needs optimizer 'adamw', no compile, and any preset but 'progressive'; "
+                f"here are optimizer={self.optimizer!r}, compile={self.compile!r}, "
+                f"preset={self.preset!r}"
+            )
         for name in ("steps", "batch", "delta", "scenes", "save_every", "keep", "accumulate"):
-            if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
 # %% ../nbs/06a_config.ipynb #eaeebba0
-_FORWARDS = dict(progressive=(3, 5), consistency=(3, 4), lcm=(4, 4))   # a step, without and with guidance
+# a step, without and with guidance
+_FORWARDS = dict(progressive=(3, 5), consistency=(3, 4), lcm=(4, 4))
+
 
 def evaluations(cfg: TrainConfig) -> int:
-    "Forward passes of student, target and the followed model per image over the whole run."
-    if cfg.preset == "data_only": return cfg.steps
+    """Forward passes of student, target and the followed model per image over the whole run."""
+    if cfg.preset == "data_only":
+        return cfg.steps
     if cfg.preset in _FORWARDS:
-        plain, guided = _FORWARDS[cfg.preset]; rounds = abs(cfg.rounds) if cfg.preset == "progressive" else 1
-        led = -(-cfg.steps // rounds) if cfg.guidance != 1. else 0                # steps with guidance: of a progressive student those of its first round
+        plain, guided = _FORWARDS[cfg.preset]
+        rounds = abs(cfg.rounds) if cfg.preset == "progressive" else 1
+        # steps with guidance: of a progressive student those of its first round
+        led = -(-cfg.steps // rounds) if cfg.guidance != 1.0 else 0
         return led * guided + (cfg.steps - led) * plain
-    alone = sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps)) if cfg.preset == "balanced" else 0
+    alone = (
+        sum(cfg.look_ahead == 0 or k / cfg.steps <= cfg.ramp_start for k in range(cfg.steps))
+        if cfg.preset == "balanced"
+        else 0
+    )
     return 2 * cfg.steps - alone  # the target is not asked where the look-ahead is 0
 
 # %% ../nbs/06a_config.ipynb #3e734387
 @dataclass(frozen=True)
 class TeachConfig:
-    "How the small teacher is made. Every stage can be stopped (Ctrl-C) and resumed by the same command."
-    out: str = "teacher"         # folder that gets teacher/, recogniser/ and logs/
-    work: str = "teacher_work"   # folder for caches, checkpoints and logs
-    scenes: int = 24_000         # training scenes a cycle, rendered and kept on disk (16 kB each, and 8 kB of latents)
-    vae_steps: int = 2_000       # autoencoder steps
-    vae_batch: int = 16          # images a step
-    recogniser_steps: int = 1_500  # steps of the network that reads shape, colour, floor and depth back
-    steps: int = 12_000          # U-Net and text encoder steps of the first cycle
-    cycles: int = 2              # cycles of them, each with `scenes` new scenes and cosine decay; cycle k takes steps / k and starts at lr / k
-    batch: int = 64              # latents a step
-    lr: float = 1e-3             # peak learning rate of the U-Net, cosine to 5 % of it
-    images: str = ""             # folder of your own images: trains an unconditional model on their pixels instead
-    size: int = 64               # pixels a side of that model
-    zoom: float = 4.0            # crops have sides between size and zoom times it
-    workers: int = 2             # processes that open images
-    seed: int = 0                # of weights, order and noise
-    save_every: int = 250        # steps between checkpoints
+    """How the small teacher is made.
+
+    Every stage can be stopped (Ctrl-C) and resumed by the same command.
+    """
+
+    out: str = "teacher"  # folder that gets teacher/, recogniser/ and logs/
+    work: str = "teacher_work"  # folder for caches, checkpoints and logs
+    # training scenes a cycle, rendered and kept on disk (16 kB each, and 8 kB of latents)
+    scenes: int = 24_000
+    vae_steps: int = 2_000  # autoencoder steps
+    vae_batch: int = 16  # images a step
+    # steps of the network that reads shape, colour, floor and depth back
+    recogniser_steps: int = 1_500
+    steps: int = 12_000  # U-Net and text encoder steps of the first cycle
+    # cycles of them, each with `scenes` new scenes and cosine decay; cycle k takes steps / k and
+    # starts at lr / k
+    cycles: int = 2
+    batch: int = 64  # latents a step
+    lr: float = 1e-3  # peak learning rate of the U-Net, cosine to 5 % of it
+    # folder of your own images: trains an unconditional model on their pixels instead
+    images: str = ""
+    size: int = 64  # pixels a side of that model
+    zoom: float = 4.0  # crops have sides between size and zoom times it
+    workers: int = 2  # processes that open images
+    seed: int = 0  # of weights, order and noise
+    save_every: int = 250  # steps between checkpoints

@@ -4,51 +4,93 @@
 
 # %% ../nbs/06b_families.ipynb #52c00fc1
 from __future__ import annotations
+
 import json
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+
 from .teacher import Teacher, _check_image, read_schedule
 
 # %% auto #0
 __all__ = ['FAMILIES', 'pack', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher']
 
 # %% ../nbs/06b_families.ipynb #f93e9ee8
-def pack(text: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:  # [B,L,D], [B,P] with P ≤ D → [B,L+1,D]
-    "The pooled vector as one more row."
-    return torch.cat([text, F.pad(pooled, (0, text.shape[-1] - pooled.shape[-1]))[:, None].to(text)], 1)
+def pack(
+    text: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:  # [B,L,D], [B,P] with P ≤ D → [B,L+1,D]
+    """The pooled vector as one more row."""
+    return torch.cat(
+        [text, F.pad(pooled, (0, text.shape[-1] - pooled.shape[-1]))[:, None].to(text)], 1
+    )
+
 
 class StableDiffusionXL(Teacher):
-    "Two text encoders, a pooled vector, sizes and crop as conditions, an autoencoder in float32."
+    """Two text encoders, a pooled vector, sizes and crop as conditions.
+
+    The autoencoder stays in float32.
+    """
+
     def __init__(self, pipe, schedule):
         super().__init__(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)
         self.text_encoder_2 = pipe.text_encoder_2
         self.pooled = pipe.text_encoder_2.config.projection_dim
-        self.__dict__["pipe"] = pipe                                # for its encode_prompt; shares the modules above
+        # for its encode_prompt; shares the modules above
+        self.__dict__["pipe"] = pipe
 
     @classmethod
     def open(cls, folder, dtype):
         from diffusers import StableDiffusionXLPipeline
-        pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, add_watermarker=False)
-        if pipe.vae.config.force_upcast: pipe.vae.float()           # its activations overflow float16
+
+        pipe = StableDiffusionXLPipeline.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            add_watermarker=False,
+        )
+        # its activations overflow float16
+        if pipe.vae.config.force_upcast:
+            pipe.vae.float()
         return cls(pipe, read_schedule(folder))
 
     @torch.no_grad()
     def embed(self, captions):
-        if isinstance(captions, str): raise TypeError(f"captions is one string {captions!r}; expected a list of strings, one per image")
-        text, _, pooled, _ = self.pipe.encode_prompt(list(captions), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        if isinstance(captions, str):
+            raise TypeError(
+                f"captions is one string {captions!r}; expected a list of strings, one per image"
+            )
+        text, _, pooled, _ = self.pipe.encode_prompt(
+            list(captions),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
         made = pack(text, pooled)
-        if self.pipe.config.force_zeros_for_empty_prompt: made[[not c for c in captions]] = 0   # as diffusers' unconditional half, and as it was trained
+        # as diffusers' unconditional half, and as it was trained
+        if self.pipe.config.force_zeros_for_empty_prompt:
+            made[[not c for c in captions]] = 0
         return made
 
     def text_inputs(self, text):
         side = self.image_size
-        sizes = torch.tensor([[side, side, 0, 0, side, side]], device=text.device, dtype=text.dtype).expand(len(text), -1)  # original size, crop, target size
-        return dict(encoder_hidden_states=text[:, :-1], added_cond_kwargs=dict(text_embeds=text[:, -1, :self.pooled], time_ids=sizes))
+        # original size, crop, target size
+        sizes = torch.tensor(
+            [[side, side, 0, 0, side, side]], device=text.device, dtype=text.dtype
+        ).expand(len(text), -1)
+        return dict(
+            encoder_hidden_states=text[:, :-1],
+            added_cond_kwargs=dict(text_embeds=text[:, -1, : self.pooled], time_ids=sizes),
+        )
 
 # %% ../nbs/06b_families.ipynb #24851162
 class StableDiffusion3(Teacher):
-    "A flow-matching transformer; up to three text encoders (the T5 may be missing), a pooled vector."
+    """A flow-matching transformer.
+
+    Up to three text encoders (the T5 may be missing), a pooled vector.
+    """
+
     def __init__(self, pipe, schedule):
         super().__init__(pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)
         self.text_encoder_2, self.text_encoder_3 = pipe.text_encoder_2, pipe.text_encoder_3
@@ -58,39 +100,83 @@ class StableDiffusion3(Teacher):
     @classmethod
     def open(cls, folder, dtype):
         from diffusers import StableDiffusion3Pipeline
+
         parts = json.loads((folder / "model_index.json").read_text())
-        absent = {k: None for k in ("text_encoder_3", "tokenizer_3") if parts.get(k, [None])[0] is None}
-        return cls(StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **absent), read_schedule(folder))
+        absent = {
+            k: None for k in ("text_encoder_3", "tokenizer_3") if parts.get(k, [None])[0] is None
+        }
+        return cls(
+            StableDiffusion3Pipeline.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **absent
+            ),
+            read_schedule(folder),
+        )
 
     @torch.no_grad()
     def embed(self, captions):
-        if isinstance(captions, str): raise TypeError(f"captions is one string {captions!r}; expected a list of strings, one per image")
-        text, _, pooled, _ = self.pipe.encode_prompt(list(captions), None, None, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        if isinstance(captions, str):
+            raise TypeError(
+                f"captions is one string {captions!r}; expected a list of strings, one per image"
+            )
+        text, _, pooled, _ = self.pipe.encode_prompt(
+            list(captions),
+            None,
+            None,
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
         return pack(text, pooled)
 
-    def text_inputs(self, text): return dict(encoder_hidden_states=text[:, :-1], pooled_projections=text[:, -1, :self.pooled])
+    def text_inputs(self, text):
+        return dict(
+            encoder_hidden_states=text[:, :-1], pooled_projections=text[:, -1, : self.pooled]
+        )
 
 # %% ../nbs/06b_families.ipynb #0bee436f
 class PixelTeacher(Teacher):
-    "An unconditional `UNet2DModel` on pixels; captions are accepted and ignored."
+    """An unconditional `UNet2DModel` on pixels; captions are accepted and ignored."""
+
     def __init__(self, unet, schedule):
         super().__init__(unet, None, None, None, schedule)
 
     @classmethod
     def open(cls, folder, dtype):
         from diffusers import UNet2DModel
-        return cls(UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True, torch_dtype=dtype), read_schedule(folder))
+
+        return cls(
+            UNet2DModel.from_pretrained(
+                folder / "unet", local_files_only=True, use_safetensors=True, torch_dtype=dtype
+            ),
+            read_schedule(folder),
+        )
 
     @property
-    def factor(self): return 1
+    def factor(self):
+        return 1
+
     def encode(self, image):
         _check_image(image, self.backbone.config.in_channels, 1)
         return image.to(self.device).float() * 2 - 1
-    def decode(self, x): return (x.float() / 2 + .5).clamp(0, 1)
-    def embed(self, captions):
-        if isinstance(captions, str): raise TypeError(f"captions is one string {captions!r}; expected a list of strings, one per image")
-        return torch.zeros(len(captions), 1, 1, device=self.device)
-    def text_inputs(self, text): return {}
 
-FAMILIES = dict(StableDiffusionPipeline=Teacher, StableDiffusionXLPipeline=StableDiffusionXL, StableDiffusion3Pipeline=StableDiffusion3,
-                DDPMPipeline=PixelTeacher, DDIMPipeline=PixelTeacher)
+    def decode(self, x):
+        return (x.float() / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, captions):
+        if isinstance(captions, str):
+            raise TypeError(
+                f"captions is one string {captions!r}; expected a list of strings, one per image"
+            )
+        return torch.zeros(len(captions), 1, 1, device=self.device)
+
+    def text_inputs(self, text):
+        return {}
+
+
+FAMILIES = dict(
+    StableDiffusionPipeline=Teacher,
+    StableDiffusionXLPipeline=StableDiffusionXL,
+    StableDiffusion3Pipeline=StableDiffusion3,
+    DDPMPipeline=PixelTeacher,
+    DDIMPipeline=PixelTeacher,
+)

@@ -4,11 +4,17 @@
 
 # %% ../nbs/00b_images.ipynb #5e4678d0
 from __future__ import annotations
-import hashlib, json, re, warnings
+
+import hashlib
+import json
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import torch
+
 from .tasks import find_task, resize
 
 # %% auto #0
@@ -16,192 +22,362 @@ __all__ = ['MAX_PIXELS', 'PICTURES', 'HELD_PHOTOS', 'read_pil', 'open_image', 'I
            'collate', 'sample_photos']
 
 # %% ../nbs/00b_images.ipynb #999da13d
-MAX_PIXELS = 200_000_000   # a picture with more is refused: a few kilobytes can claim to be gigabytes
+# a picture with more is refused: a few kilobytes can claim to be gigabytes
+MAX_PIXELS = 200_000_000
 
-PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}   # what is opened: some of Pillow's other readers start programs
+# what is opened: some of Pillow's other readers start programs
+PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
+
 def read_pil(image) -> torch.Tensor:  # [3, H, W] in [0, 1]
-    "A PIL image as RGB: turned as its EXIF says, transparency on white, 16 bits scaled."
+    """A PIL image as RGB: turned as its EXIF says, transparency on white, 16 bits scaled."""
     from PIL import Image, ImageOps
+
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I", "F"):
         x = np.asarray(image).astype(np.float32)
-        if image.mode == "F" and not (0 <= x.min() and x.max() <= 1): raise ValueError(f"it has floating-point values of {x.min():g} … {x.max():g}; expected [0, 1]: scale them")
-        whole = 65535. if image.mode.startswith("I;16") or x.max() > 255 else 255. if image.mode == "I" else 1.
+        if image.mode == "F" and not (0 <= x.min() and x.max() <= 1):
+            raise ValueError(
+                f"it has floating-point values of {x.min():g} … {x.max():g}; expected [0, 1]: "
+                "scale them"
+            )
+        whole = (
+            65535.0
+            if image.mode.startswith("I;16") or x.max() > 255
+            else 255.0
+            if image.mode == "I"
+            else 1.0
+        )
         return torch.from_numpy(x / whole).clamp(0, 1).expand(3, -1, -1)
     if "A" in image.getbands() or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
+
 def open_image(path) -> torch.Tensor:  # [3, H, W] in [0, 1]
-    "A picture file, read by `read_pil`; what it is is seen from its first bytes, not from its name. `ValueError` names the file that cannot be read."
+    """A picture file, read by `read_pil`.
+
+    What it is is seen from its first bytes, not from its name. `ValueError` names the file that
+    cannot be read.
+    """
     from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=_FORMATS)
-            if image.width * image.height > MAX_PIXELS: raise ValueError(f"it claims {image.width} × {image.height} pixels")
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it claims {image.width} × {image.height} pixels")
             return read_pil(image)
-    except Exception as e: raise ValueError(f"{path if isinstance(path, (str, Path)) else 'it'} is not a readable picture: {str(e).replace(str(path), 'the file')}") from None
+    except Exception as e:
+        raise ValueError(
+            f"{path if isinstance(path, (str, Path)) else 'it'} is not a readable picture: "
+            f"{str(e).replace(str(path), 'the file')}"
+        ) from None
 
 # %% ../nbs/00b_images.ipynb #19e0c0c6
 @dataclass(frozen=True)
 class Item:
-    "One picture, not opened yet."
-    file: object            # a path, or a (dataset, index) of the datasets library
+    """One picture, not opened yet."""
+
+    file: object  # a path, or a (dataset, index) of the datasets library
     name: str
     caption: str = ""
     before: Path | None = None  # the input, where `file` is the target of a pair
 
+
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower()[1:] in PICTURES and not path.name.startswith(".")
 
+
 def _text(path: Path) -> str:
-    "What a text file says."
-    try: return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e: raise ValueError(f"{path} is not UTF-8 text (byte {e.start}); convert it") from None
+    """What a text file says."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text (byte {e.start}); convert it") from None
+
 
 def _caption(told: dict, file: Path) -> str:
-    "What metadata.jsonl or a text file of the same name says about a picture."
+    """What metadata.jsonl or a text file of the same name says about a picture."""
     text = file.with_suffix(".txt")
     return told.get(file.resolve()) or (_text(text).strip() if text.is_file() else "")
 
+
 def _captions(folder: Path) -> dict:
-    "{path: caption} of all metadata.jsonl files in a folder."
+    """{path: caption} of all metadata.jsonl files in a folder."""
     out = {}
     for meta in folder.rglob("metadata.jsonl"):
         for number, line in enumerate(_text(meta).splitlines(), 1):
-            if not line.strip(): continue
-            try: row = json.loads(line); file = (meta.parent / row["file_name"]).resolve()
-            except (json.JSONDecodeError, KeyError, TypeError): raise ValueError(f'{meta}, line {number} is {line[:60]!r}; expected {{"file_name": "a.jpg", "text": "what it shows"}}') from None
-            if not file.is_relative_to(folder.resolve()): raise ValueError(f"{meta}, line {number} names {row['file_name']!r}, which is outside of the folder")
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                file = (meta.parent / row["file_name"]).resolve()
+            except (json.JSONDecodeError, KeyError, TypeError):
+                raise ValueError(
+                    f'{meta}, line {number} is {line[:60]!r}; expected {{"file_name": "a.jpg", '
+                    f'"text": "what it shows"}}'
+                ) from None
+            if not file.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{meta}, line {number} names {row['file_name']!r}, which is outside of the "
+                    "folder"
+                )
             out[file] = str(row.get("text") or row.get("caption") or "")
     return out
 
 # %% ../nbs/00b_images.ipynb #642834f5
 def list_images(source) -> list[Item]:
-    "The pictures of a folder (with subfolders), of input/ and target/ pairs, or of a saved Hugging Face dataset; sorted by name."
+    """The pictures of `source`, sorted by name.
+
+    The source is a folder (with subfolders), input/ and target/ pairs, or a saved Hugging Face
+    dataset.
+    """
     folder = Path(source)
-    if not folder.is_dir(): return _dataset(source)
-    if (folder / "state.json").is_file(): return _dataset(source)
-    if (folder / "input").is_dir() and (folder / "target").is_dir(): return _pairs(folder)
+    if not folder.is_dir():
+        return _dataset(source)
+    if (folder / "state.json").is_file():
+        return _dataset(source)
+    if (folder / "input").is_dir() and (folder / "target").is_dir():
+        return _pairs(folder)
     told, items = _captions(folder), []
-    for f in sorted(p for p in folder.rglob("*") if p.is_file() and _is_picture(p)): items.append(Item(f, str(f.relative_to(folder)), _caption(told, f)))
-    if not items: raise ValueError(f"no pictures in {str(source)!r}; expected .jpg, .png, .webp … files, or the folders input/ and target/")
+    for f in sorted(p for p in folder.rglob("*") if p.is_file() and _is_picture(p)):
+        items.append(Item(f, str(f.relative_to(folder)), _caption(told, f)))
+    if not items:
+        raise ValueError(
+            f"no pictures in {str(source)!r}; expected .jpg, .png, .webp … files, or the folders "
+            "input/ and target/"
+        )
     return items
 
+
 def digest(source) -> str:
-    "Eight hex digits of a folder's place and the names, sizes, dates and captions of its pictures: caches are named by it."
-    stat = lambda f: f"{f.stat().st_size} {f.stat().st_mtime_ns}" if isinstance(f, Path) else ""
-    said = lambda i: f"{i.name} {i.caption} {stat(i.file)} {stat(i.before)}"
-    return hashlib.sha256("\n".join([str(Path(source).resolve()), *map(said, list_images(source))]).encode()).hexdigest()[:8]
+    """Eight hex digits of a folder's place and of its pictures; caches are named by it.
+
+    Of each picture the name, the size, the date and the caption count.
+    """
+
+    def stat(f):
+        return f"{f.stat().st_size} {f.stat().st_mtime_ns}" if isinstance(f, Path) else ""
+
+    def said(i):
+        return f"{i.name} {i.caption} {stat(i.file)} {stat(i.before)}"
+
+    return hashlib.sha256(
+        "\n".join([str(Path(source).resolve()), *map(said, list_images(source))]).encode()
+    ).hexdigest()[:8]
 
 # %% ../nbs/00b_images.ipynb #d5736264
 def _pairs(folder):
-    "Items of input/ and target/: the same names (without suffix) in both."
-    sides = {s: {p.relative_to(folder / s).with_suffix(""): p for p in sorted((folder / s).rglob("*")) if p.is_file() and _is_picture(p)} for s in ("input", "target")}
+    """Items of input/ and target/: the same names (without suffix) in both."""
+    sides = {
+        s: {
+            p.relative_to(folder / s).with_suffix(""): p
+            for p in sorted((folder / s).rglob("*"))
+            if p.is_file() and _is_picture(p)
+        }
+        for s in ("input", "target")
+    }
     alone = sorted(map(str, sides["input"].keys() ^ sides["target"].keys()))
-    if alone: raise ValueError(f"{len(alone)} pictures have no partner in input/ and target/ of {str(folder)!r}: {', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}")
-    if not sides["input"]: raise ValueError(f"no pictures in input/ and target/ of {str(folder)!r}")
+    if alone:
+        raise ValueError(
+            f"{len(alone)} pictures have no partner in input/ and target/ of {str(folder)!r}: "
+            f"{', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}"
+        )
+    if not sides["input"]:
+        raise ValueError(f"no pictures in input/ and target/ of {str(folder)!r}")
     told = _captions(folder)
-    return [Item(sides["target"][k], str(k), _caption(told, sides["target"][k]), sides["input"][k]) for k in sorted(sides["input"])]
+    return [
+        Item(sides["target"][k], str(k), _caption(told, sides["target"][k]), sides["input"][k])
+        for k in sorted(sides["input"])
+    ]
 
 # %% ../nbs/00b_images.ipynb #22b326e3
 def _dataset(source):
-    "Items of a dataset that `datasets` wrote to disk, or of one that it can find by its name."
-    try: import datasets
-    except ImportError: raise FileNotFoundError(f"no folder {str(source)!r}; give a folder of pictures (for a dataset of the hub: pip install datasets)") from None
-    try: data = datasets.load_from_disk(str(source)) if Path(source).is_dir() else datasets.load_dataset(str(source))
-    except Exception as e: raise FileNotFoundError(f"no folder and no dataset {str(source)!r}: {type(e).__name__}: {str(e)[:200]}") from None
-    if isinstance(data, datasets.DatasetDict): data = data["train"] if "train" in data else next(iter(data.values()))
+    """Items of a dataset that `datasets` wrote to disk, or of one that it can find by its name."""
+    try:
+        import datasets
+    except ImportError:
+        raise FileNotFoundError(
+            f"no folder {str(source)!r}; give a folder of pictures (for a dataset of the hub: pip "
+            "install datasets)"
+        ) from None
+    try:
+        data = (
+            datasets.load_from_disk(str(source))
+            if Path(source).is_dir()
+            else datasets.load_dataset(str(source))
+        )
+    except Exception as e:
+        raise FileNotFoundError(
+            f"no folder and no dataset {str(source)!r}: {type(e).__name__}: {str(e)[:200]}"
+        ) from None
+    if isinstance(data, datasets.DatasetDict):
+        data = data["train"] if "train" in data else next(iter(data.values()))
     column = next((k for k, f in data.features.items() if isinstance(f, datasets.Image)), None)
-    if column is None: raise ValueError(f"the dataset {str(source)!r} has the columns {', '.join(data.features)}; none of them holds pictures")
+    if column is None:
+        raise ValueError(
+            f"the dataset {str(source)!r} has the columns {', '.join(data.features)}; none of "
+            "them holds pictures"
+        )
     words = next((k for k in ("text", "caption", "prompt") if k in data.features), None)
-    raw, told = data.cast_column(column, datasets.Image(decode=False)), data[words] if words else [""] * len(data)
+    raw = data.cast_column(column, datasets.Image(decode=False))
+    told = data[words] if words else [""] * len(data)
     return [Item((raw, column, k), f"row {k}", str(told[k])) for k in range(len(data))]
 
+
 def _read(file):
-    "The picture of an Item."
-    if not isinstance(file, tuple): return open_image(file)
+    """The picture of an Item."""
+    if not isinstance(file, tuple):
+        return open_image(file)
     import io
-    data, column, k = file; cell = data[k][column]
+
+    data, column, k = file
+    cell = data[k][column]
     return open_image(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
 
 # %% ../nbs/00b_images.ipynb #98bda0aa
-def _is_held_out(name: str) -> bool: return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
+def _is_held_out(name: str) -> bool:
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
 
 # %% ../nbs/00b_images.ipynb #b83247e8
 class Photos(torch.utils.data.Dataset):
-    "Endless examples of a folder: dict of image [3,S,S] and cond [K,S,S] in [0,1], caption, and the names of files that had to be skipped."
-    def __init__(self, source,            # folder, input/ and target/ folders, or a dataset
-                 task: str | None,        # one that any picture can have; "pairs" for input/ and target/; None: no condition
-                 size: int = 64,          # pixels a side
-                 split: str = "train",    # "train", "held_out" or "all"
-                 length: int = 1_000_000, zoom: float = 4., seed: int = 0,
-                 recolour: bool = False): # red, green and blue of a crop in random order
+    """Endless examples of a folder.
+
+    Dict of image [3,S,S] and cond [K,S,S] in [0,1], caption, and the names of files that had to be
+    skipped.
+    """
+
+    def __init__(
+        self,
+        source,  # folder, input/ and target/ folders, or a dataset
+        # one that any picture can have; "pairs" for input/ and target/; None: no condition
+        task: str | None,
+        size: int = 64,  # pixels a side
+        split: str = "train",  # "train", "held_out" or "all"
+        length: int = 1_000_000,
+        zoom: float = 4.0,
+        seed: int = 0,
+        recolour: bool = False,  # red, green and blue of a crop in random order
+    ):
         items = list_images(source)
-        self._settings(source, task, items[0].before is not None, size, split, length, zoom, seed, recolour)
+        self._settings(
+            source, task, items[0].before is not None, size, split, length, zoom, seed, recolour
+        )
         self.items = items if len(items) < 10 else [i for i in items if self._mine(i.name)] or items
 
     def _settings(self, source, task, pairs, size, split, length, zoom, seed, recolour):
-        "Keep them; refuse a task that these pictures cannot have."
-        self.task, self.pairs, self.size, self.split, self.length, self.zoom, self.seed, self.recolour = find_task(task) if task else None, pairs, size, split, length, zoom, seed, recolour
-        if task and (task == "pairs") != pairs: raise ValueError(f"task is {task!r}, but {str(source)!r} {'holds' if pairs else 'does not hold'} pairs of input and target; they belong to the task 'pairs'")
-        if task and task != "pairs" and not self.task.of_image: raise ValueError(f"task {task!r} needs more than a picture; use pairs of your own, input and target, and the task 'pairs'")
-    def _mine(self, name: str) -> bool: return self.split == "all" or _is_held_out(name) == (self.split == "held_out")
-    def __len__(self): return self.length
+        """Keep them; refuse a task that these pictures cannot have."""
+        self.task = find_task(task) if task else None
+        self.pairs = pairs
+        self.size = size
+        self.split = split
+        self.length = length
+        self.zoom = zoom
+        self.seed = seed
+        self.recolour = recolour
+        if task and (task == "pairs") != pairs:
+            raise ValueError(
+                f"task is {task!r}, but {str(source)!r} {'holds' if pairs else 'does not hold'} "
+                "pairs of input and target; they belong to the task 'pairs'"
+            )
+        if task and task != "pairs" and not self.task.of_image:
+            raise ValueError(
+                f"task {task!r} needs more than a picture; use pairs of your own, input and "
+                "target, and the task 'pairs'"
+            )
+
+    def _mine(self, name: str) -> bool:
+        return self.split == "all" or _is_held_out(name) == (self.split == "held_out")
+
+    def __len__(self):
+        return self.length
 
     def __getitem__(self, k: int) -> dict:
         bad = []
-        for attempt in range(8):                               # a broken file is replaced by the next one
+        # a broken file is replaced by the next one
+        for attempt in range(8):
             item = self.items[(k + attempt) % len(self.items)]
-            try: return dict(self._example(item, k), skipped=bad)
-            except ValueError as e: bad = bad + [f"{item.name}: {e}"]
+            try:
+                return dict(self._example(item, k), skipped=bad)
+            except ValueError as e:
+                bad = bad + [f"{item.name}: {e}"]
         raise ValueError(f"eight unreadable pictures in a row, the last one {bad[-1]}")
 
     def batch(self, indices) -> dict:
-        "Several examples at once."
+        """Several examples at once."""
         return collate([self[k] for k in indices])
 
 # %% ../nbs/00b_images.ipynb #b83247ea
 def _example(self: Photos, item: Item, k: int) -> dict:
-    "Example k, made of that picture."
+    """Example k, made of that picture."""
     rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
     views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
-    if len({v.shape for v in views}) > 1: raise ValueError(f"input and target have different sizes, {' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}")
-    mirror = rng.random() < .5 and not re.search(r"\b(left|right)\b", item.caption.lower())
+    if len({v.shape for v in views}) > 1:
+        raise ValueError(
+            "input and target have different sizes, "
+            f"{' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}"
+        )
+    mirror = rng.random() < 0.5 and not re.search(r"\b(left|right)\b", item.caption.lower())
     h, w = views[0].shape[-2:]
     side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
     top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
-    views = [resize(v[None, :, top:top + side, left:left + side], self.size)[0] for v in views]
-    if mirror: views = [v.flip(-1) for v in views]
-    if self.recolour: order = rng.permutation(3); views = [v[order] for v in views]
+    views = [resize(v[None, :, top : top + side, left : left + side], self.size)[0] for v in views]
+    if mirror:
+        views = [v.flip(-1) for v in views]
+    if self.recolour:
+        order = rng.permutation(3)
+        views = [v[order] for v in views]
     cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
     return dict(image=views[0], cond=cond, caption=item.caption)
+
 
 Photos._example = _example
 
 # %% ../nbs/00b_images.ipynb #b4bc837c
 def collate(examples: list[dict]) -> dict:
-    "A batch as the trainer takes it."
-    stack = lambda k: torch.stack([e[k] for e in examples])
-    return dict(image=stack("image"), cond=stack("cond"), caption=[e["caption"] for e in examples], skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])))
+    """A batch as the trainer takes it."""
+
+    def stack(k):
+        return torch.stack([e[k] for e in examples])
+
+    return dict(
+        image=stack("image"),
+        cond=stack("cond"),
+        caption=[e["caption"] for e in examples],
+        skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])),
+    )
 
 # %% ../nbs/00b_images.ipynb #d7b937bf
 HELD_PHOTOS = ("astronaut", "flower")
 
+
 def sample_photos(folder) -> tuple[Path, Path]:  # the folders train/ and held_out/ in it
-    "Write the colour photographs that ship inside scikit-image and scikit-learn into a folder, as PNG."
+    """Write the colour photographs inside scikit-image and scikit-learn into a folder, as PNG."""
     try:
         import skimage.data
         from sklearn.datasets import load_sample_image
-    except ImportError: raise ImportError('the sample photographs are inside scikit-image and scikit-learn: pip install "cond_distill[data]"') from None
+    except ImportError:
+        raise ImportError(
+            "the sample photographs are inside scikit-image and scikit-learn: pip install "
+            '"cond_distill[data]"'
+        ) from None
     from PIL import Image
+
     left = skimage.data.stereo_motorcycle()[0]
-    photos = dict(astronaut=skimage.data.astronaut(), chelsea=skimage.data.chelsea(), coffee=skimage.data.coffee(), rocket=skimage.data.rocket(), motorcycle=left,
-                  china=load_sample_image("china.jpg"), flower=load_sample_image("flower.jpg"))
+    photos = dict(
+        astronaut=skimage.data.astronaut(),
+        chelsea=skimage.data.chelsea(),
+        coffee=skimage.data.coffee(),
+        rocket=skimage.data.rocket(),
+        motorcycle=left,
+        china=load_sample_image("china.jpg"),
+        flower=load_sample_image("flower.jpg"),
+    )
     for name, pixels in photos.items():
         file = Path(folder) / ("held_out" if name in HELD_PHOTOS else "train") / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True); Image.fromarray(pixels[..., :3]).save(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., :3]).save(file)
     return Path(folder) / "train", Path(folder) / "held_out"

@@ -4,9 +4,12 @@
 
 # %% ../nbs/03_loss.ipynb #0d1ad535
 from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
+
 import torch
+
 from .schedule import Prediction, Schedule
 
 # %% auto #0
@@ -16,137 +19,224 @@ __all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 's
 # %% ../nbs/03_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
 
+
 @dataclass(frozen=True)
 class Draw:
-    "The randomness of one training step, drawn outside the loss so that every loss can be compared on the same draw."
-    t: torch.Tensor    # int64 [B], where the student is asked
-    s: torch.Tensor    # int64 [B], where the target is asked: max(t − Δt, 0)
-    eps: torch.Tensor  # [B, C, h, w] standard normal noise
-    progress: float = 1.  # share of the training done, 0 … 1; schedules of weights depend on it
-    u: torch.Tensor | None = None  # [B] uniform in [0, 1), for losses that draw something else as well
+    """The randomness of one training step.
 
-def draw(schedule: Schedule, x,   # latents [B, ...]
-         generator,               # CPU generator
-         delta: int = 125,        # Δt, training timesteps
-         per_sample: bool = False, progress: float = 1.,
-         timesteps: str = "all",  # "all": t from 1 … T−1; "grid": from the timesteps of a sampler with T / Δt steps
-         focus: float = 0.) -> Draw:  # t is drawn with a probability in proportion to t^focus
-    "s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."
-    if not 1 <= delta < schedule.T: raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
-    if timesteps not in TIMESTEPS: raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
-    choice = torch.arange(1, schedule.T) if timesteps == "all" else torch.tensor([t for t in schedule.timesteps(round(schedule.T / delta)) if t > 0])
+    It is drawn outside the loss so that every loss can be compared on the same draw.
+    """
+
+    t: torch.Tensor  # int64 [B], where the student is asked
+    s: torch.Tensor  # int64 [B], where the target is asked: max(t − Δt, 0)
+    eps: torch.Tensor  # [B, C, h, w] standard normal noise
+    progress: float = 1.0  # share of the training done, 0 … 1; schedules of weights depend on it
+    # [B] uniform in [0, 1), for losses that draw something else as well
+    u: torch.Tensor | None = None
+
+
+def draw(
+    schedule: Schedule,
+    x,  # latents [B, ...]
+    generator,  # CPU generator
+    delta: int = 125,  # Δt, training timesteps
+    per_sample: bool = False,
+    progress: float = 1.0,
+    # "all": t from 1 … T−1; "grid": from the timesteps of a sampler with T / Δt steps
+    timesteps: str = "all",
+    focus: float = 0.0,  # t is drawn with a probability in proportion to t^focus
+) -> Draw:
+    """s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."""
+    if not 1 <= delta < schedule.T:
+        raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
+    if timesteps not in TIMESTEPS:
+        raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
+    choice = (
+        torch.arange(1, schedule.T)
+        if timesteps == "all"
+        else torch.tensor([t for t in schedule.timesteps(round(schedule.T / delta)) if t > 0])
+    )
     n = len(x) if per_sample else 1
-    pick = torch.multinomial(choice ** focus, n, True, generator=generator) if focus else torch.randint(len(choice), (n,), generator=generator)
+    pick = (
+        torch.multinomial(choice**focus, n, True, generator=generator)
+        if focus
+        else torch.randint(len(choice), (n,), generator=generator)
+    )
     t = choice[pick].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
-    return Draw(t.to(x.device), (t - delta).clamp(min=0).to(x.device), eps.to(x.device), progress, torch.rand(len(x), generator=generator).to(x.device))
+    return Draw(
+        t.to(x.device),
+        (t - delta).clamp(min=0).to(x.device),
+        eps.to(x.device),
+        progress,
+        torch.rand(len(x), generator=generator).to(x.device),
+    )
 
 # %% ../nbs/03_loss.ipynb #51ac215b
-def _mean(a): return a.flatten(1).mean(1)
+def _mean(a):
+    return a.flatten(1).mean(1)
+
 
 def squared(a, b):
-    "ℓ2: mean squared difference of each sample, [B]."
+    """ℓ2: mean squared difference of each sample, [B]."""
     return _mean((a - b) ** 2)
 
-def pseudo_huber(a, b, c: float = .1):
-    "Quadratic below c, linear above (arXiv 2310.14189), [B]; scaled by 2c so that it equals `squared` near 0."
+
+def pseudo_huber(a, b, c: float = 0.1):
+    """Quadratic below c, linear above (arXiv 2310.14189), [B].
+
+    Scaled by 2c so that it equals `squared` near 0.
+    """
     return 2 * c * _mean(((a - b) ** 2 + c * c).sqrt() - c)
 
-def cauchy(a, b, c: float = .1):
-    "c² log(1 + (a − b)² / c²) (arXiv 2502.01441), [B]: what is far off hardly pulls at all; equals `squared` near 0."
+
+def cauchy(a, b, c: float = 0.1):
+    """c² log(1 + (a − b)² / c²) (arXiv 2502.01441), [B]: what is far off hardly pulls at all.
+
+    Equals `squared` near 0.
+    """
     return c * c * _mean(torch.log1p(((a - b) / c) ** 2))
+
 
 DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/03_loss.ipynb #14243b2d
 def printed(schedule: Schedule, d: Draw):
-    "The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."
+    """The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."""
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
 
-def ramp(progress: float, start: float, end: float) -> float:
-    "0 before `start`, 1 after `end`, linear between."
-    return min(1., max(0., (progress - start) / max(end - start, 1e-9)))
 
-def look_ahead(schedule: Schedule, d: Draw,
-               goal: float = 400.,  # wanted look-ahead L at the end, training timesteps
-               start: float = .6, end: float = .7,  # of the ramp, shares of the training
-               reach: float = 1.):  # largest share of what lies ahead
-    "w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, reach · t); L ramps from 0 to `goal`."
-    length, delta = (reach * d.t).clamp(max=goal * ramp(d.progress, start, end)).float(), (d.t - d.s).clamp(min=1).float()
+def ramp(progress: float, start: float, end: float) -> float:
+    """0 before `start`, 1 after `end`, linear between."""
+    return min(1.0, max(0.0, (progress - start) / max(end - start, 1e-9)))
+
+
+def look_ahead(
+    schedule: Schedule,
+    d: Draw,
+    goal: float = 400.0,  # wanted look-ahead L at the end, training timesteps
+    start: float = 0.6,  # of the ramp, a share of the training
+    end: float = 0.7,
+    reach: float = 1.0,  # largest share of what lies ahead
+):
+    """w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, reach · t).
+
+    L ramps from 0 to `goal`.
+    """
+    length = (reach * d.t).clamp(max=goal * ramp(d.progress, start, end)).float()
+    delta = (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)
     return 1 - rho, rho
 
+
 def data_only(schedule: Schedule, d: Draw):
-    "No consistency term: plain conditional finetuning, w_d = 1."
-    return look_ahead(schedule, d, goal=0.)
+    """No consistency term: plain conditional finetuning, w_d = 1."""
+    return look_ahead(schedule, d, goal=0.0)
+
 
 def agreement_only(schedule: Schedule, d: Draw):
-    "No data term: w_c = 1. Nothing says what is right."
+    """No data term: w_c = 1. Nothing says what is right."""
     w_c = torch.ones_like(d.t, dtype=torch.float32)
     return 0 * w_c, w_c
 
 # %% ../nbs/03_loss.ipynb #496deddf
 STEPS_TO_S = ("model", "noise", "teacher", "forward")
 
+
 def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
-    "ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."
+    """ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."""
     alpha, sigma = student.schedule.at(d.s, z_t)
     x_hat = now.x.detach()
-    if how == "model": return alpha * x_hat + sigma * now.eps.detach()       # paper, algorithm 1
-    if how == "noise": return alpha * x_hat + sigma * d.eps                  # paper, text
-    if how == "forward": return alpha * batch["x"] + sigma * d.eps           # consistency training
+    if how == "model":
+        return alpha * x_hat + sigma * now.eps.detach()  # paper, algorithm 1
+    if how == "noise":
+        return alpha * x_hat + sigma * d.eps  # paper, text
+    if how == "forward":
+        return alpha * batch["x"] + sigma * d.eps  # consistency training
     if how == "teacher":
-        with torch.no_grad(): return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
+        with torch.no_grad():
+            return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
     raise ValueError(f"z_s is {how!r}; choose one of {', '.join(STEPS_TO_S)}")
 
 # %% ../nbs/03_loss.ipynb #665f5e93
 def at_boundary(now: Prediction, z, t):
-    "x̂ with c_skip(t) z + c_out(t) x̂, the factors of latent consistency models (arXiv 2310.04378): z itself at t = 0."
-    time = (10. * t.to(z)).view(-1, *[1] * (z.dim() - 1))
-    return .25 / (time ** 2 + .25) * z + time / (time ** 2 + .25).sqrt() * now.x
+    """c_skip(t) z + c_out(t) x̂, which is z itself at t = 0.
 
-def decoded(measure):  # (images, images) -> [B]
-    "d_x between the pictures that two latents stand for, as large as the latents' distance."
+    The factors are those of latent consistency models (arXiv 2310.04378).
+    """
+    time = (10.0 * t.to(z)).view(-1, *[1] * (z.dim() - 1))
+    return 0.25 / (time**2 + 0.25) * z + time / (time**2 + 0.25).sqrt() * now.x
+
+
+def decoded(
+    measure,  # (images, images) -> [B]
+):
+    """d_x between the pictures that two latents stand for, as large as the latents' distance."""
+
     def distance(student, x, x_hat, latent):
         seen = measure(student.teacher.decode(x), student.teacher.decode(x_hat))
         return seen * (latent.mean() / seen.mean().clamp(min=1e-12)).detach()
+
     return distance
 
 # %% ../nbs/03_loss.ipynb #93a5afea
-def codi_loss(student, target,        # called as model(z, t, cond, text) -> Prediction; target is the student's moving average
-              batch: dict,            # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
-              d: Draw, *,
-              z_s: str = "model",     # "model", "noise", "teacher", "forward"
-              space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
-              distance: str = "l2",   # "l2", "huber" or "cauchy"
-              data_distance=None,     # `decoded(…)`: d_x between pictures; None: between latents
-              boundary: bool = False, # answers are z at t = 0
-              extra=None,             # a term of your own: (x̂, batch, draw) -> [B]
-              weights=look_ahead):    # (schedule, draw) -> (w_d, w_c), in signal units
-    "The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts). 2 forwards, the target's only when w_c > 0."
-    if space not in ("signal", "noise"): raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
+# called as model(z, t, cond, text) -> Prediction; target is the student's moving average
+def codi_loss(
+    student,
+    target,
+    batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
+    d: Draw,
+    *,
+    z_s: str = "model",  # "model", "noise", "teacher", "forward"
+    space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
+    distance: str = "l2",  # "l2", "huber" or "cauchy"
+    data_distance=None,  # `decoded(…)`: d_x between pictures; None: between latents
+    boundary: bool = False,  # answers are z at t = 0
+    extra=None,  # a term of your own: (x̂, batch, draw) -> [B]
+    weights=look_ahead,  # (schedule, draw) -> (w_d, w_c), in signal units
+):
+    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
+
+    2 forwards, the target's only when w_c > 0.
+    """
+    if space not in ("signal", "noise"):
+        raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
     schedule, dist = student.schedule, DISTANCES[distance]
-    z_t = schedule.add_noise(batch["x"], d.eps, d.t)                        # 1
-    now = student(z_t, d.t, batch["cond"], batch["text"])                   # 2
+    z_t = schedule.add_noise(batch["x"], d.eps, d.t)  # 1
+    now = student(z_t, d.t, batch["cond"], batch["text"])  # 2
     w_d, w_c = weights(schedule, d)
     x_hat = at_boundary(now, z_t, d.t) if boundary else now.x
     data, agree = dist(batch["x"], x_hat), torch.zeros_like(w_c)
-    if data_distance: data = data_distance(student, batch["x"], x_hat, data)
+    if data_distance:
+        data = data_distance(student, batch["x"], x_hat, data)
     if (w_c > 0).any():
-        z = step_to_s(z_s, student, batch, d, z_t, now)                     # 3
-        with torch.no_grad(): then = target(z, d.s, batch["cond"], batch["text"])  # 4
+        z = step_to_s(z_s, student, batch, d, z_t, now)  # 3
+        with torch.no_grad():
+            then = target(z, d.s, batch["cond"], batch["text"])  # 4
         snr = schedule.snr(d.s).to(z.device)
-        agree = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat) if space == "signal" else dist(then.eps, now.eps) / snr
-    loss = (w_d * data + w_c * agree).mean()                                # 5
-    parts = dict(d_x=data.mean().item(), d_c=agree.mean().item(), w_c=w_c.mean().item(), forwards=1 + bool((w_c > 0).any()))
-    if extra is None: return loss, parts
+        agree = (
+            dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
+            if space == "signal"
+            else dist(then.eps, now.eps) / snr
+        )
+    loss = (w_d * data + w_c * agree).mean()  # 5
+    parts = dict(
+        d_x=data.mean().item(),
+        d_c=agree.mean().item(),
+        w_c=w_c.mean().item(),
+        forwards=1 + bool((w_c > 0).any()),
+    )
+    if extra is None:
+        return loss, parts
     more = extra(x_hat, batch, d).mean()
     return loss + more, parts | dict(extra=more.item())
 
 # %% ../nbs/03_loss.ipynb #d00911ce
 PRESETS = dict(
-    balanced=codi_loss,                                                     # signal space, look-ahead ramps to min(400, t)
-    paper=partial(codi_loss, space="noise", weights=printed),               # space and weights as printed
-    data_only=partial(codi_loss, weights=data_only),                        # no consistency
-    agreement_only=partial(codi_loss, weights=agreement_only),              # no real picture
+    # signal space, look-ahead ramps to min(400, t)
+    balanced=codi_loss,
+    # space and weights as printed
+    paper=partial(codi_loss, space="noise", weights=printed),
+    data_only=partial(codi_loss, weights=data_only),  # no consistency
+    agreement_only=partial(codi_loss, weights=agreement_only),  # no real picture
 )

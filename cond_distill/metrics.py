@@ -4,14 +4,18 @@
 
 # %% ../nbs/07_metrics.ipynb #9309399b
 from __future__ import annotations
-import itertools, warnings
+
+import itertools
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
 import torch
-from torch import nn
 import torch.nn.functional as F
-from .scenes import COLOURS, FAR, FLOORS, NEAR, PATTERNS, SHAPES, Caption, _FOV
+from torch import nn
+
+from .scenes import _FOV, COLOURS, FAR, FLOORS, NEAR, PATTERNS, SHAPES, Caption
 
 # %% auto #0
 __all__ = ['Recogniser', 'save_recogniser', 'load_recogniser', 'features', 'read_maps', 'Seen', 'Read', 'read_scene', 'judge',
@@ -20,318 +24,549 @@ __all__ = ['Recogniser', 'save_recogniser', 'load_recogniser', 'features', 'read
 
 # %% ../nbs/07_metrics.ipynb #09684721
 class _Res(nn.Module):
-    "Two 3×3 convolutions around a skip connection."
+    """Two 3×3 convolutions around a skip connection."""
+
     def __init__(self, c):
         super().__init__()
-        self.body = nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1), nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1))
-    def forward(self, x): return x + self.body(x)
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, c),
+            nn.SiLU(),
+            nn.Conv2d(c, c, 3, padding=1),
+            nn.GroupNorm(8, c),
+            nn.SiLU(),
+            nn.Conv2d(c, c, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return x + self.body(x)
 
 # %% ../nbs/07_metrics.ipynb #a59aac42
 class Recogniser(nn.Module):
-    "Reads shape, colour, pattern and depth at every pixel (half resolution), and the floor, from a 64 × 64 image."
+    """Reads shape, colour, pattern and depth at every pixel (half resolution), and the floor, from
+    a 64 × 64 image.
+    """
+
     def __init__(self, c=(32, 64, 128)):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, c[0], 4, 2, 1), _Res(c[0]))                        # 32 × 32
-        self.down1 = nn.Sequential(nn.Conv2d(c[0], c[1], 4, 2, 1), _Res(c[1]))                    # 16 × 16
-        self.down2 = nn.Sequential(nn.Conv2d(c[1], c[2], 4, 2, 1), _Res(c[2]), _Res(c[2]))        # 8 × 8
+        # 32 × 32
+        self.stem = nn.Sequential(nn.Conv2d(3, c[0], 4, 2, 1), _Res(c[0]))
+        # 16 × 16
+        self.down1 = nn.Sequential(nn.Conv2d(c[0], c[1], 4, 2, 1), _Res(c[1]))
+        # 8 × 8
+        self.down2 = nn.Sequential(nn.Conv2d(c[1], c[2], 4, 2, 1), _Res(c[2]), _Res(c[2]))
         self.up1 = nn.Sequential(nn.Conv2d(c[2] + c[1], c[1], 3, padding=1), _Res(c[1]))
         self.up0 = nn.Sequential(nn.Conv2d(c[1] + c[0], c[0], 3, padding=1), _Res(c[0]))
-        self.sizes = dict(shape=len(SHAPES) + 1, colour=len(COLOURS) + 1, pattern=len(PATTERNS) + 1, depth=1)
+        self.sizes = dict(
+            shape=len(SHAPES) + 1, colour=len(COLOURS) + 1, pattern=len(PATTERNS) + 1, depth=1
+        )
         self.dense = nn.Conv2d(c[0], sum(self.sizes.values()), 1)
         self.floor = nn.Linear(c[2], len(FLOORS))
         self.num_features = sum(c)  # what torchmetrics asks a feature network for
+
     def maps(self, image):
-        "Feature maps at 32, 16 and 8 pixels of an image in [0, 1]."
-        a = self.stem(image * 2 - 1); b = self.down1(a); return a, b, self.down2(b)
+        """Feature maps at 32, 16 and 8 pixels of an image in [0, 1]."""
+        a = self.stem(image * 2 - 1)
+        b = self.down1(a)
+        return a, b, self.down2(b)
+
     def read(self, image) -> dict:
-        "image [B,3,64,64] in [0,1] → logits 'shape', 'colour', 'pattern' [B,K,32,32], 'depth' [B,1,32,32] in [0,1], 'floor' [B,5]."
-        a, b, c = self.maps(image); up = lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
+        """image [B,3,64,64] in [0,1] → logits 'shape', 'colour', 'pattern' [B,K,32,32], 'depth'
+        [B,1,32,32] in [0,1], 'floor' [B,5].
+        """
+        a, b, c = self.maps(image)
+
+        def up(x):
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+
         dense = self.dense(self.up0(torch.cat([up(self.up1(torch.cat([up(c), b], 1))), a], 1)))
         out = dict(zip(self.sizes, dense.split(list(self.sizes.values()), 1)))
         return dict(out, depth=out["depth"].sigmoid(), floor=self.floor(c.mean((2, 3))))
+
     def forward(self, image):
-        "Features [B, 224] for Fréchet and kernel distances: means of the three feature maps."
+        """Features [B, 224] for Fréchet and kernel distances: means of the three feature maps."""
         return torch.cat([m.mean((2, 3)) for m in self.maps(image)], 1)
 
 # %% ../nbs/07_metrics.ipynb #a560d3a2
 def save_recogniser(net: Recogniser, folder) -> Path:
-    "Write `model.safetensors` (float16) into `folder`; returns the file's path."
+    """Write `model.safetensors` (float16) into `folder`; returns the file's path."""
     from safetensors.torch import save_file
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()},
+        folder / "model.safetensors",
+    )
     return folder / "model.safetensors"
 
-def load_recogniser(folder=None,  # with `model.safetensors`; default: the one that ships with the package
-                    ) -> Recogniser:  # float32, in eval mode, frozen
-    "Read a recogniser; `FileNotFoundError` when there is none, `ValueError` when the file holds something else."
+
+# with `model.safetensors`; default: the one that ships with the package
+def load_recogniser(
+    folder=None,
+) -> Recogniser:  # float32, in eval mode, frozen
+    """Read a recogniser; `FileNotFoundError` when there is none, `ValueError` when the file holds
+    something else.
+    """
     from safetensors.torch import load_file
-    path = Path(folder or str(resources.files("cond_distill") / "assets" / "recogniser")) / "model.safetensors"
+
+    path = (
+        Path(folder or str(resources.files("cond_distill") / "assets" / "recogniser"))
+        / "model.safetensors"
+    )
     if not path.exists():
-        raise FileNotFoundError(f"no recogniser at {path}; give the folder of one, or make it with `cond-distill teach`")
+        raise FileNotFoundError(
+            f"no recogniser at {path}; give the folder of one, or make it with `cond-distill teach`"
+        )
     net = Recogniser()
-    try: net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    except Exception as e: raise ValueError(f"{path} does not hold a Recogniser's weights; make them with `cond-distill teach`") from e
+    try:
+        net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    except Exception as e:
+        raise ValueError(
+            f"{path} does not hold a Recogniser's weights; make them with `cond-distill teach`"
+        ) from e
     return net.eval().requires_grad_(False)
 
 # %% ../nbs/07_metrics.ipynb #61a89e31
 def _check(x, name, channels=3, size=64):
-    "Refuse anything but float [B, channels, size, size] in [0, 1]; with size None any height and width."
+    """Refuse anything but float [B, channels, size, size] in [0, 1].
+
+    With size None any height and width.
+    """
     sides = (size, size) if size else tuple(x.shape[2:]) if torch.is_tensor(x) else ("H", "W")
     want = f"expected a float tensor [B, {channels}, {size or 'H'}, {size or 'W'}] in [0, 1]"
-    if not torch.is_tensor(x): raise TypeError(f"{name} is a {type(x).__name__}; {want}")
+    if not torch.is_tensor(x):
+        raise TypeError(f"{name} is a {type(x).__name__}; {want}")
     if x.ndim != 4 or x.shape[1:] != (channels, *sides) or not len(x):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; {want}: resize or render it at that size")
-    if not x.is_floating_point(): raise TypeError(f"{name} is {x.dtype}; {want}: divide 8-bit values by 255")
-    if not x.isfinite().all(): raise ValueError(f"{name} holds NaN or infinity; {want}: look for what made it")
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; {want}: resize or render it at that size"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"{name} is {x.dtype}; {want}: divide 8-bit values by 255")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity; {want}: look for what made it")
     low, high = x.min().item(), x.max().item()
-    if low > -.01 and high < 1.01: return
-    hint = "divide by 255" if high > 100 else "x / 2 + .5 maps −1 … 1 to it" if low < -.01 else "clamp it, or for a depth use scenes.disparity"
+    if low > -0.01 and high < 1.01:
+        return
+    hint = (
+        "divide by 255"
+        if high > 100
+        else "x / 2 + .5 maps −1 … 1 to it"
+        if low < -0.01
+        else "clamp it, or for a depth use scenes.disparity"
+    )
     raise ValueError(f"{name} lies in {low:.2f} … {high:.2f}; {want}: {hint}")
 
+
 def _pair(a, b, name_a, name_b):
-    "Refuse batches of different length."
-    if len(a) != len(b): raise ValueError(f"{name_a} has {len(a)} entries and {name_b} has {len(b)}; expected one for one: cut or repeat one of them")
+    """Refuse batches of different length."""
+    if len(a) != len(b):
+        raise ValueError(
+            f"{name_a} has {len(a)} entries and {name_b} has {len(b)}; expected one for one: cut "
+            "or repeat one of them"
+        )
 
 # %% ../nbs/07_metrics.ipynb #b7aea381
 @torch.no_grad()
 def _batched(fn, images, net, batch=64) -> list:
-    "`fn` of `images` in batches, on the network's device, without gradients."
+    """`fn` of `images` in batches, on the network's device, without gradients."""
     device = next(net.parameters()).device
-    return [fn(images[i:i + batch].float().to(device)) for i in range(0, len(images), batch)]
+    return [fn(images[i : i + batch].float().to(device)) for i in range(0, len(images), batch)]
 
-def features(net: Recogniser,
-             images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
-             batch: int = 64,       # images at a time
-             ) -> torch.Tensor:     # [B, 224], on the CPU
-    "What Fréchet and kernel distances compare: the mean of every feature map."
+
+def features(
+    net: Recogniser,
+    images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+    batch: int = 64,  # images at a time
+) -> torch.Tensor:  # [B, 224], on the CPU
+    """What Fréchet and kernel distances compare: the mean of every feature map."""
     _check(images, "images")
     return torch.cat(_batched(net, images, net, batch)).cpu()
 
-def read_maps(net: Recogniser, images: torch.Tensor) -> dict[str, torch.Tensor]:  # as `Recogniser.read`, on the CPU
-    "All answers of the recogniser for `images` [B, 3, 64, 64] in [0, 1]."
+
+def read_maps(
+    net: Recogniser, images: torch.Tensor
+) -> dict[str, torch.Tensor]:  # as `Recogniser.read`, on the CPU
+    """All answers of the recogniser for `images` [B, 3, 64, 64] in [0, 1]."""
     _check(images, "images")
     parts = _batched(net.read, images, net)
     return {k: torch.cat([p[k] for p in parts]).cpu() for k in parts[0]}
 
 # %% ../nbs/07_metrics.ipynb #911a2e41
 def _regions(key: torch.Tensor) -> torch.Tensor:
-    "Connected regions (4 neighbours) of equal, non-zero `key` [B, H, W] → a label for each, 0 where key is 0."
+    """Connected regions (4 neighbours) of equal, non-zero `key` [B, H, W] → a label for each, 0
+    where key is 0.
+    """
     label = torch.arange(1, key[0].numel() + 1).reshape(key[:1].shape) * (key > 0)
     while True:
         before = label.clone()
-        for axis, (a, b) in itertools.product((1, 2), ((0, 1), (1, 0))):  # from the right, left, below, above
-            cut = lambda x, at: x.narrow(axis, at, x.shape[axis] - 1)
+        # from the right, left, below, above
+        for axis, (a, b) in itertools.product((1, 2), ((0, 1), (1, 0))):
+
+            def cut(x, at, axis=axis):
+                return x.narrow(axis, at, x.shape[axis] - 1)
+
             same, here = cut(key, a) == cut(key, b), cut(label, a)
             here.copy_(torch.where(same, torch.maximum(here, cut(label, b)), here))
-        if torch.equal(label, before): return label
+        if torch.equal(label, before):
+            return label
 
 # %% ../nbs/07_metrics.ipynb #f8389345
 @dataclass(frozen=True)
 class Seen:
-    "One solid, as read from a picture."
+    """One solid, as read from a picture."""
+
     shape: str
     colour: str
     pattern: str
-    area: int           # pixels at half resolution (of 32 × 32)
+    area: int  # pixels at half resolution (of 32 × 32)
     centre: tuple[float, float]  # column, row in pixels of the 64 × 64 picture
-    x: float            # world units, to the right
-    z: float            # world units, away from the camera
+    x: float  # world units, to the right
+    z: float  # world units, away from the camera
     mask: torch.Tensor  # [32, 32] bool
+
 
 @dataclass(frozen=True)
 class Read:
-    "A picture, as read: `read_scene` makes one for each image."
+    """A picture, as read: `read_scene` makes one for each image."""
+
     solids: tuple[Seen, ...]  # largest first
     floor: str
-    depth: torch.Tensor       # [1, 32, 32] in [0, 1], as the scenes' depth
+    depth: torch.Tensor  # [1, 32, 32] in [0, 1], as the scenes' depth
 
 # %% ../nbs/07_metrics.ipynb #8e99c82f
 def _seen(mask, shape, colour, pattern, depth) -> Seen:
-    "Describe the region `mask` [32, 32] of a picture with maps `pattern` [K, 32, 32] and `depth` [1, 32, 32]."
+    """Describe the region `mask` [32, 32] of a picture with maps `pattern` [K, 32, 32] and `depth`
+    [1, 32, 32].
+    """
     row, col = mask.nonzero(as_tuple=True)
     t = 1 / (depth[0, row, col] * (1 / NEAR - 1 / FAR) + 1 / FAR)  # inverse of `scenes.disparity`
-    x = ((col + .5) / 16 - 1) * _FOV * t
+    x = ((col + 0.5) / 16 - 1) * _FOV * t
     kind = pattern[1:, row, col].softmax(0).sum(1).argmax()
-    return Seen(SHAPES[shape], list(COLOURS)[colour], PATTERNS[kind], len(row), (2 * col.float().mean().item() + .5, 2 * row.float().mean().item() + .5),
-                x.mean().item(), t.mean().item(), mask)
+    return Seen(
+        SHAPES[shape],
+        list(COLOURS)[colour],
+        PATTERNS[kind],
+        len(row),
+        (2 * col.float().mean().item() + 0.5, 2 * row.float().mean().item() + 0.5),
+        x.mean().item(),
+        t.mean().item(),
+        mask,
+    )
 
 # %% ../nbs/07_metrics.ipynb #7d549390
 def _solid_masks(shape, colour, solid, min_area):
-    "Masks of the solids in a batch of maps [B, 32, 32]: for each picture a list of [32, 32], largest first."
-    blobs, parts = _regions((1 + colour) * solid), _regions((1 + shape * len(COLOURS) + colour) * solid)
+    """Masks of the solids in a batch of maps [B, 32, 32].
+
+    For each picture a list of [32, 32], largest first.
+    """
+    blobs = _regions((1 + colour) * solid)
+    parts = _regions((1 + shape * len(COLOURS) + colour) * solid)
     out = []
     for blob, part in zip(blobs, parts):
         masks = sorted((part == k for k in part.unique() if k), key=lambda m: -m.sum())
         largest = {}  # of each blob of one colour
-        for m in masks: largest.setdefault(blob[m][0].item(), m.sum())
+        for m in masks:
+            largest.setdefault(blob[m][0].item(), m.sum())
         out.append([m for m in masks if m.sum() >= max(min_area, largest[blob[m][0].item()] / 3)])
     return out
 
-def read_scene(net: Recogniser,
-               images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
-               min_area: int = 6,     # smaller regions are specks (pixels at half resolution)
-               ) -> list[Read]:
-    "What is to be seen in each picture: solids, floor and depth."
+
+def read_scene(
+    net: Recogniser,
+    images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+    min_area: int = 6,  # smaller regions are specks (pixels at half resolution)
+) -> list[Read]:
+    """What is to be seen in each picture: solids, floor and depth."""
     maps = read_maps(net, images)
-    solid, shape, colour = maps["shape"].argmax(1) > 0, maps["shape"][:, 1:].argmax(1), maps["colour"][:, 1:].argmax(1)
-    floors, masks = [list(FLOORS)[k] for k in maps["floor"].argmax(1)], _solid_masks(shape, colour, solid, min_area)
-    see = lambda b, m: _seen(m, shape[b][m][0], colour[b][m][0], maps["pattern"][b], maps["depth"][b])
-    return [Read(tuple(see(b, m) for m in masks[b]), floor, maps["depth"][b]) for b, floor in enumerate(floors)]
+    solid = maps["shape"].argmax(1) > 0
+    shape = maps["shape"][:, 1:].argmax(1)
+    colour = maps["colour"][:, 1:].argmax(1)
+    floors = [list(FLOORS)[k] for k in maps["floor"].argmax(1)]
+    masks = _solid_masks(shape, colour, solid, min_area)
+
+    def see(b, m):
+        return _seen(m, shape[b][m][0], colour[b][m][0], maps["pattern"][b], maps["depth"][b])
+
+    return [
+        Read(tuple(see(b, m) for m in masks[b]), floor, maps["depth"][b])
+        for b, floor in enumerate(floors)
+    ]
 
 # %% ../nbs/07_metrics.ipynb #84871621
-def _holds(a: Seen | None, b: Seen | None, relation: str, margin: float = .4) -> bool:
-    "Is it true that `a` stands in `relation` to `b`, by at least `margin` world units?"
-    if a is None or b is None: return False
+def _holds(a: Seen | None, b: Seen | None, relation: str, margin: float = 0.4) -> bool:
+    """Is it true that `a` stands in `relation` to `b`, by at least `margin` world units?"""
+    if a is None or b is None:
+        return False
     dx, dz = a.x - b.x, a.z - b.z
     return {"left of": -dx, "right of": dx, "in front of": -dz, "behind": dz}[relation] > margin
 
+
 def judge(read: Read, caption: Caption) -> dict[str, list[bool]]:
-    "Each statement of `caption`, by kind, true or false of the picture as read; see the rules above."
+    """Each statement of `caption`, by kind, true or false of the picture as read.
+
+    See the rules above.
+    """
     said, rel = caption.solids, caption.relation
     seen = list(read.solids[:6]) + [None] * (len(said) - len(read.solids))
+
     def verdict(pick):
-        out = {k: [s is not None and getattr(s, k) == c[k] for s, c in zip(pick, said) if k in c] for k in ("shape", "colour")}
+        out = {
+            k: [s is not None and getattr(s, k) == c[k] for s, c in zip(pick, said) if k in c]
+            for k in ("shape", "colour")
+        }
         return dict(out, relation=[_holds(*pick[:2], rel)] if rel else [])
-    best = max(map(verdict, itertools.permutations(seen, len(said))), key=lambda v: sum(map(sum, v.values())))
+
+    best = max(
+        map(verdict, itertools.permutations(seen, len(said))),
+        key=lambda v: sum(map(sum, v.values())),
+    )
     return dict(best, floor=[read.floor == caption.floor] if caption.floor else [])
 
 # %% ../nbs/07_metrics.ipynb #c71351d6
-def caption_accuracy(net: Recogniser,
-                     images: torch.Tensor,     # [B, 3, 64, 64] in [0, 1]
-                     captions: list[Caption],  # B captions with their statements: `scenes.caption(scene)`, `batch["claims"]`
-                     ) -> dict[str, float]:    # share of true statements: shape, colour, floor, relation, all (nan: none was made)
-    "How much of what the captions say is true of the pictures; `all` is taken over all statements together."
+def caption_accuracy(
+    net: Recogniser,
+    images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+    # B captions with their statements: `scenes.caption(scene)`, `batch["claims"]`
+    captions: list[Caption],
+) -> dict[
+    str, float
+]:  # share of true statements: shape, colour, floor, relation, all (nan: none was made)
+    """How much of what the captions say is true of the pictures.
+
+    `all` is taken over all statements together.
+    """
     _pair(images, captions, "images", "captions")
     odd = next((c for c in captions if not isinstance(c, Caption)), None)
-    if odd is not None: raise TypeError(f"captions hold a {type(odd).__name__}, {odd!r:.40}; expected scenes.Caption, which knows its statements: batch['claims']")
+    if odd is not None:
+        raise TypeError(
+            f"captions hold a {type(odd).__name__}, {odd!r:.40}; expected scenes.Caption, which "
+            "knows its statements: batch['claims']"
+        )
     verdicts = [judge(r, c) for r, c in zip(read_scene(net, images), captions)]
-    said = {k: [v for d in verdicts for v in d[k]] for k in ("shape", "colour", "floor", "relation")}
+    said = {
+        k: [v for d in verdicts for v in d[k]] for k in ("shape", "colour", "floor", "relation")
+    }
     said["all"] = sum(said.values(), [])
     return {k: sum(v) / len(v) if v else float("nan") for k, v in said.items()}
 
 # %% ../nbs/07_metrics.ipynb #66e9d201
-def condition_fidelity(net: Recogniser,
-                       images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
-                       depth: torch.Tensor,   # [B, 1, 64, 64] in [0, 1], the condition: see `scenes.disparity`
-                       ) -> dict[str, float]:  # error (0 is perfect), correlation (1 is perfect)
-    "The depth read back from the pictures against the depth that they were asked to have."
-    _check(depth, "depth", channels=1); _pair(images, depth, "images", "depth")
+def condition_fidelity(
+    net: Recogniser,
+    images: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+    # [B, 1, 64, 64] in [0, 1], the condition: see `scenes.disparity`
+    depth: torch.Tensor,
+) -> dict[str, float]:  # error (0 is perfect), correlation (1 is perfect)
+    """The depth read back from the pictures against the depth that they were asked to have."""
+    _check(depth, "depth", channels=1)
+    _pair(images, depth, "images", "depth")
     got, want = read_maps(net, images)["depth"], F.avg_pool2d(depth.float().cpu(), 2)
     a, b = ((d - d.mean(-1, keepdim=True)).flatten(1) for d in (got, want))
-    return dict(error=(got - want).abs().mean().item(), correlation=F.cosine_similarity(a, b).mean().item())
+    return dict(
+        error=(got - want).abs().mean().item(), correlation=F.cosine_similarity(a, b).mean().item()
+    )
 
 # %% ../nbs/07_metrics.ipynb #fece0611
 def _two_clouds(a, b):
-    "Refuse clouds without a covariance or of different width."
-    if min(len(a), len(b)) < 2: raise ValueError(f"{len(a)} real and {len(b)} generated pictures; expected at least 2 of each, better 1,000")
-    if a.shape[1:] != b.shape[1:]: raise ValueError(f"features of {a.shape[1]} and {b.shape[1]} numbers; expected both from one network")
+    """Refuse clouds without a covariance or of different width."""
+    if min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"{len(a)} real and {len(b)} generated pictures; expected at least 2 of each, better "
+            "1,000"
+        )
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"features of {a.shape[1]} and {b.shape[1]} numbers; expected both from one network"
+        )
 
-def frechet(real: torch.Tensor,  # [N, D] features
-            fake: torch.Tensor,  # [M, D] features
-            ) -> float:
-    "Fréchet distance of two clouds of features (Heusel et al. 2017), by torchmetrics in double precision."
+
+def frechet(
+    real: torch.Tensor,  # [N, D] features
+    fake: torch.Tensor,  # [M, D] features
+) -> float:
+    """Fréchet distance of two clouds of features, by torchmetrics in double precision.
+
+    Heusel et al. 2017.
+    """
     from torchmetrics.image.fid import FrechetInceptionDistance
+
     _two_clouds(real, fake)
-    given = nn.Identity(); given.num_features = real.shape[1]
+    given = nn.Identity()
+    given.num_features = real.shape[1]
     metric = FrechetInceptionDistance(feature=given)
-    metric.update(real.double(), real=True); metric.update(fake.double(), real=False)
-    return max(0., metric.compute().item())
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    return max(0.0, metric.compute().item())
 
 # %% ../nbs/07_metrics.ipynb #edaa5dda
-def kernel_distance(real: torch.Tensor,  # [N, D] features
-                    fake: torch.Tensor,  # [M, D] features
-                    ) -> float:
-    "Unbiased kernel distance (Bińkowski et al. 2018), by torchmetrics: of all pictures, or of 20 draws where numbers differ or exceed 1,000."
+def kernel_distance(
+    real: torch.Tensor,  # [N, D] features
+    fake: torch.Tensor,  # [M, D] features
+) -> float:
+    """Unbiased kernel distance (Bińkowski et al. 2018), by torchmetrics.
+
+    Of all pictures, or of 20 draws where numbers differ or exceed 1,000.
+    """
     from torchmetrics.image.kid import KernelInceptionDistance
+
     _two_clouds(real, fake)
-    size = min(1000, len(real), len(fake)); draws = 1 if size == max(len(real), len(fake)) else 20
+    size = min(1000, len(real), len(fake))
+    draws = 1 if size == max(len(real), len(fake)) else 20
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore"); torch.default_generator.manual_seed(0)
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(0)
         metric = KernelInceptionDistance(feature=nn.Identity(), subsets=draws, subset_size=size)
-        metric.update(real.double(), real=True); metric.update(fake.double(), real=False)
+        metric.update(real.double(), real=True)
+        metric.update(fake.double(), real=False)
         return metric.compute()[0].item()
 
-def fid(net: Recogniser, real: torch.Tensor, fake: torch.Tensor) -> float:  # images [N, 3, 64, 64] and [M, 3, 64, 64] in [0, 1]
-    "Fréchet distance in the recogniser's features: 0 for equal crowds. Compare only numbers with equal N and M."
+
+def fid(
+    net: Recogniser, real: torch.Tensor, fake: torch.Tensor
+) -> float:  # images [N, 3, 64, 64] and [M, 3, 64, 64] in [0, 1]
+    """Fréchet distance in the recogniser's features: 0 for equal crowds.
+
+    Compare only numbers with equal N and M.
+    """
     return frechet(features(net, real), features(net, fake))
 
-def kid(net: Recogniser, real: torch.Tensor, fake: torch.Tensor) -> float:  # images [N, 3, 64, 64] and [M, 3, 64, 64] in [0, 1]
-    "Kernel distance in the recogniser's features: 0 on average for crowds from one world, whatever N and M."
+
+def kid(
+    net: Recogniser, real: torch.Tensor, fake: torch.Tensor
+) -> float:  # images [N, 3, 64, 64] and [M, 3, 64, 64] in [0, 1]
+    """Kernel distance in the recogniser's features.
+
+    0 on average for crowds from one world, whatever N and M.
+    """
     return kernel_distance(features(net, real), features(net, fake))
 
 # %% ../nbs/07_metrics.ipynb #d26267e3
 def _unit_maps(net, images):
-    "Feature maps with vectors of length one at every position."
+    """Feature maps with vectors of length one at every position."""
     return [F.normalize(m, dim=1) for m in net.maps(images)]
 
+
 def perceptual(net: Recogniser, a, b):  # [B, 3, 64, 64] in [0, 1], on the network's device
-    "What `lpips_like` measures, [B], with gradients: a distance to train with."
+    """What `lpips_like` measures, [B], with gradients: a distance to train with."""
     maps = zip(_unit_maps(net, a), _unit_maps(net, b))
     return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps) / 3
 
-def lpips_like(net: Recogniser,
-               a: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
-               b: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
-               ) -> torch.Tensor:  # [B], 0 (equal) to 4; without gradients
-    "Perceptual distance of picture pairs: as LPIPS (Zhang et al. 2018), in our features and without learned weights."
-    _check(a, "a"); _check(b, "b"); _pair(a, b, "a", "b")
-    return torch.cat(_batched(lambda pair: perceptual(net, pair[:, :3], pair[:, 3:]), torch.cat([a, b.to(a)], 1), net)).cpu()
+
+def lpips_like(
+    net: Recogniser,
+    a: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+    b: torch.Tensor,  # [B, 3, 64, 64] in [0, 1]
+) -> torch.Tensor:  # [B], 0 (equal) to 4; without gradients
+    """Perceptual distance of picture pairs.
+
+    As LPIPS (Zhang et al. 2018), in our features and without learned weights.
+    """
+    _check(a, "a")
+    _check(b, "b")
+    _pair(a, b, "a", "b")
+    return torch.cat(
+        _batched(
+            lambda pair: perceptual(net, pair[:, :3], pair[:, 3:]), torch.cat([a, b.to(a)], 1), net
+        )
+    ).cpu()
 
 # %% ../nbs/07_metrics.ipynb #3bbb6189
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, H, W] in [0, 1]
-    "Peak signal-to-noise ratio in dB, averaged over pictures; infinite for equal ones."
+    """Peak signal-to-noise ratio in dB, averaged over pictures; infinite for equal ones."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
-    _check(a, "a", size=None); _check(b, "b", size=None); _pair(a, b, "a", "b")
-    return peak_signal_noise_ratio(a, b.to(a), data_range=1., dim=(1, 2, 3)).item()
+
+    _check(a, "a", size=None)
+    _check(b, "b", size=None)
+    _pair(a, b, "a", "b")
+    return peak_signal_noise_ratio(a, b.to(a), data_range=1.0, dim=(1, 2, 3)).item()
+
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:  # both [B, 3, H, W] in [0, 1]
-    "Structural similarity, averaged over pictures; 1 for equal ones."
+    """Structural similarity, averaged over pictures; 1 for equal ones."""
     from torchmetrics.functional.image import structural_similarity_index_measure
-    _check(a, "a", size=None); _check(b, "b", size=None); _pair(a, b, "a", "b")
-    return structural_similarity_index_measure(a.double(), b.to(a).double(), data_range=1.).item()
 
-def sharpness(images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
-              like: torch.Tensor,    # [B, 3, H, W] in [0, 1], the true pictures
-              ) -> float:
-    "Energy of the finest detail (the Laplacian of the brightness) over that of the true pictures: 1 is as sharp, 0 has none, above 1 is too rough."
-    _check(images, "images", size=None); _check(like, "like", size=None); _pair(images, like, "images", "like")
-    k = torch.tensor([[0., 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    energy = lambda x: F.conv2d(x.float().cpu().mean(1, keepdim=True), k).square().mean().sqrt()
+    _check(a, "a", size=None)
+    _check(b, "b", size=None)
+    _pair(a, b, "a", "b")
+    return structural_similarity_index_measure(a.double(), b.to(a).double(), data_range=1.0).item()
+
+
+def sharpness(
+    images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
+    like: torch.Tensor,  # [B, 3, H, W] in [0, 1], the true pictures
+) -> float:
+    """Energy of the finest detail (the Laplacian of the brightness) over that of the true pictures:
+    1 is as sharp, 0 has none, above 1 is too rough.
+    """
+    _check(images, "images", size=None)
+    _check(like, "like", size=None)
+    _pair(images, like, "images", "like")
+    k = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+
+    def energy(x):
+        return F.conv2d(x.float().cpu().mean(1, keepdim=True), k).square().mean().sqrt()
+
     return (energy(images) / energy(like).clamp(min=1e-8)).item()
 
 # %% ../nbs/07_metrics.ipynb #55578687
-def diversity(net: Recogniser,
-              images: torch.Tensor,  # [K, N, 3, 64, 64] in [0, 1]: N >= 2 answers to each of K conditions
-              ) -> float:
-    "Mean `lpips_like` over all pairs of answers to one condition, averaged over conditions."
+def diversity(
+    net: Recogniser,
+    # [K, N, 3, 64, 64] in [0, 1]: N >= 2 answers to each of K conditions
+    images: torch.Tensor,
+) -> float:
+    """Mean `lpips_like` over all pairs of answers to one condition, averaged over conditions."""
     if images.ndim != 5 or images.shape[1] < 2:
-        raise ValueError(f"images has shape {tuple(images.shape)}; expected [K, N, 3, 64, 64] with N >= 2 pictures for each of K conditions")
+        raise ValueError(
+            f"images has shape {tuple(images.shape)}; expected [K, N, 3, 64, 64] with N >= 2 "
+            "pictures for each of K conditions"
+        )
     K, N = images.shape[:2]
     flat = images.flatten(0, 1)
     _check(flat, "images")
+
     def spread(group):
-        pairs = [(N * N - u.sum(0).square().sum(0)).mean() * 2 / (N * (N - 1)) for u in _unit_maps(net, group)]
+        pairs = [
+            (N * N - u.sum(0).square().sum(0)).mean() * 2 / (N * (N - 1))
+            for u in _unit_maps(net, group)
+        ]
         return sum(pairs) / len(pairs)
-    return max(0., torch.stack(_batched(spread, flat, net, batch=N)).mean().item())
+
+    return max(0.0, torch.stack(_batched(spread, flat, net, batch=N)).mean().item())
 
 # %% ../nbs/07_metrics.ipynb #c2264af2
-def evaluate(net: Recogniser,
-             fake: torch.Tensor,                    # [M, 3, 64, 64] in [0, 1], generated
-             real: torch.Tensor,                    # [N, 3, 64, 64] in [0, 1], held out; or their `features`, [N, 224]
-             depth: torch.Tensor | None = None,     # [M, 1, 64, 64] in [0, 1], the conditions of `fake`
-             captions: list[Caption] | None = None, # the M captions of `fake`
-             ) -> dict[str, float]:                 # fid, kid, depth_error, depth_correlation, caption_shape, …, caption_all
-    "Every number of this page that one set of generated pictures has; without `depth` or `captions`, theirs are left out."
+def evaluate(
+    net: Recogniser,
+    fake: torch.Tensor,  # [M, 3, 64, 64] in [0, 1], generated
+    # [N, 3, 64, 64] in [0, 1], held out; or their `features`, [N, 224]
+    real: torch.Tensor,
+    # [M, 1, 64, 64] in [0, 1], the conditions of `fake`
+    depth: torch.Tensor | None = None,
+    captions: list[Caption] | None = None,  # the M captions of `fake`
+) -> dict[str, float]:  # fid, kid, depth_error, depth_correlation, caption_shape, …, caption_all
+    """Every number of this page that one set of generated pictures has.
+
+    Without `depth` or `captions`, theirs are left out.
+    """
     a, b = real if real.ndim == 2 else features(net, real), features(net, fake)
     out = dict(fid=frechet(a, b), kid=kernel_distance(a, b))
-    if depth is not None: out |= {f"depth_{k}": v for k, v in condition_fidelity(net, fake, depth).items()}
-    if captions is not None: out |= {f"caption_{k}": v for k, v in caption_accuracy(net, fake, captions).items()}
+    if depth is not None:
+        out |= {f"depth_{k}": v for k, v in condition_fidelity(net, fake, depth).items()}
+    if captions is not None:
+        out |= {f"caption_{k}": v for k, v in caption_accuracy(net, fake, captions).items()}
     return out
 
+
 def table(rows: list[dict]) -> str:
-    "Rows as a Markdown table; columns in the order of their first appearance, – where a row has no value."
+    """Rows as a Markdown table.
+
+    Columns in the order of their first appearance, – where a row has no value.
+    """
     keys = list(dict.fromkeys(k for r in rows for k in r))
-    number = lambda v: f"{v:.1f}" if abs(v) >= 10 else f"{v:.3f}"
-    cell = lambda v: "–" if v is None or v != v else number(v) if isinstance(v, float) else str(v)
+
+    def number(v):
+        return f"{v:.1f}" if abs(v) >= 10 else f"{v:.3f}"
+
+    def cell(v):
+        return "–" if v is None or v != v else number(v) if isinstance(v, float) else str(v)
+
     lines = [keys, ["---"] * len(keys)] + [[cell(r.get(k)) for k in keys] for r in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

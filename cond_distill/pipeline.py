@@ -4,14 +4,17 @@
 
 # %% ../nbs/05b_pipeline.ipynb #ec23a5fc
 from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+
 from .adaptor import ABOUT, READER, Student, _write
 from .adaptors import Composed
 from .families import PixelTeacher
@@ -29,209 +32,410 @@ __all__ = ['MAX_GUIDANCE', 'CoDiSchedulerOutput', 'CoDiScheduler', 'set_timestep
 # %% ../nbs/05b_pipeline.ipynb #d4663e34
 @dataclass
 class CoDiSchedulerOutput(BaseOutput):
-    "What a step gives."
-    prev_sample: torch.Tensor            # z_s
-    pred_original_sample: torch.Tensor   # x̂
+    """What a step gives."""
+
+    prev_sample: torch.Tensor  # z_s
+    pred_original_sample: torch.Tensor  # x̂
+
 
 class CoDiScheduler(SchedulerMixin, ConfigMixin):
-    "Trailing timesteps; z_s by new noise ('consistency') or by the predicted noise ('ddim'); only the numbers of steps it was made for."
-    order, init_noise_sigma = 1, 1.
+    """Trailing timesteps; z_s by new noise ('consistency') or by the predicted noise ('ddim').
+
+    Only the numbers of steps it was made for.
+    """
+
+    order, init_noise_sigma = 1, 1.0
+
     @register_to_config
-    def __init__(self, schedule: dict | None = None,          # `Schedule.to_config`
-                 trained_steps: list[int] | None = None,      # None: any number
-                 method: str = "consistency",
-                 curve: list[dict] | None = None):             # measured with each number of steps
-        if method not in ("consistency", "ddim"): raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
+    def __init__(
+        self,
+        schedule: dict | None = None,  # `Schedule.to_config`
+        trained_steps: list[int] | None = None,  # None: any number
+        method: str = "consistency",
+        curve: list[dict] | None = None,  # measured with each number of steps
+    ):
+        if method not in ("consistency", "ddim"):
+            raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
 
     @classmethod
     def of(cls, student: Student) -> CoDiScheduler:
-        "The one that a student's file asks for."
+        """The one that a student's file asks for."""
         about = getattr(student, "about", {})
-        return cls(student.schedule.to_config(), about.get("sampling_steps"), about.get("method", "ddim"), about.get("curve"))
+        return cls(
+            student.schedule.to_config(),
+            about.get("sampling_steps"),
+            about.get("method", "ddim"),
+            about.get("curve"),
+        )
 
 # %% ../nbs/05b_pipeline.ipynb #5abfef6f
 def set_timesteps(self: CoDiScheduler, num_inference_steps: int, device=None):
-    "Choose the timesteps; `ValueError` for a number of steps that the model was not made for."
+    """Choose the timesteps; `ValueError` for a number of steps that the model was not made for."""
     made_for = self.config.trained_steps
-    if made_for and num_inference_steps not in made_for: raise ValueError(f"{num_inference_steps} steps: this model was distilled for {', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More steps than it was made for do not make its pictures better")
-    self.num_inference_steps, self.timesteps = num_inference_steps, torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
+    if made_for and num_inference_steps not in made_for:
+        raise ValueError(
+            f"{num_inference_steps} steps: this model was distilled for "
+            f"{', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More "
+            "steps than it was made for do not make its pictures better"
+        )
+    self.num_inference_steps = num_inference_steps
+    self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
 
-def step(self: CoDiScheduler, model_output, timestep, sample, generator=None, return_dict: bool = True):
-    "z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."
+
+def step(
+    self: CoDiScheduler, model_output, timestep, sample, generator=None, return_dict: bool = True
+):
+    """z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."""
     at = (self.timesteps == int(timestep)).nonzero().flatten()
-    if self.num_inference_steps is None or not len(at): raise ValueError(f"timestep {int(timestep)} is none of {self.timesteps.tolist() if self.num_inference_steps else 'the chosen ones: call set_timesteps first'}")
+    if self.num_inference_steps is None or not len(at):
+        first = "the chosen ones: call set_timesteps first"
+        chosen = self.timesteps.tolist() if self.num_inference_steps else first
+        raise ValueError(f"timestep {int(timestep)} is none of {chosen}")
     s = int(self.timesteps[at[0] + 1]) if at[0] + 1 < len(self.timesteps) else -1
     pred = self.schedule.predict(model_output, sample, int(timestep))
-    if self.config.method == "ddim" or s < 0: z = self.schedule.step(pred, s)
-    else: z = self.schedule.add_noise(pred.x, randn_tensor(sample.shape, generator, sample.device, torch.float32), s)
+    if self.config.method == "ddim" or s < 0:
+        z = self.schedule.step(pred, s)
+    else:
+        z = self.schedule.add_noise(
+            pred.x, randn_tensor(sample.shape, generator, sample.device, torch.float32), s
+        )
     z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
     return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 
+
 def scale_model_input(self: CoDiScheduler, sample, timestep=None):
-    "Nothing to scale."
+    """Nothing to scale."""
     return sample
 
+
 def add_noise(self: CoDiScheduler, original_samples, noise, timesteps):
-    "z_t = α_t x + σ_t ε."
+    """z_t = α_t x + σ_t ε."""
     return self.schedule.add_noise(original_samples, noise, timesteps)
 
-for _f in (set_timesteps, step, scale_model_input, add_noise): setattr(CoDiScheduler, _f.__name__, _f)
+
+for _f in (set_timesteps, step, scale_model_input, add_noise):
+    setattr(CoDiScheduler, _f.__name__, _f)
 CoDiScheduler.__len__ = lambda self: self.schedule.T
 
 # %% ../nbs/05b_pipeline.ipynb #05f5e4ff
 class PipelineAdaptor(ModelMixin, ConfigMixin):
-    "An `Adaptor` and what is known about it, as a part of a pipeline."
+    """An `Adaptor` and what is known about it, as a part of a pipeline."""
+
     config_name = ABOUT
+
     def __init__(self, adaptor=None, about: dict | None = None, folder=None):
         super().__init__()
         self.inner, self.about, self.folder = adaptor, dict(about or {}), folder
 
     def attach(self, teacher: Teacher):
-        "Open the adaptor for its teacher, if that has not been done; `ValueError` if it is another's."
-        if self.inner is None: self.inner = Student.load(teacher, self.folder).adaptor.requires_grad_(False).eval()
+        """Open the adaptor for its teacher, if that has not been done.
+
+        `ValueError` if it is another's.
+        """
+        if self.inner is None:
+            self.inner = Student.load(teacher, self.folder).adaptor.requires_grad_(False).eval()
 
     def save_pretrained(self, save_directory, **_):
-        folder = Path(save_directory); folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
         self.inner.write(folder, None)
-        if self.inner.reader is not None: _write(self.inner.reader, folder / READER, None)
+        if self.inner.reader is not None:
+            _write(self.inner.reader, folder / READER, None)
         (folder / ABOUT).write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
+
     @classmethod
-    def from_pretrained(cls, folder, **_): return cls(about=json.loads((Path(folder) / ABOUT).read_text()), folder=folder)
+    def from_pretrained(cls, folder, **_):
+        return cls(about=json.loads((Path(folder) / ABOUT).read_text()), folder=folder)
+
     def to(self, *args, **kwargs):
-        "To a device; the dtype stays."
+        """To a device; the dtype stays."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         return self if device is None else torch.nn.Module.to(self, device)
 
 # %% ../nbs/05b_pipeline.ipynb #f4c73028
-MAX_GUIDANCE = 3.   # of a student that was distilled without guidance
+MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
+
 
 class CoDiPipeline(DiffusionPipeline):
-    "A student as a diffusers pipeline: Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts)."
+    """A student as a diffusers pipeline.
+
+    Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts).
+    """
+
     _optional_components = ["vae", "text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents"]
-    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]   # the adaptor works when the U-Net does
+    # the adaptor works when the U-Net does
+    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
+
     def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
         super().__init__()
-        self.register_modules(unet=unet, adaptor=adaptor, scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-        if not isinstance(scheduler, CoDiScheduler): raise ValueError(f"scheduler is a {type(scheduler).__name__}; this model is distilled and needs its own, a CoDiScheduler: CoDiScheduler.of(student)")
+        self.register_modules(
+            unet=unet,
+            adaptor=adaptor,
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        if not isinstance(scheduler, CoDiScheduler):
+            raise ValueError(
+                f"scheduler is a {type(scheduler).__name__}; this model is distilled and needs "
+                "its own, a CoDiScheduler: CoDiScheduler.of(student)"
+            )
         adaptor.attach(self.teacher)
 
     @classmethod
     def from_student(cls, student: Student) -> CoDiPipeline:
-        "The pipeline of a student that was loaded from a file."
+        """The pipeline of a student that was loaded from a file."""
         t, about = student.teacher, getattr(student, "about", None)
-        if type(t) not in (Teacher, PixelTeacher): raise ValueError(f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one")
-        if not about or "task" not in about: raise ValueError("this student knows nothing about itself; save it (Student.save) and load it again")
-        return cls(t.backbone, PipelineAdaptor(student.adaptor, about), CoDiScheduler.of(student), t.vae, t.text_encoder, t.tokenizer)
+        if type(t) not in (Teacher, PixelTeacher):
+            raise ValueError(
+                f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
+                "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
+            )
+        if not about or "task" not in about:
+            raise ValueError(
+                "this student knows nothing about itself; save it (Student.save) and load it again"
+            )
+        return cls(
+            t.backbone,
+            PipelineAdaptor(student.adaptor, about),
+            CoDiScheduler.of(student),
+            t.vae,
+            t.text_encoder,
+            t.tokenizer,
+        )
 
     @property
     def teacher(self) -> Teacher:
-        "The frozen model, put together from the parts as they are now."
-        if self.vae is None: return PixelTeacher(self.unet, self.scheduler.schedule)
-        return Teacher(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule)
+        """The frozen model, put together from the parts as they are now."""
+        if self.vae is None:
+            return PixelTeacher(self.unet, self.scheduler.schedule)
+        return Teacher(
+            self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule
+        )
 
 # %% ../nbs/05b_pipeline.ipynb #75cad66f
 def _no_offload(self, *args, **kwargs):
-    "Refuse: an adaptor changes the backbone's weights, all of them before the first layer is called."
-    raise ValueError("CoDiPipeline cannot move single layers to the GPU and back: the adaptor changes the backbone's weights before its first layer is called. Use enable_model_cpu_offload(), which moves whole networks, or torch_dtype=torch.float16 to halve the memory")
+    """Refuse: an adaptor changes all weights of the backbone before its first layer is called."""
+    raise ValueError(
+        "CoDiPipeline cannot move single layers to the GPU and back: the adaptor changes the "
+        "backbone's weights before its first layer is called. Use enable_model_cpu_offload(), "
+        "which moves whole networks, or torch_dtype=torch.float16 to halve the memory"
+    )
+
 
 CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload = _no_offload
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _check_picture(name: str, picture, grey: bool):
-    "Refuse what is not a PIL image, and colours where there can be none."
-    if not hasattr(picture, "convert"): raise TypeError(f"{name} is a {type(picture).__name__}; expected a PIL image or a list of them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}")
-    if grey and picture.mode not in ("L", "1", "I", "I;16", "F"): raise ValueError(f"{name} is a {picture.mode} picture; expected a grey-scale one: image.convert('L')")
+    """Refuse what is not a PIL image, and colours where there can be none."""
+    if not hasattr(picture, "convert"):
+        raise TypeError(
+            f"{name} is a {type(picture).__name__}; expected a PIL image or a list of "
+            f"them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}"
+        )
+    if grey and picture.mode not in ("L", "1", "I", "I;16", "F"):
+        raise ValueError(
+            f"{name} is a {picture.mode} picture; expected a grey-scale one: image.convert('L')"
+        )
 
-def _condition(self: CoDiPipeline, image, mask_image=None) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
-    "Pictures (PIL, or tensors that are conditions already), one or several."
+
+def _condition(
+    self: CoDiPipeline, image, mask_image=None
+) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
+    """Pictures (PIL, or tensors that are conditions already), one or several."""
     task = find_task(self.adaptor.about["task"])
-    if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)): raise ValueError(f"a mask_image belongs to PIL images and a model for inpainting; here are a {type(image).__name__} and a model for {task.name}")
-    if torch.is_tensor(image): return (image if image.ndim == 4 else image[None]).float()
+    if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)):
+        raise ValueError(
+            "a mask_image belongs to PIL images and a model for inpainting; here are a "
+            f"{type(image).__name__} and a model for {task.name}"
+        )
+    if torch.is_tensor(image):
+        return (image if image.ndim == 4 else image[None]).float()
     images, masks = (x if isinstance(x, (list, tuple)) else [x] for x in (image, mask_image))
-    if not images: raise ValueError("image is an empty list; expected one picture or more")
-    for im in images: _check_picture("image", im, grey=task.name == "depth")
-    for m in masks: m is None or _check_picture("mask_image", m, grey=True)
+    if not images:
+        raise ValueError("image is an empty list; expected one picture or more")
+    for im in images:
+        _check_picture("image", im, grey=task.name == "depth")
+    for m in masks:
+        m is None or _check_picture("mask_image", m, grey=True)
     size = max(len(images), len(masks))
-    if {len(images), len(masks)} - {1, size}: raise ValueError(f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, or one")
-    images, masks = ([read_pil(x) if x is not None else None for x in some] * (size // len(some)) for some in (images, masks))
+    if {len(images), len(masks)} - {1, size}:
+        raise ValueError(
+            f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, "
+            "or one"
+        )
+    images, masks = (
+        [read_pil(x) if x is not None else None for x in some] * (size // len(some))
+        for some in (images, masks)
+    )
     for im, m in zip(images, masks):
-        if m is not None and m.shape[-2:] != im.shape[-2:]: raise ValueError(f"mask_image is {m.shape[-1]} × {m.shape[-2]} pixels and its image {im.shape[-1]} × {im.shape[-2]}; a mask has the size of its picture")
-    return torch.stack([task.of_user(im, None if m is None else m[:1]) if task.of_user else im for im, m in zip(images, masks)])
+        if m is not None and m.shape[-2:] != im.shape[-2:]:
+            raise ValueError(
+                f"mask_image is {m.shape[-1]} × {m.shape[-2]} pixels and its image {im.shape[-1]} "
+                f"× {im.shape[-2]}; a mask has the size of its picture"
+            )
+    return torch.stack(
+        [
+            task.of_user(im, None if m is None else m[:1]) if task.of_user else im
+            for im, m in zip(images, masks)
+        ]
+    )
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8d
 def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
-    "As many prompts as conditions, n times each."
+    """As many prompts as conditions, n times each."""
     prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
     size = max(len(prompts), len(cond))
-    if {len(prompts), len(cond)} - {1, size}: raise ValueError(f"{len(prompts)} prompts and {len(cond)} images; give as many of one as of the other, or one")
+    if {len(prompts), len(cond)} - {1, size}:
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(cond)} images; give as many of one as of the other, "
+            "or one"
+        )
     prompts, cond = prompts * (size // len(prompts)), cond.expand(size, -1, -1, -1)
     return [p for p in prompts for _ in range(n)], cond.repeat_interleave(n, 0)
 
+
 def _negatives(negative, size: int, n: int) -> list[str]:
-    "One for all pictures, or one for each."
-    if negative is None or isinstance(negative, str): return [negative or ""]
-    if n * len(negative) != size: raise ValueError(f"{len(negative)} negative prompts for {size // n} prompts or images; give one for each, or one string")
+    """One for all pictures, or one for each."""
+    if negative is None or isinstance(negative, str):
+        return [negative or ""]
+    if n * len(negative) != size:
+        raise ValueError(
+            f"{len(negative)} negative prompts for {size // n} prompts or images; give one for "
+            "each, or one string"
+        )
     return [p or "" for p in negative for _ in range(n)]
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8f
 def _max_guidance(self: CoDiPipeline) -> float:
-    "1 for a model that hears no captions, and where the caption is an instruction, which training never left out."
-    if self.adaptor.inner.embeds_guidance: return self.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)   # what it has seen in training
-    return MAX_GUIDANCE if self.vae is not None and find_task(self.adaptor.about["task"]).captions else 1.
+    """The largest guidance that the model takes.
+
+    1 for a model without captions, and where the caption is an instruction, which training never
+    left out.
+    """
+    # what it has seen in training
+    if self.adaptor.inner.embeds_guidance:
+        return self.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)
+    return (
+        MAX_GUIDANCE
+        if self.vae is not None and find_task(self.adaptor.about["task"]).captions
+        else 1.0
+    )
+
 
 def _check_guidance(self: CoDiPipeline, w: float):
-    "Refuse guidance that the model was not made for."
+    """Refuse guidance that the model was not made for."""
     high = _max_guidance(self)
-    if not 1. <= w <= high: raise ValueError(f"guidance_scale is {w}; this model takes {'1 (it hears no captions, or always needs its instruction)' if high == 1. else f'1 … {high:g}, for which it was distilled' if self.adaptor.inner.embeds_guidance else f'1 … {high:g}: it was distilled without guidance, and more burns its pictures'}")
+    if 1.0 <= w <= high:
+        return
+    if high == 1.0:
+        takes = "1 (it hears no captions, or always needs its instruction)"
+    elif self.adaptor.inner.embeds_guidance:
+        takes = f"1 … {high:g}, for which it was distilled"
+    else:
+        takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
+    raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
 
 # %% ../nbs/05b_pipeline.ipynb #cb68465d
 @torch.no_grad()
-def __call__(self: CoDiPipeline,
-             prompt: str | list[str] | None = None, image=None,   # image: PIL or tensor [B,K,H,W] in [0,1], the condition
-             mask_image=None,                                     # PIL, white where to fill (inpainting)
-             num_inference_steps: int = 4, guidance_scale: float = 1.,
-             negative_prompt: str | list[str] | None = None, num_images_per_prompt: int = 1,
-             conditioning_scale: float = 1.,                      # how strongly the adaptor speaks
-             generator=None, latents=None, output_type: str = "pil",  # "pil", "np", "pt" or "latent"
-             return_dict: bool = True, callback_on_step_end=None, callback_on_step_end_tensor_inputs=("latents",)):
-    "Draw."
-    if image is None: raise ValueError("image is missing: the picture that is to be obeyed")
-    if num_images_per_prompt < 1: raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more")
-    if output_type not in ("pil", "np", "pt", "latent"): raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
-    if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs): raise ValueError(f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: {', '.join(self._callback_tensor_inputs)}")
-    device = self._execution_device; _check_guidance(self, guidance_scale); self.scheduler.set_timesteps(num_inference_steps, device)
+def __call__(
+    self: CoDiPipeline,
+    prompt: str | list[str] | None = None,
+    image=None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
+    # PIL, white where to fill (inpainting)
+    mask_image=None,
+    num_inference_steps: int = 4,
+    guidance_scale: float = 1.0,
+    negative_prompt: str | list[str] | None = None,
+    num_images_per_prompt: int = 1,
+    conditioning_scale: float = 1.0,  # how strongly the adaptor speaks
+    generator=None,
+    latents=None,
+    output_type: str = "pil",  # "pil", "np", "pt" or "latent"
+    return_dict: bool = True,
+    callback_on_step_end=None,
+    callback_on_step_end_tensor_inputs=("latents",),
+):
+    """Draw."""
+    if image is None:
+        raise ValueError("image is missing: the picture that is to be obeyed")
+    if num_images_per_prompt < 1:
+        raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more")
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
+    if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: "
+            f"{', '.join(self._callback_tensor_inputs)}"
+        )
+    device = self._execution_device
+    _check_guidance(self, guidance_scale)
+    self.scheduler.set_timesteps(num_inference_steps, device)
     prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
-    teacher, shape = self.teacher, (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
-    if latents is not None and tuple(latents.shape) != shape: raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    z = randn_tensor(shape, generator, device, torch.float32) if latents is None else latents.to(device).float()
-    text, teacher._empty = teacher.embed(prompts), teacher.embed(_negatives(negative_prompt, len(prompts), num_images_per_prompt))
-    z = self._draw(teacher, z, text, cond, guidance_scale, conditioning_scale, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
+    teacher = self.teacher
+    shape = (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
+    z = (
+        randn_tensor(shape, generator, device, torch.float32)
+        if latents is None
+        else latents.to(device).float()
+    )
+    text = teacher.embed(prompts)
+    teacher._empty = teacher.embed(_negatives(negative_prompt, len(prompts), num_images_per_prompt))
+    z = self._draw(
+        teacher,
+        z,
+        text,
+        cond,
+        guidance_scale,
+        conditioning_scale,
+        generator,
+        callback_on_step_end,
+        callback_on_step_end_tensor_inputs,
+    )
     images = z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
     self.maybe_free_model_hooks()
     return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 # %% ../nbs/05b_pipeline.ipynb #525db74f
 def _draw(self: CoDiPipeline, teacher, z, text, cond, guidance, scale, generator, callback, names):
-    "All steps."
-    adaptor = self.adaptor.inner; cond = cond.to(z.device); adaptor.check(cond, len(z))
-    student = Student(teacher, adaptor if scale == 1. else Composed([adaptor], [scale]))
-    def fetch(): hasattr(self.unet, "_hf_hook") and self.unet._hf_hook.pre_forward(self.unet)   # offloaded: its weights are wanted before its call
-    fetch(); ready = student.prepare(cond if scale == 1. else [cond]); fetch()               # an autoencoder that read the condition has sent it away again
+    """All steps."""
+    adaptor = self.adaptor.inner
+    cond = cond.to(z.device)
+    adaptor.check(cond, len(z))
+    student = Student(teacher, adaptor if scale == 1.0 else Composed([adaptor], [scale]))
+
+    # offloaded: its weights are wanted before its call
+    def fetch():
+        hasattr(self.unet, "_hf_hook") and self.unet._hf_hook.pre_forward(self.unet)
+
+    # an autoencoder that read the condition has sent it away again
+    fetch()
+    ready = student.prepare(cond if scale == 1.0 else [cond])
+    fetch()
     for i, t in enumerate(self.progress_bar(self.scheduler.timesteps.tolist())):
         pred = student(z, t, ready, text, guidance=guidance)
         output = dict(epsilon=pred.eps, sample=pred.x).get(teacher.schedule.prediction_type, pred.v)
         z = self.scheduler.step(output, t, z, generator, return_dict=False)[0]
-        if callback: z = (callback(self, i, t, {k: z for k in names}) or {}).pop("latents", z)
+        if callback:
+            z = (callback(self, i, t, {k: z for k in names}) or {}).pop("latents", z)
     return z
 
+
 def _finished(self: CoDiPipeline, images, cond, output_type: str):
-    "What is known exactly is put back; then the wanted form."
+    """What is known exactly is put back; then the wanted form."""
     from diffusers.image_processor import VaeImageProcessor
+
     images = find_task(self.adaptor.about["task"]).finish(images.cpu(), cond.cpu())
-    return VaeImageProcessor(do_normalize=False).postprocess(images, output_type, [False] * len(images))
+    return VaeImageProcessor(do_normalize=False).postprocess(
+        images, output_type, [False] * len(images)
+    )
+
 
 CoDiPipeline.__call__, CoDiPipeline._draw, CoDiPipeline._finished = __call__, _draw, _finished
 
@@ -242,12 +446,14 @@ pipeline_tag: image-to-image
 ---
 # {name}
 
-Draws from {what}. Made by conditional diffusion distillation (CoDi, arXiv 2310.01407) with cond_distill.
+Draws from {what}. Made by conditional diffusion distillation (CoDi, arXiv 2310.01407) with \
+cond_distill.
 
 ```python
 from cond_distill import CoDiPipeline
 pipe = CoDiPipeline.from_pretrained("{name}")
-pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       # image: PIL, {size} x {size} pixels
+pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       # image: PIL, \
+{size} x {size} pixels
 ```
 
 - steps: {said}; sampling: {method}; guidance: {guidance}. Other values are refused.
@@ -257,18 +463,46 @@ pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       
 {measured}
 """
 
+
 def _measured(curve) -> str:
-    "The step curve as a table."
-    return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table([{k: v for k, v in r.items() if k != "n"} for r in curve]) if curve else "Not measured: `cond-distill distill` and `tools/ship.py` write a step curve into the adaptor's file."
+    """The step curve as a table."""
+    return (
+        f"Measured on {curve[0]['n']} held-out conditions:\n\n"
+        + table([{k: v for k, v in r.items() if k != "n"} for r in curve])
+        if curve
+        else (
+            "Not measured: `cond-distill distill` and `tools/ship.py` write a step curve into the "
+            "adaptor's file."
+        )
+    )
 
 # %% ../nbs/05b_pipeline.ipynb #3a2cc1d0
 def save_pretrained(self: CoDiPipeline, save_directory, **kwargs):
-    "All parts, and a model card."
+    """All parts, and a model card."""
     DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
     about, rules, folder = self.adaptor.about, self.scheduler.config, Path(save_directory)
     steps, config = rules.trained_steps or [50], about.get("config", {})
-    (folder / "README.md").write_text(_CARD.format(name=folder.name, what=find_task(about["task"]).about, steps=steps[-2:], size=about["image_size"], said=", ".join(map(str, rules.trained_steps or ["any number"])),
-        method=rules.method, guidance=f"1 … {_max_guidance(self):g}", kind=about["adaptor"], teacher=about["teacher"],
-        trained=", ".join(f"{k} {config[k]}" for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed") if k in config) or "not recorded", measured=_measured(about.get("curve"))), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _CARD.format(
+            name=folder.name,
+            what=find_task(about["task"]).about,
+            steps=steps[-2:],
+            size=about["image_size"],
+            said=", ".join(map(str, rules.trained_steps or ["any number"])),
+            method=rules.method,
+            guidance=f"1 … {_max_guidance(self):g}",
+            kind=about["adaptor"],
+            teacher=about["teacher"],
+            trained=", ".join(
+                f"{k} {config[k]}"
+                for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed")
+                if k in config
+            )
+            or "not recorded",
+            measured=_measured(about.get("curve")),
+        ),
+        encoding="utf-8",
+    )
+
 
 CoDiPipeline.save_pretrained = save_pretrained

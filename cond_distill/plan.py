@@ -4,15 +4,17 @@
 
 # %% ../nbs/06c_plan.ipynb #21a575dd
 from __future__ import annotations
+
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
 from .adaptors import make_adaptor
-from .families import FAMILIES
 from .schedule import Schedule
 from .teacher import Teacher, added, find_folder
 
@@ -21,25 +23,36 @@ __all__ = ['KNOWN', 'GPUS', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', '
 
 # %% ../nbs/06c_plan.ipynb #b3e946f5
 class _Attention(torch.autograd.Function):
-    "Attention as GPUs compute it, without ever writing the matrix of weights; on `meta` nothing is computed."
+    """Attention as GPUs compute it, without ever writing the matrix of weights.
+
+    On `meta` nothing is computed.
+    """
+
     @staticmethod
     def forward(ctx, q, k, v):
         out = q.new_empty(*q.shape[:-1], v.shape[-1])
         ctx.save_for_backward(q, k, v, out)
         return out
+
     @staticmethod
     def backward(ctx, grad):
         return tuple(torch.empty_like(a) for a in ctx.saved_tensors[:3])
 
 # %% ../nbs/06c_plan.ipynb #9fbdb282
 class Counter:
-    "Within a `with`: bytes kept for the backward pass, and floating-point operations (a multiplication and an addition are two)."
+    """Within a `with`: bytes kept for the backward pass, and floating-point operations.
+
+    A multiplication and an addition are two operations.
+    """
+
     def __init__(self, own=()):
         self.own, self.kept, self.attention = {p.untyped_storage()._cdata for p in own}, {}, 0
 
     def _keep(self, a):
         s = a.untyped_storage()
-        if s._cdata not in self.own: self.kept[s._cdata] = s   # the storage itself is held, or its address would come again
+        # the storage itself is held, or its address would come again
+        if s._cdata not in self.own:
+            self.kept[s._cdata] = s
         return a
 
     def _attend(self, q, k, v, *args, **kwargs):
@@ -48,132 +61,318 @@ class Counter:
 
     def __enter__(self):
         from torch.utils.flop_counter import FlopCounterMode
-        self.flops, self.hooks, self.real = FlopCounterMode(display=False), torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a), F.scaled_dot_product_attention
-        F.scaled_dot_product_attention = self._attend; self.hooks.__enter__(); self.flops.__enter__()
+
+        self.flops = FlopCounterMode(display=False)
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a)
+        self.real = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = self._attend
+        self.hooks.__enter__()
+        self.flops.__enter__()
         return self
 
     def __exit__(self, *error):
-        self.flops.__exit__(*error); self.hooks.__exit__(*error); F.scaled_dot_product_attention = self.real
+        self.flops.__exit__(*error)
+        self.hooks.__exit__(*error)
+        F.scaled_dot_product_attention = self.real
 
     @property
-    def bytes(self): return sum(s.nbytes() for s in self.kept.values())
+    def bytes(self):
+        return sum(s.nbytes() for s in self.kept.values())
+
     @property
-    def operations(self): return self.flops.get_total_flops() + self.attention
+    def operations(self):
+        return self.flops.get_total_flops() + self.attention
 
 # %% ../nbs/06c_plan.ipynb #448890e1
-_SD_VAE = dict(in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512)
-_CLIP_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408, projection_dim=768)
-_CLIP_G = dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, vocab_size=49408, projection_dim=1280)
+_SD_VAE = dict(
+    in_channels=3,
+    out_channels=3,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    block_out_channels=(128, 256, 512, 512),
+    layers_per_block=2,
+    latent_channels=4,
+    sample_size=512,
+)
+_CLIP_L = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    vocab_size=49408,
+    projection_dim=768,
+)
+_CLIP_G = dict(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    vocab_size=49408,
+    projection_dim=1280,
+)
 KNOWN = {
-    "sd15": dict(unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8), vae=_SD_VAE, text=[_CLIP_L], words=77),
-    "sdxl": dict(unet=dict(sample_size=128, cross_attention_dim=2048, attention_head_dim=[5, 10, 20], block_out_channels=(320, 640, 1280), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                           up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
-                           addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816), vae=_SD_VAE, text=[_CLIP_L, _CLIP_G], words=77),
+    "sd15": dict(
+        unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        vae=_SD_VAE,
+        text=[_CLIP_L],
+        words=77,
+    ),
+    "sdxl": dict(
+        unet=dict(
+            sample_size=128,
+            cross_attention_dim=2048,
+            attention_head_dim=[5, 10, 20],
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=[1, 2, 10],
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ),
+        vae=_SD_VAE,
+        text=[_CLIP_L, _CLIP_G],
+        words=77,
+    ),
 }
 
-def _parts(name: str) -> dict:
-    "Configurations of a known model, or of a U-Net pipeline's folder."
-    if name in KNOWN: return KNOWN[name]
-    folder = find_folder(name); kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"): raise ValueError(f"{name!r} holds a {kind}; plans are made for Stable Diffusion 1, 2 and XL: {', '.join(KNOWN)} or a folder")
-    read = lambda part: json.loads((folder / part / "config.json").read_text())
-    texts = [read(p) for p in ("text_encoder", "text_encoder_2") if (folder / p).is_dir()]
-    return dict(unet=read("unet"), vae=read("vae"), text=texts, words=texts[0]["max_position_embeddings"])
 
-def shapes_only(name: str, device="meta") -> Teacher:  # another device: with random weights, to measure what does not depend on them
-    "A teacher on the `meta` device: 'sd15', 'sdxl', 'shipped', or the folder of a U-Net pipeline; no weights are read."
+def _parts(name: str) -> dict:
+    """Configurations of a known model, or of a U-Net pipeline's folder."""
+    if name in KNOWN:
+        return KNOWN[name]
+    folder = find_folder(name)
+    kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+        raise ValueError(
+            f"{name!r} holds a {kind}; plans are made for Stable Diffusion 1, 2 and XL: "
+            f"{', '.join(KNOWN)} or a folder"
+        )
+
+    def read(part):
+        return json.loads((folder / part / "config.json").read_text())
+
+    texts = [read(p) for p in ("text_encoder", "text_encoder_2") if (folder / p).is_dir()]
+    return dict(
+        unet=read("unet"), vae=read("vae"), text=texts, words=texts[0]["max_position_embeddings"]
+    )
+
+
+def shapes_only(
+    name: str, device="meta"
+) -> Teacher:  # another device: with random weights, to measure what does not depend on them
+    """A teacher on the `meta` device.
+
+    'sd15', 'sdxl', 'shipped', or the folder of a U-Net pipeline; no weights are read.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
     c, schedule = _parts(name), Schedule.scaled_linear()
     with torch.device(device):
-        teacher = Teacher(UNet2DConditionModel.from_config(c["unet"]), AutoencoderKL.from_config(c["vae"]), torch.nn.ModuleList(kind(CLIPTextConfig(**t)) for kind, t in zip((CLIPTextModel, CLIPTextModelWithProjection), c["text"])), None, schedule)
+        teacher = Teacher(
+            UNet2DConditionModel.from_config(c["unet"]),
+            AutoencoderKL.from_config(c["vae"]),
+            torch.nn.ModuleList(
+                kind(CLIPTextConfig(**t))
+                for kind, t in zip((CLIPTextModel, CLIPTextModelWithProjection), c["text"])
+            ),
+            None,
+            schedule,
+        )
     teacher.__dict__["words"] = c["words"]
     return teacher
 
 # %% ../nbs/06c_plan.ipynb #e68ac1e2
-GPUS = {"T4": (16, 65, .4), "RTX 3090": (24, 71, .4), "L4": (24, 121, .4), "RTX 4090": (24, 165, .4), "A100": (40, 312, .4), "H100": (80, 989, .2)}  # GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 was measured on an H200 at batches of 16, .4 is assumed
+# GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 was measured on
+# an H200 at batches of 16, .4 is assumed
+GPUS = {
+    "T4": (16, 65, 0.4),
+    "RTX 3090": (24, 71, 0.4),
+    "L4": (24, 121, 0.4),
+    "RTX 4090": (24, 165, 0.4),
+    "A100": (40, 312, 0.4),
+    "H100": (80, 989, 0.2),
+}
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 
 @dataclass(frozen=True)
 class Plan:
-    "What one optimiser step needs, in GB (10⁹ bytes) and floating-point operations."
-    teacher: float      # frozen weights
-    adaptor: float      # weights, gradients, AdamW, both averages
+    """What one optimiser step needs, in GB (10⁹ bytes) and floating-point operations."""
+
+    teacher: float  # frozen weights
+    adaptor: float  # weights, gradients, AdamW, both averages
     activations: float  # kept for the backward pass, and what is recomputed of one layer
-    reserve: float      # context, kernels, fragmentation
-    operations: float   # of one step: student forward and backward, target forward
-    trained: int        # parameters that learn
+    reserve: float  # context, kernels, fragmentation
+    operations: float  # of one step: student forward and backward, target forward
+    trained: int  # parameters that learn
     batch: int
 
     @property
-    def memory(self) -> float: return self.teacher + self.adaptor + self.activations + self.reserve
+    def memory(self) -> float:
+        return self.teacher + self.adaptor + self.activations + self.reserve
+
     def seconds(self, gpu: str, share: float = None) -> float:
-        "Of one step on a GPU of the list, at this share of its data-sheet speed (none: what the list says). Small batches take longer."
+        """Of one step on a GPU of the list, at this share of its data-sheet speed.
+
+        Without a share: what the list says. Small batches take longer.
+        """
         return self.operations / (GPUS[gpu][1] * 1e12 * (share or GPUS[gpu][2]))
 
 # %% ../nbs/06c_plan.ipynb #03fde520
-def plan(teacher: Teacher,           # on the meta device: `shapes_only`
-         adaptor: str = "controlnet", channels: int = 3, rank: int = 16,
-         batch: int = 8, dtype: str = "float16",   # of the frozen teacher, and of activations
-         checkpointing: bool = False) -> Plan:     # recompute activations block by block instead of keeping them
-    "Count one step of distillation; in 16 bits with mixed precision (--precision bf16)."
-    if dtype not in BYTES: raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
-    if adaptor not in ("controlnet", "t2i", "lora"): raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
+def plan(
+    teacher: Teacher,  # on the meta device: `shapes_only`
+    adaptor: str = "controlnet",
+    channels: int = 3,
+    rank: int = 16,
+    batch: int = 8,
+    dtype: str = "float16",  # of the frozen teacher, and of activations
+    # recompute activations block by block instead of keeping them
+    checkpointing: bool = False,
+) -> Plan:
+    """Count one step of distillation; in 16 bits with mixed precision (--precision bf16)."""
+    if dtype not in BYTES:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
+    if adaptor not in ("controlnet", "t2i", "lora"):
+        raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
     kind = getattr(torch, dtype)
-    with torch.device("meta"): made = make_adaptor(adaptor, teacher, channels, rank)
+    with torch.device("meta"):
+        made = make_adaptor(adaptor, teacher, channels, rank)
     own = sum(p.numel() for p in made.parameters())
-    frozen = sum(p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype]) for part in teacher.children() for p in part.parameters())
-    torch.nn.Module.to(teacher.backbone, kind)                 # diffusers' own `to` warns of nothing here
+    frozen = sum(
+        p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype])
+        for part in teacher.children()
+        for p in part.parameters()
+    )
+    # diffusers' own `to` warns of nothing here
+    torch.nn.Module.to(teacher.backbone, kind)
     layer = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
     if checkpointing:
         for net in (teacher.backbone, getattr(made, "net", None)):
-            if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing()
-    with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c: _forward(teacher, made, batch, channels, kind)
+            if getattr(net, "_supports_gradient_checkpointing", False):
+                net.enable_gradient_checkpointing()
+    with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
+        _forward(teacher, made, batch, channels, kind)
     forward, kept = c.operations, c.bytes + layer
     again = 1 if checkpointing else 0
-    return Plan(frozen / 1e9, 24 * own / 1e9, kept / 1e9, 1.5 + .1 * kept / 1e9, forward * (1 + again + 2) + forward, own, batch)
+    return Plan(
+        frozen / 1e9,
+        24 * own / 1e9,
+        kept / 1e9,
+        1.5 + 0.1 * kept / 1e9,
+        forward * (1 + again + 2) + forward,
+        own,
+        batch,
+    )
 
 # %% ../nbs/06c_plan.ipynb #6a6a2071
 def _largest_layer(teacher, adaptor, batch, channels, kind) -> int:
-    "Bytes that the hungriest residual or attention layer keeps: checkpointing recomputes one of them at a time."
-    layers = [m for net in (teacher.backbone, adaptor) for m in net.modules() if type(m).__name__ in ("ResnetBlock2D", "Transformer2DModel")]
+    """Bytes that the hungriest residual or attention layer keeps.
+
+    Checkpointing recomputes one of them at a time.
+    """
+    layers = [
+        m
+        for net in (teacher.backbone, adaptor)
+        for m in net.modules()
+        if type(m).__name__ in ("ResnetBlock2D", "Transformer2DModel")
+    ]
     found, before = [0], {}
     with Counter([*teacher.backbone.parameters(), *adaptor.parameters()]) as c:
-        handles = [m.register_forward_pre_hook(lambda m, a: before.update({m: c.bytes})) for m in layers] + [m.register_forward_hook(lambda m, a, o: found.append(c.bytes - before[m])) for m in layers]
+        handles = [
+            m.register_forward_pre_hook(lambda m, a: before.update({m: c.bytes})) for m in layers
+        ] + [
+            m.register_forward_hook(lambda m, a, o: found.append(c.bytes - before[m]))
+            for m in layers
+        ]
         _forward(teacher, adaptor, batch, channels, kind)
-    for h in handles: h.remove()
+    for h in handles:
+        h.remove()
     return max(found)
 
+
 class _Mixed(TorchFunctionMode):
-    "What mixed precision does on a GPU: products in 16 bits, norms in float32. (`torch.autocast` knows no `meta`.)"
-    to16, to32 = {torch.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm}, {F.group_norm, F.layer_norm}
-    def __init__(self, kind): super().__init__(); self.kind = kind
+    """What mixed precision does on a GPU: products in 16 bits, norms in float32.
+
+    (`torch.autocast` knows no `meta`.)
+    """
+
+    to16 = {torch.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm}
+    to32 = {F.group_norm, F.layer_norm}
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         to = self.kind if func in self.to16 else torch.float32 if func in self.to32 else None
-        cast = lambda a: a.to(to) if to and torch.is_tensor(a) and a.is_floating_point() else a
+
+        def cast(a):
+            return a.to(to) if to and torch.is_tensor(a) and a.is_floating_point() else a
+
         return func(*map(cast, args), **{k: cast(v) for k, v in (kwargs or {}).items()})
 
+
 def _forward(teacher, adaptor, batch, channels, kind):
-    "One call of the student with gradient: kept is what lies behind something that learns."
-    make = lambda *shape: torch.empty(*shape, device="meta")
-    z, time, cond = make(batch, *teacher.latent_shape), torch.zeros(batch, device="meta"), make(batch, channels, teacher.image_size, teacher.image_size)
+    """One call of the student with gradient: kept is what lies behind something that learns."""
+
+    def make(*shape):
+        return torch.empty(*shape, device="meta")
+
+    z = make(batch, *teacher.latent_shape)
+    time = torch.zeros(batch, device="meta")
+    cond = make(batch, channels, teacher.image_size, teacher.image_size)
     c = teacher.backbone.config
     inputs = dict(encoder_hidden_states=make(batch, teacher.words, c.cross_attention_dim))
-    if c.addition_embed_type == "text_time": inputs["added_cond_kwargs"] = dict(text_embeds=make(batch, c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim), time_ids=make(batch, 6))
-    with _Mixed(kind): effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
+    if c.addition_embed_type == "text_time":
+        inputs["added_cond_kwargs"] = dict(
+            text_embeds=make(
+                batch, c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
+            ),
+            time_ids=make(batch, 6),
+        )
+    with _Mixed(kind):
+        effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
     z, inputs, effects = tree_map(lambda a: a.to(kind), (z, inputs, effects))
     with added(teacher.backbone, effects.pop("outputs", {})):
-        return torch.func.functional_call(teacher.backbone, dict(adaptor.weights(teacher.backbone)), (z,), dict(inputs, timestep=time, return_dict=False, **effects))[0]
+        return torch.func.functional_call(
+            teacher.backbone,
+            dict(adaptor.weights(teacher.backbone)),
+            (z,),
+            dict(inputs, timestep=time, return_dict=False, **effects),
+        )[0]
 
 # %% ../nbs/06c_plan.ipynb #4543a1f4
-def advise(name: str, adaptor: str = "controlnet", memory: float = 24., channels: int = 3, rank: int = 16, dtype: str = "float16") -> list[Plan | None]:
-    "The largest batch (a power of two, at most 256) that fits into `memory` GB, without and with checkpointing; None where not even 1 fits."
-    if memory <= 0 or channels < 1: raise ValueError(f"memory is {memory:g} GB and channels {channels}; expected more than 0 and 1 or more")
-    best = []
-    for checkpointing in (False, True):
-        of = lambda batch: plan(shapes_only(name), adaptor, channels, rank, batch, dtype, checkpointing)
-        one, two = of(1), of(2); more = two.memory - one.memory                # memory grows linearly with the batch
-        sizes = [b for b in (2 ** k for k in range(9)) if one.memory + (b - 1) * more <= memory]
-        while sizes and (fitting := of(sizes[-1])).memory > memory: sizes.pop()
-        best.append(fitting if sizes else None)
-    return best
+def _largest(of, memory: float) -> Plan | None:
+    """The plan `of(batch)` of the largest power of two that fits."""
+    one, two = of(1), of(2)
+    more = two.memory - one.memory  # memory grows linearly with the batch
+    sizes = [b for b in (2**k for k in range(9)) if one.memory + (b - 1) * more <= memory]
+    while sizes and (fitting := of(sizes[-1])).memory > memory:
+        sizes.pop()
+    return fitting if sizes else None
+
+
+def advise(
+    name: str,
+    adaptor: str = "controlnet",
+    memory: float = 24.0,
+    channels: int = 3,
+    rank: int = 16,
+    dtype: str = "float16",
+) -> list[Plan | None]:
+    """The largest batch that fits into `memory` GB, without and with checkpointing.
+
+    A power of two, at most 256; None where not even 1 fits.
+    """
+    if memory <= 0 or channels < 1:
+        raise ValueError(
+            f"memory is {memory:g} GB and channels {channels}; expected more than 0 and 1 or more"
+        )
+
+    def of(batch: int, checkpointing: bool) -> Plan:
+        return plan(shapes_only(name), adaptor, channels, rank, batch, dtype, checkpointing)
+
+    return [_largest(partial(of, checkpointing=c), memory) for c in (False, True)]

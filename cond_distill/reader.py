@@ -4,8 +4,10 @@
 
 # %% ../nbs/04d_reader.ipynb #513f5120
 from __future__ import annotations
+
 import torch
 from torch import nn
+
 from .teacher import Teacher
 
 # %% auto #0
@@ -13,22 +15,44 @@ __all__ = ['TextReader']
 
 # %% ../nbs/04d_reader.ipynb #14311551
 class TextReader(nn.Module):
-    "Text embeddings [B, L, D] → the same, read anew in both directions; adds nothing at the start."
-    def __init__(self, width: int,     # D
-                 length: int,          # L
-                 layers: int = 2):
+    """Text embeddings [B, L, D] → the same, read anew in both directions.
+
+    Adds nothing at the start.
+    """
+
+    def __init__(
+        self,
+        width: int,  # D
+        length: int,  # L
+        layers: int = 2,
+    ):
         super().__init__()
         self.layers = layers
-        layer = nn.TransformerEncoderLayer(width, max(1, width // 64), 2 * width, dropout=0., activation="gelu", batch_first=True, norm_first=True)
-        self.norm, self.net, self.out = nn.LayerNorm(width), nn.TransformerEncoder(layer, layers, enable_nested_tensor=False), nn.Linear(width, width)
-        self.place = nn.Parameter(.5 * torch.randn(1, length, width))
-        nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            max(1, width // 64),
+            2 * width,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.norm = nn.LayerNorm(width)
+        self.net = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.out = nn.Linear(width, width)
+        self.place = nn.Parameter(0.5 * torch.randn(1, length, width))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     @classmethod
     def of(cls, teacher: Teacher, layers: int) -> TextReader:
-        "For the embeddings of this teacher."
+        """For the embeddings of this teacher."""
         text = teacher.empty()
-        if text.shape[-1] < 2: raise ValueError(f"this teacher ({type(teacher).__name__}) hears no text, so there is nothing to read; reader=0")
+        if text.shape[-1] < 2:
+            raise ValueError(
+                f"this teacher ({type(teacher).__name__}) hears no text, so there is nothing to "
+                "read; reader=0"
+            )
         return cls(text.shape[-1], text.shape[-2], layers).to(teacher.device)
 
     def forward(self, text):

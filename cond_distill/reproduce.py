@@ -4,13 +4,19 @@
 
 # %% ../nbs/07b_reproduce.ipynb #0890f00b
 from __future__ import annotations
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+
 import torch
+
 from .adaptor import ABOUT, Student
 from .adaptors import make_adaptor
 from .baselines import merged
@@ -29,34 +35,61 @@ __all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 
            'summary', 'mean_interval', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
-@lru_cache(maxsize=None)
+@cache
 def _unit(teacher: Teacher) -> float:
-    "Operations of one call of the teacher on one image."
+    """Operations of one call of the teacher on one image."""
     from torch.utils.flop_counter import FlopCounterMode
+
     z = torch.zeros(1, *teacher.latent_shape, device=teacher.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as count: teacher(z, 500, teacher.empty())
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        teacher(z, 500, teacher.empty())
     return count.get_total_flops()
 
-@lru_cache(maxsize=None)
+
+@cache
 def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
-    "Operations of one training step per image, in calls of the teacher: (before the ramp of the look-ahead, after it). Counted at the run's batch: an adaptor's changed weights are made once a step, whatever the batch."
+    """Operations of one training step per image, in calls of the teacher.
+
+    (before the ramp of the look-ahead, after it). Counted at the run's batch: an adaptor's changed
+    weights are made once a step, whatever the batch.
+    """
     from torch.utils.flop_counter import FlopCounterMode
+
     run, out, task = Run(cfg, teacher), [], find_task(cfg.task)
     n = cfg.batch
-    x = torch.randn(n, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).to(teacher.device)
-    batch = dict(x=x, cond=torch.rand(n, task.channels, *[teacher.image_size] * 2, device=teacher.device), text=teacher.empty().expand(n, -1, -1).float())
-    for progress in (0., 1.):
-        d = draw(teacher.schedule, x, torch.Generator().manual_seed(0), cfg.delta, True, progress, cfg.timesteps)
-        with FlopCounterMode(display=False) as count: run.loss(run.student, run.target, batch, d)[0].backward()
+    x = torch.randn(n, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).to(
+        teacher.device
+    )
+    batch = dict(
+        x=x,
+        cond=torch.rand(n, task.channels, *[teacher.image_size] * 2, device=teacher.device),
+        text=teacher.empty().expand(n, -1, -1).float(),
+    )
+    for progress in (0.0, 1.0):
+        d = draw(
+            teacher.schedule,
+            x,
+            torch.Generator().manual_seed(0),
+            cfg.delta,
+            True,
+            progress,
+            cfg.timesteps,
+        )
+        with FlopCounterMode(display=False) as count:
+            run.loss(run.student, run.target, batch, d)[0].backward()
         out.append(count.get_total_flops() / n / _unit(teacher))
     return tuple(out)
 
+
 def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
-    "How many steps of `cfg.batch` images a budget in units pays for."
+    """How many steps of `cfg.batch` images a budget in units pays for."""
     before, after = units(cfg, teacher)
-    if cfg.preset == "progressive" and cfg.guidance != 1.:       # guided in the first of its rounds alone
-        before = after = (after + (abs(cfg.rounds) - 1) * units(replace(cfg, guidance=1.), teacher)[1]) / abs(cfg.rounds)
-    alone = cfg.ramp_start if cfg.preset == "balanced" and cfg.look_ahead else 0.
+    # guided in the first of its rounds alone
+    if cfg.preset == "progressive" and cfg.guidance != 1.0:
+        before = after = (
+            after + (abs(cfg.rounds) - 1) * units(replace(cfg, guidance=1.0), teacher)[1]
+        ) / abs(cfg.rounds)
+    alone = cfg.ramp_start if cfg.preset == "balanced" and cfg.look_ahead else 0.0
     return max(1, round(budget / cfg.batch / (alone * before + (1 - alone) * after)))
 
 # %% ../nbs/07b_reproduce.ipynb #4568ca44
@@ -65,12 +98,15 @@ _LAST = dict(preset="data_only", timesteps="grid")
 METHODS = {
     "undistilled": [_FIRST],
     "ControlNet alone": [dict(_FIRST, rank=0)],
-    "GD-I": [dict(adaptor="backbone", preset="progressive", rounds=4, guidance=3., timesteps="grid"), _LAST],
-    "CM-I": [dict(adaptor="backbone", preset="consistency", guidance=3.), _LAST],
+    "GD-I": [
+        dict(adaptor="backbone", preset="progressive", rounds=4, guidance=3.0, timesteps="grid"),
+        _LAST,
+    ],
+    "CM-I": [dict(adaptor="backbone", preset="consistency", guidance=3.0), _LAST],
     "GD-II": [_FIRST, dict(preset="progressive", rounds=4, timesteps="grid")],
     "CM-II": [_FIRST, dict(preset="consistency")],
     "CM-II, all weights": [dict(_FIRST, adaptor="fusion"), dict(preset="consistency")],
-    "LCM-II": [_FIRST, dict(preset="lcm", guidance=3.)],
+    "LCM-II": [_FIRST, dict(preset="lcm", guidance=3.0)],
     "PE-CoDi": [{}],
     "PE-CoDi as printed": [dict(preset="paper", delta=40, timesteps="all", per_sample=False)],
     "PE-CoDi, T2I-Adapter": [dict(adaptor="t2i")],
@@ -80,252 +116,560 @@ METHODS = {
 }
 
 # %% ../nbs/07b_reproduce.ipynb #7dba0d03
-DIFFUSERS = "as diffusers starts it"   # in the place of a folder to start from
+DIFFUSERS = "as diffusers starts it"  # in the place of a folder to start from
 
-ABLATIONS = {                # one change to PE-CoDi each, at its learning rate
-    "z_s by the true noise": [dict(z_s="noise")], "z_s by the teacher": [dict(z_s="teacher")], "z_s by the forward process": [dict(z_s="forward")],
-    "weights as printed": [dict(preset="paper")], "no agreement": [dict(preset="data_only")], "no real picture": [dict(preset="agreement_only")],
-    "d_x between pixels": [dict(data="pixels")], "d_x between features": [dict(data="features")],
-    "one t a batch": [dict(per_sample=False)], "no focus": [dict(focus=0.)], "no ramp": [dict(ramp_start=0., ramp_end=0.)],
-    **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)}, **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (1, 10, 20, 50, 125)}, "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
+ABLATIONS = {  # one change to PE-CoDi each, at its learning rate
+    "z_s by the true noise": [dict(z_s="noise")],
+    "z_s by the teacher": [dict(z_s="teacher")],
+    "z_s by the forward process": [dict(z_s="forward")],
+    "weights as printed": [dict(preset="paper")],
+    "no agreement": [dict(preset="data_only")],
+    "no real picture": [dict(preset="agreement_only")],
+    "d_x between pixels": [dict(data="pixels")],
+    "d_x between features": [dict(data="features")],
+    "one t a batch": [dict(per_sample=False)],
+    "no focus": [dict(focus=0.0)],
+    "no ramp": [dict(ramp_start=0.0, ramp_end=0.0)],
+    **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)},
+    **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (1, 10, 20, 50, 125)},
+    "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
     **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
-    "look-ahead up to half of t": [dict(reach=.5)], "look-ahead up to a quarter of t": [dict(reach=.25)],
-    "no target average": [dict(target_decay=0.)], "target average 0.99": [dict(target_decay=.99)],
-    "Huber distance": [dict(distance="huber")], "Cauchy distance": [dict(distance="cauchy")], "boundary": [dict(boundary=True)], "adversary": [dict(adversary=.05)],
-    "40 scenes": [dict(scenes=40)], "400 scenes": [dict(scenes=400)], "first weights of diffusers": [dict(start=DIFFUSERS)],
-    "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")], "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000., ramp_start=0., ramp_end=0.)], "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0., ramp_end=0.)],
-    "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.)], "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.)],
+    "look-ahead up to half of t": [dict(reach=0.5)],
+    "look-ahead up to a quarter of t": [dict(reach=0.25)],
+    "no target average": [dict(target_decay=0.0)],
+    "target average 0.99": [dict(target_decay=0.99)],
+    "Huber distance": [dict(distance="huber")],
+    "Cauchy distance": [dict(distance="cauchy")],
+    "boundary": [dict(boundary=True)],
+    "adversary": [dict(adversary=0.05)],
+    "40 scenes": [dict(scenes=40)],
+    "400 scenes": [dict(scenes=400)],
+    "first weights of diffusers": [dict(start=DIFFUSERS)],
+    "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")],
+    "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0)],
+    "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0.0, ramp_end=0.0)],
+    "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.0)],
+    "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.0)],
 }
-RATES = (3e-4, 1e-3, 3e-3)   # learning rates of the search
+RATES = (3e-4, 1e-3, 3e-3)  # learning rates of the search
 
 # %% ../nbs/07b_reproduce.ipynb #e46ff9cb
 @dataclass(frozen=True)
 class Job:
-    "One training of one method, and its exam."
+    """One training of one method, and its exam."""
+
     method: str
     task: str = "depth"
     seed: int = 0
     lr: float = 1e-3
-    budget: float = 0.   # in units
-    part: float = 1.     # of the budget, for the search of the learning rate
+    budget: float = 0.0  # in units
+    part: float = 1.0  # of the budget, for the search of the learning rate
+
     @property
-    def name(self): return f"{self.task}/{self.method.replace(', ', '_').replace(' ', '_')}_seed{self.seed}" + (f"_lr{self.lr:g}_part{self.part:g}" if self.part != 1 else "")
+    def name(self):
+        return f"{self.task}/{self.method.replace(', ', '_').replace(' ', '_')}_seed{self.seed}" + (
+            f"_lr{self.lr:g}_part{self.part:g}" if self.part != 1 else ""
+        )
+
     @property
-    def stages(self): return (METHODS | ABLATIONS)[self.method]
+    def stages(self):
+        return (METHODS | ABLATIONS)[self.method]
+
     @property
-    def searched(self): return self.method if self.method in METHODS else "PE-CoDi"   # whose learning rate it takes
+    # whose learning rate it takes
+    def searched(self):
+        return self.method if self.method in METHODS else "PE-CoDi"
+
     @property
-    def finetuned(self): return [s.get("preset") for s in self.stages] == ["data_only"]
+    def finetuned(self):
+        return [s.get("preset") for s in self.stages] == ["data_only"]
 
 # %% ../nbs/07b_reproduce.ipynb #29ce8b3b
 def _first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
-    "Write a fresh adaptor whose condition is read through diffusers' own first weights, not through `keep_signal`'s."
-    from diffusers import ControlNetModel
-    if (folder / ABOUT).is_file(): return str(folder)
-    torch.manual_seed(job.seed); made = make_adaptor("controlnet", teacher, find_task(job.task).channels); config = made.net.config
-    theirs = ControlNetModel.from_unet(teacher.backbone, conditioning_channels=config.conditioning_channels, conditioning_embedding_out_channels=config.conditioning_embedding_out_channels)
-    made.net.controlnet_cond_embedding.load_state_dict(theirs.controlnet_cond_embedding.state_dict())
-    Student(teacher, made).save(folder); return str(folder)
+    """Write a fresh adaptor whose condition encoder has diffusers' own first weights.
 
-def train(job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool = True, **more) -> Student:  # more: of TrainConfig
-    "All stages of a job; returns the student."
+    Not those of `keep_signal`.
+    """
+    from diffusers import ControlNetModel
+
+    if (folder / ABOUT).is_file():
+        return str(folder)
+    torch.manual_seed(job.seed)
+    made = make_adaptor("controlnet", teacher, find_task(job.task).channels)
+    config = made.net.config
+    theirs = ControlNetModel.from_unet(
+        teacher.backbone,
+        conditioning_channels=config.conditioning_channels,
+        conditioning_embedding_out_channels=config.conditioning_embedding_out_channels,
+    )
+    made.net.controlnet_cond_embedding.load_state_dict(
+        theirs.controlnet_cond_embedding.state_dict()
+    )
+    Student(teacher, made).save(folder)
+    return str(folder)
+
+
+def train(
+    job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool = True, **more
+) -> Student:  # more: of TrainConfig
+    """All stages of a job; returns the student."""
     start, name, stages = "", "shipped", job.stages
     for k, stage in enumerate(stages):
         last, out = k == len(stages) - 1, folder / f"stage_{k + 1}"
-        if stage.get("start") == DIFFUSERS: stage = dict(stage, start=_first_weights_of_diffusers(teacher, job, folder / "start"))
-        cfg = TrainConfig(**dict(task=job.task, seed=job.seed, lr=job.lr, start=start, cache=cache, grid_every=0, teacher=name, out=str(out)) | stage | more)
+        if stage.get("start") == DIFFUSERS:
+            stage = dict(stage, start=_first_weights_of_diffusers(teacher, job, folder / "start"))
+        cfg = TrainConfig(
+            **dict(
+                task=job.task,
+                seed=job.seed,
+                lr=job.lr,
+                start=start,
+                cache=cache,
+                grid_every=0,
+                teacher=name,
+                out=str(out),
+            )
+            | stage
+            | more
+        )
         if not (out / "cond_distill.json").exists():
-            distill_to_end(replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))), teacher, progress)
+            distill_to_end(
+                replace(cfg, steps=steps_for(cfg, teacher, job.budget * job.part / len(stages))),
+                teacher,
+                progress,
+            )
         student = Student.load(teacher, out)
-        if (was := student.about["config"]["lr"]) != cfg.lr: raise ValueError(f"{out} was trained with learning rate {was:g}, wanted is {cfg.lr:g}; move it away")
-        if last: break
+        if (was := student.about["config"]["lr"]) != cfg.lr:
+            raise ValueError(
+                f"{out} was trained with learning rate {was:g}, wanted is {cfg.lr:g}; move it away"
+            )
+        if last:
+            break
         if cfg.adaptor == "backbone":
             made = folder / "distilled_teacher"
-            name = str(made if (folder / f"stage_{k + 2}" / "cond_distill.json").exists() else merged(student, name, made)); teacher = Teacher.from_pretrained(name, teacher.device)
-        else: start = str(out)
+            name = str(
+                made
+                if (folder / f"stage_{k + 2}" / "cond_distill.json").exists()
+                else merged(student, name, made)
+            )
+            teacher = Teacher.from_pretrained(name, teacher.device)
+        else:
+            start = str(out)
     return student
 
 # %% ../nbs/07b_reproduce.ipynb #b9b1d508
-LONG = 256   # held-out conditions for numbers of steps above 8, which the undistilled model alone is asked for, seed 0
+# held-out conditions for numbers of steps above 8, which the undistilled model alone is asked for,
+# seed 0
+LONG = 256
+
 
 def _some(held: dict, n: int) -> dict:
-    "n of a held-out set, taken evenly: its first half has captions."
-    total = len(held["caption"]); n = min(n, total); pick = [i * total // n for i in range(n)]
-    return {k: v if isinstance(v, str) else v[pick] if torch.is_tensor(v) else [v[i] for i in pick] for k, v in held.items()}
+    """n of a held-out set, taken evenly: its first half has captions."""
+    total = len(held["caption"])
+    n = min(n, total)
+    pick = [i * total // n for i in range(n)]
+    return {
+        k: v if isinstance(v, str) else v[pick] if torch.is_tensor(v) else [v[i] for i in pick]
+        for k, v in held.items()
+    }
+
 
 def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
-    "FID and KID of all pictures, and how FID depends on their number (taken evenly: the first half has captions)."
+    """FID and KID of all pictures, and how FID depends on their number.
+
+    Fewer are taken evenly: the first half has captions.
+    """
     a, b = features(net, truth), features(net, images)
-    some = lambda n: torch.arange(n) * len(a) // n
-    return {"KID": kernel_distance(a, b)} | {f"FID of {n}": frechet(a[some(n)], b[some(n)]) for n in sizes if n < len(a)}
+
+    def some(n):
+        return torch.arange(n) * len(a) // n
+
+    return {"KID": kernel_distance(a, b)} | {
+        f"FID of {n}": frechet(a[some(n)], b[some(n)]) for n in sizes if n < len(a)
+    }
 
 # %% ../nbs/07b_reproduce.ipynb #69996b55
 def standard(images, truth) -> dict:
-    "FID in Inception's features and LPIPS by torchmetrics, where torch-fidelity, torchvision and their weights are on this machine; nothing is fetched."
+    """FID in Inception's features and LPIPS by torchmetrics.
+
+    Only where torch-fidelity, torchvision and their weights are on this machine; nothing is
+    fetched.
+    """
     hub, out = Path(torch.hub.get_dir()) / "checkpoints", {}
-    inception, alexnet = (next(hub.glob(name), None) for name in ("weights-inception-2015-12-05-*.pth", "alexnet-owt-*.pth"))
+    inception, alexnet = (
+        next(hub.glob(name), None)
+        for name in ("weights-inception-2015-12-05-*.pth", "alexnet-owt-*.pth")
+    )
     if inception and find_spec("torch_fidelity"):
         from torchmetrics.image.fid import FrechetInceptionDistance
-        metric = FrechetInceptionDistance(normalize=True, feature_extractor_weights_path=str(inception))
+
+        metric = FrechetInceptionDistance(
+            normalize=True, feature_extractor_weights_path=str(inception)
+        )
         for x, real in ((truth, True), (images, False)):
-            for part in x.split(64): metric.update(part, real=real)
+            for part in x.split(64):
+                metric.update(part, real=real)
         out["FID (Inception)"] = metric.compute().item()
     if alexnet and find_spec("torchvision"):
         from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
-        out["LPIPS"] = sum(lpips(a, b, "alex", "sum", normalize=True).item() for a, b in zip(images.split(64), truth.split(64))) / len(images)
+
+        out["LPIPS"] = sum(
+            lpips(a, b, "alex", "sum", normalize=True).item()
+            for a, b in zip(images.split(64), truth.split(64))
+        ) / len(images)
     return out
 
 # %% ../nbs/07b_reproduce.ipynb #36f8cebf
 def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
-    "Rows of `compare.score` with their sample count, and KID and diversity at 4 steps; a finetuned model is asked with the samplers for such models."
-    asked = [(m, k, held) for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)) for k in steps]
-    if (job.method, job.seed, job.part) == ("undistilled", 0, 1.):
+    """Rows of `compare.score` with their sample count, and KID and diversity at 4 steps.
+
+    A finetuned model is asked with the samplers for such models.
+    """
+    asked = [
+        (m, k, held)
+        for m in (("ddim", "dpm++", "unipc") if job.finetuned else ("auto",))
+        for k in steps
+    ]
+    if (job.method, job.seed, job.part) == ("undistilled", 0, 1.0):
         part = _some(held, LONG)
         asked += [(m, k, part) for m in ("ddim", "dpm++", "unipc") for k in (20, 50, 200)]
     rows = []
     for method, k, seen in asked:
-        if k == 1 and method in ("dpm++", "unipc"): continue           # one step of any solver is DDIM's
+        # one step of any solver is DDIM's
+        if k == 1 and method in ("dpm++", "unipc"):
+            continue
         row, images = score(net, job.method, student, seen, k, method)
         rows.append(row | dict(n=len(images)))
-        if k == 4: rows[-1] |= distances(net, images, seen["image"]) | standard(images, seen["image"]) | dict(diversity=spread(net, student, held, k, method=method))
+        if k == 4:
+            rows[-1] |= (
+                distances(net, images, seen["image"])
+                | standard(images, seen["image"])
+                | dict(diversity=spread(net, student, held, k, method=method))
+            )
     return rows
 
 # %% ../nbs/07b_reproduce.ipynb #436907e8
 def commit() -> str:
-    "The code's version, if it is known."
-    try: return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    except (OSError, NameError): return ""
+    """The code's version, if it is known."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+    except (OSError, NameError):
+        return ""
+
 
 def _stages(folder: Path) -> list[dict]:
-    "What each stage was: steps, network evaluations an image, pictures seen."
+    """What each stage was: steps, network evaluations an image, pictures seen."""
     read = [json.loads(p.read_text()) for p in sorted(folder.glob("stage_*/cond_distill.json"))]
-    return [dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"]) for a in read]
+    return [
+        dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"])
+        for a in read
+    ]
 
-def _minutes(folder: Path) -> float: return round(sum(logged_minutes(p.parent) for p in folder.glob("stage_*/log.csv")), 1)
 
-def run_job(job: Job, teacher: Teacher, net, held: dict, results: Path, runs: Path, cache: str, steps=(1, 2, 4, 8), progress: bool = True, **more) -> dict:
-    "Train and examine, or read what was found before."
+def _minutes(folder: Path) -> float:
+    return round(sum(logged_minutes(p.parent) for p in folder.glob("stage_*/log.csv")), 1)
+
+
+def run_job(
+    job: Job,
+    teacher: Teacher,
+    net,
+    held: dict,
+    results: Path,
+    runs: Path,
+    cache: str,
+    steps=(1, 2, 4, 8),
+    progress: bool = True,
+    **more,
+) -> dict:
+    """Train and examine, or read what was found before."""
     file = Path(results) / f"{job.name}.json"
     if file.exists():
         found = json.loads(file.read_text())
         was, n = found["job"], len(held["caption"])
-        for what, there, here, near in (("learning rate", was["lr"], job.lr, 0), ("budget", was["budget"], job.budget, .1), ("held-out conditions", max(r["n"] for r in found["rows"]), n, 0)):
-            if abs(there / here - 1) > near: raise ValueError(f"{file} was made with {what} {there:g}, wanted is {here:g}; move the file and the folder {Path(runs or '') / job.name} away")
+        for what, there, here, near in (
+            ("learning rate", was["lr"], job.lr, 0),
+            ("budget", was["budget"], job.budget, 0.1),
+            ("held-out conditions", max(r["n"] for r in found["rows"]), n, 0),
+        ):
+            if abs(there / here - 1) > near:
+                raise ValueError(
+                    f"{file} was made with {what} {there:g}, wanted is {here:g}; move the file "
+                    f"and the folder {Path(runs or '') / job.name} away"
+                )
         return found
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
-    found = dict(job=asdict(job), rows=exam(job, student, net, held, steps), stages=_stages(Path(runs) / job.name), training_minutes=_minutes(Path(runs) / job.name),
-                 threads=torch.get_num_threads(), device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(), commit=commit())
-    file.parent.mkdir(parents=True, exist_ok=True); file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n"); file.with_suffix(".part").replace(file)
+    found = dict(
+        job=asdict(job),
+        rows=exam(job, student, net, held, steps),
+        stages=_stages(Path(runs) / job.name),
+        training_minutes=_minutes(Path(runs) / job.name),
+        threads=torch.get_num_threads(),
+        device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(),
+        commit=commit(),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".part").replace(file)
     return found
 
 # %% ../nbs/07b_reproduce.ipynb #b07d9ed9
 def gallery(jobs: list, teacher: Teacher, runs: Path, cache: str, steps: int = 4, n: int = 8):
-    "Figure: what the models of these jobs (of one task) draw for n held-out conditions, the first half captioned; None if none of them was trained here."
+    """Figure: what the models of these jobs (of one task) draw for n held-out conditions.
+
+    The first half is captioned. None if none of them was trained here.
+    """
     drawn, task = {}, find_task(jobs[0].task)
     held = held_out(n, teacher.image_size, task.name)
     for job in jobs:
         folder = Path(runs) / job.name
-        if not all((folder / f"stage_{k + 1}" / "cond_distill.json").exists() for k in range(len(job.stages))): continue
-        student, method = train(job, teacher, folder, cache, False), "unipc" if job.finetuned else "auto"
-        drawn[job.method] = task.finish(draw_images(student, held["caption"], held["cond"], steps=steps, method=method, seed=1234, any_steps=True), held["cond"])
+        if not all(
+            (folder / f"stage_{k + 1}" / "cond_distill.json").exists()
+            for k in range(len(job.stages))
+        ):
+            continue
+        student = train(job, teacher, folder, cache, False)
+        method = "unipc" if job.finetuned else "auto"
+        drawn[job.method] = task.finish(
+            draw_images(
+                student,
+                held["caption"],
+                held["cond"],
+                steps=steps,
+                method=method,
+                seed=1234,
+                any_steps=True,
+            ),
+            held["cond"],
+        )
     return comparison(held, drawn, range(n)) if drawn else None
 
 # %% ../nbs/07b_reproduce.ipynb #8d743aeb
 SEARCH_SEED = 100
 
+
 def best_rate(method: str, found: dict) -> float:
-    "The smallest learning rate whose FID at 4 steps is within 10 % of the best in what the search found: {(method, lr): result}."
+    """The smallest learning rate whose FID at 4 steps is within 10 % of the best.
+
+    `found` is what the search found: {(method, lr): result}.
+    """
     fid = {lr: min(r["FID"] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES}
     return min(lr for lr in RATES if fid[lr] <= 1.1 * min(fid.values()))
 
 # %% ../nbs/07b_reproduce.ipynb #eba405ac
 def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
-    "Run commands, so many at a time, each printing into the file that is its key; the files of those that failed."
+    """Run commands, so many at a time, each printing into the file that is its key.
+
+    The files of those that failed.
+    """
     from tqdm.auto import tqdm
+
     env = dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // at_once)))
+
     def one(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w") as f: return log, subprocess.run(commands[log], stdout=f, stderr=subprocess.STDOUT, env=env).returncode
+        with open(log, "w") as f:
+            return log, subprocess.run(
+                commands[log], stdout=f, stderr=subprocess.STDOUT, env=env
+            ).returncode
+
     pool = ThreadPoolExecutor(at_once)
-    try: return sorted(log for done in tqdm(as_completed([pool.submit(one, log) for log in commands]), desc="jobs", total=len(commands)) for log, code in [done.result()] if code)
-    finally: pool.shutdown(cancel_futures=True)                     # Ctrl-C ends those that run, and no others begin
+    try:
+        return sorted(
+            log
+            for done in tqdm(
+                as_completed([pool.submit(one, log) for log in commands]),
+                desc="jobs",
+                total=len(commands),
+            )
+            for log, code in [done.result()]
+            if code
+        )
+    finally:
+        # Ctrl-C ends those that run, and no others begin
+        pool.shutdown(cancel_futures=True)
+
 
 def _jobs_apart(cfg, parts: dict[str, dict]):
-    "Parts of a comparison, {name: what differs in its configuration}, in processes of their own."
-    code = "import json, sys; from cond_distill.cli import ReproduceConfig; cfg = ReproduceConfig(**json.loads(sys.argv[1])); from cond_distill.reproduce import _jobs; _jobs(cfg)"
-    failed = in_processes({Path(cfg.runs) / f"{name.replace('/', '_').replace(', ', '_').replace(' ', '_')}.log": [sys.executable, "-c", code, json.dumps(asdict(cfg) | part)] for name, part in parts.items()}, cfg.at_once)
-    if failed: raise ValueError(f"{len(failed)} of {len(parts)} jobs failed; what they said is in {', '.join(map(str, failed[:3]))}{' …' if len(failed) > 3 else ''}. The same command tries them again")
+    """Parts of a comparison in processes of their own.
+
+    `parts` is {name: what differs in its configuration}.
+    """
+    code = (
+        "import json, sys; from cond_distill.cli import ReproduceConfig; cfg = "
+        "ReproduceConfig(**json.loads(sys.argv[1])); from cond_distill.reproduce import _jobs; "
+        "_jobs(cfg)"
+    )
+    failed = in_processes(
+        {
+            Path(cfg.runs) / f"{name.replace('/', '_').replace(', ', '_').replace(' ', '_')}.log": [
+                sys.executable,
+                "-c",
+                code,
+                json.dumps(asdict(cfg) | part),
+            ]
+            for name, part in parts.items()
+        },
+        cfg.at_once,
+    )
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(parts)} jobs failed; what they said is in "
+            f"{', '.join(map(str, failed[:3]))}{' …' if len(failed) > 3 else ''}. The same "
+            "command tries them again"
+        )
 
 # %% ../nbs/07b_reproduce.ipynb #eba405ad
 def _plan(cfg, teacher):
-    "The jobs of the search, and the others, still without a learning rate."
+    """The jobs of the search, and the others, still without a learning rate."""
     before, after = units(TrainConfig(), teacher)
-    budget = cfg.budget * 700 * 32 * (.6 * before + .4 * after)
+    budget = cfg.budget * 700 * 32 * (0.6 * before + 0.4 * after)
     methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else METHODS)
-    if wrong := [m for m in methods if m not in METHODS | ABLATIONS]: raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
+    if wrong := [m for m in methods if m not in METHODS | ABLATIONS]:
+        raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
     for task in map(find_task, cfg.tasks):
-        if not (task.of_scene or task.of_image): raise ValueError(f"task {task.name!r} has no scenes to be compared on")
-    search = [Job(m, "depth", SEARCH_SEED, lr, budget, .25) for m in dict.fromkeys(Job(m).searched for m in methods) for lr in RATES]
-    return search, [Job(m, task, seed, 0., budget, cfg.part) for seed in cfg.seeds for task in cfg.tasks for m in methods]
+        if not (task.of_scene or task.of_image):
+            raise ValueError(f"task {task.name!r} has no scenes to be compared on")
+    search = [
+        Job(m, "depth", SEARCH_SEED, lr, budget, 0.25)
+        for m in dict.fromkeys(Job(m).searched for m in methods)
+        for lr in RATES
+    ]
+    return search, [
+        Job(m, task, seed, 0.0, budget, cfg.part)
+        for seed in cfg.seeds
+        for task in cfg.tasks
+        for m in methods
+    ]
+
 
 def _rated(job, cfg):
-    "The job with the learning rate that the search found, which must have run."
-    read = lambda lr: json.loads((Path(cfg.results) / f"{Job(job.searched, 'depth', SEARCH_SEED, lr, 0., .25).name}.json").read_text())
+    """The job with the learning rate that the search found, which must have run."""
+
+    def read(lr):
+        return json.loads(
+            (
+                Path(cfg.results)
+                / f"{Job(job.searched, 'depth', SEARCH_SEED, lr, 0.0, 0.25).name}.json"
+            ).read_text()
+        )
+
     return replace(job, lr=best_rate(job.searched, {(job.searched, lr): read(lr) for lr in RATES}))
 
+
 def _jobs(cfg) -> dict:
-    "All jobs, one after the other: {name: result}."
-    teacher, net = Teacher.from_pretrained("shipped", best_device()), load_recogniser().to(best_device())
+    """All jobs, one after the other: {name: result}."""
+    teacher = Teacher.from_pretrained("shipped", best_device())
+    net = load_recogniser().to(best_device())
     places, done = (Path(cfg.results), Path(cfg.runs), cfg.cache), {}
     exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
     search, jobs = _plan(cfg, teacher)
-    for job in search: run_job(job, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,))
+    for job in search:
+        run_job(job, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,))
     for job in (_rated(job, cfg) for job in jobs):
         print(f"{job.name}: learning rate {job.lr:g}", flush=True)
-        done[job.name] = run_job(job, teacher, net, exams(job.task, cfg.n if job.task == "depth" else cfg.others_n), *places)
+        done[job.name] = run_job(
+            job,
+            teacher,
+            net,
+            exams(job.task, cfg.n if job.task == "depth" else cfg.others_n),
+            *places,
+        )
     return done
 
 # %% ../nbs/07b_reproduce.ipynb #eba405ae
-def reproduce(cfg):  # a `cli.ReproduceConfig`
-    "All jobs that are not done yet, and a picture for each task; returns {name: result}."
+def reproduce(
+    cfg,  # a `cli.ReproduceConfig`
+):
+    """All jobs that are not done yet, and a picture for each task; returns {name: result}."""
     teacher = Teacher.from_pretrained("shipped", best_device())
-    search, jobs = _plan(cfg, teacher); missing = lambda job: not (Path(cfg.results) / f"{job.name}.json").exists()
+    search, jobs = _plan(cfg, teacher)
+
+    def missing(job):
+        return not (Path(cfg.results) / f"{job.name}.json").exists()
+
     if cfg.at_once > 1:
-        _jobs_apart(cfg, {f"search {m}": dict(methods=(m,), seeds=()) for m in dict.fromkeys(j.method for j in search if missing(j))})
+        _jobs_apart(
+            cfg,
+            {
+                f"search {m}": dict(methods=(m,), seeds=())
+                for m in dict.fromkeys(j.method for j in search if missing(j))
+            },
+        )
         left = [job for job in jobs if missing(_rated(job, cfg))]
-        _jobs_apart(cfg, {job.name: dict(methods=(job.method,), tasks=(job.task,), seeds=(job.seed,)) for job in left})
+        _jobs_apart(
+            cfg,
+            {
+                job.name: dict(methods=(job.method,), tasks=(job.task,), seeds=(job.seed,))
+                for job in left
+            },
+        )
     done = _jobs(cfg)
-    for task in cfg.tasks if cfg.part == 1 else (): _save_gallery(task, cfg, teacher)
+    for task in cfg.tasks if cfg.part == 1 else ():
+        _save_gallery(task, cfg, teacher)
     return done
 
+
 def _save_gallery(task, cfg, teacher):
-    "Write the picture of the first seed's models that are trained here, also by earlier calls."
+    """Write the picture of the first seed's models that are trained here, also by earlier calls."""
     from matplotlib import pyplot as plt
-    jobs = {j.method: j for p in (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json") for j in [Job(**json.loads(p.read_text())["job"])]}
+
+    jobs = {
+        j.method: j
+        for p in (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json")
+        for j in [Job(**json.loads(p.read_text())["job"])]
+    }
     jobs = [jobs[m] for m in METHODS if m in jobs]
-    try: drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
-    except ValueError as e: print(f"no picture of {task}: {e}"); return       # files from elsewhere, models from here
-    if drawn: drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=66, pil_kwargs=dict(quality=65)); plt.close(drawn)
+    try:
+        drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
+    except ValueError as e:
+        # files from elsewhere, models from here
+        print(f"no picture of {task}: {e}")
+        return
+    if drawn:
+        drawn.savefig(Path(cfg.results) / f"{task}.jpg", dpi=66, pil_kwargs=dict(quality=65))
+        plt.close(drawn)
 
 # %% ../nbs/07b_reproduce.ipynb #91b60a9e
 def summary(results: list[dict]) -> list[dict]:
-    "A row per task, method and sampler: mean and 95 % interval over seeds of FID at each number of steps."
+    """A row per task, method and sampler.
+
+    Mean and 95 % interval over seeds of FID at each number of steps.
+    """
     rows, groups = [], {}
     for r in results:
-        most = max(row["n"] for row in r["rows"])                # FIDs of fewer pictures are larger: not into one line
-        for row in (row for row in r["rows"] if row["n"] == most): groups.setdefault((r["job"]["task"], r["job"]["method"], row["sampler"]), {}).setdefault(row["steps"], []).append(row["FID"])
+        # FIDs of fewer pictures are larger: not into one line
+        most = max(row["n"] for row in r["rows"])
+        for row in (row for row in r["rows"] if row["n"] == most):
+            groups.setdefault(
+                (r["job"]["task"], r["job"]["method"], row["sampler"]), {}
+            ).setdefault(row["steps"], []).append(row["FID"])
     for (task, method, sampler), steps in groups.items():
-        rows.append(dict(task=task, method=method, sampler=sampler, seeds=max(map(len, steps.values()))) | {f"FID@{k}": interval(v) for k, v in sorted(steps.items())})
+        rows.append(
+            dict(task=task, method=method, sampler=sampler, seeds=max(map(len, steps.values())))
+            | {f"FID@{k}": interval(v) for k, v in sorted(steps.items())}
+        )
     return rows
 
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t for 2 … 10 values, 97.5 %
+
+# Student's t for 2 … 10 values, 97.5 %
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
-    "Mean, and half of its 95 % confidence interval (Student's t); 0 for one value."
+    """Mean, and half of its 95 % confidence interval (Student's t); 0 for one value."""
     n, mean = len(values), sum(values) / len(values)
-    return mean, T_95[min(n, 10) - 2] * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** .5 if n > 1 else 0.
+    return mean, T_95[min(n, 10) - 2] * (
+        sum((v - mean) ** 2 for v in values) / (n - 1) / n
+    ) ** 0.5 if n > 1 else 0.0
+
 
 def interval(values: list[float]) -> str:
-    "Mean ± half of the interval; one value stands alone."
+    """Mean ± half of the interval; one value stands alone."""
     mean, half = mean_interval(values)
     return f"{mean:.2f} ± {half:.2f}" if len(values) > 1 else f"{mean:.2f}"

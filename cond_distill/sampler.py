@@ -4,10 +4,12 @@
 
 # %% ../nbs/05_sampler.ipynb #62c8a3b5
 from __future__ import annotations
+
 from dataclasses import dataclass
+
 import torch
+
 from .adaptor import Student
-from .schedule import Prediction
 from .teacher import Teacher
 
 # %% auto #0
@@ -16,113 +18,219 @@ __all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'samp
 # %% ../nbs/05_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
 class State:
-    "What a sampler yields at every step."
-    i: int            # 0 … n−1
-    n: int            # number of steps
-    t: int            # timestep at which the network was asked
-    x: torch.Tensor   # [B,C,h,w] its answer x̂; at the last step this is the result
-    z: torch.Tensor   # [B,C,h,w] the latent after the step
+    """What a sampler yields at every step."""
+
+    i: int  # 0 … n−1
+    n: int  # number of steps
+    t: int  # timestep at which the network was asked
+    x: torch.Tensor  # [B,C,h,w] its answer x̂; at the last step this is the result
+    z: torch.Tensor  # [B,C,h,w] the latent after the step
 
 # %% ../nbs/05_sampler.ipynb #e9e5325e
 def _ddim(schedule, ts, generator):
-    "z_s from the prediction's own noise."
+    """z_s from the prediction's own noise."""
     return lambda i, pred, z: schedule.step(pred, (ts[1:] + [-1])[i])
 
+
 def _consistency(schedule, ts, generator):
-    "z_s from new noise."
+    """z_s from new noise."""
+
     def move(i, pred, z):
         s = (ts[1:] + [-1])[i]
         new = torch.randn(z.shape, generator=generator).to(z.device)
-        return schedule.add_noise(pred.x, new, torch.full((len(z),), s, device=z.device)) if s >= 0 else pred.x
+        return (
+            schedule.add_noise(pred.x, new, torch.full((len(z),), s, device=z.device))
+            if s >= 0
+            else pred.x
+        )
+
     return move
 
+
 def _solver(kind: str):
-    "One of diffusers' multistep solvers (DPM-Solver++(2M), UniPC) on the same schedule and timesteps."
+    """One of diffusers' multistep solvers, DPM-Solver++(2M) or UniPC.
+
+    It works on the same schedule and timesteps.
+    """
+
     def make(schedule, ts, generator):
         import diffusers
-        if schedule.is_flow: raise ValueError("methods 'dpm++' and 'unipc' need a variance-preserving schedule, this one is a flow; use 'ddim'")
-        bar = (schedule.alpha(torch.arange(schedule.T)).double() ** 2).clamp(min=2 ** -24)  # as diffusers, where a schedule ends at zero
+
+        if schedule.is_flow:
+            raise ValueError(
+                "methods 'dpm++' and 'unipc' need a variance-preserving schedule, this one is a "
+                "flow; use 'ddim'"
+            )
+        # as diffusers, where a schedule ends at zero
+        bar = (schedule.alpha(torch.arange(schedule.T)).double() ** 2).clamp(min=2**-24)
         betas = 1 - bar / torch.cat([torch.ones(1, dtype=bar.dtype), bar[:-1]])
-        solver = getattr(diffusers, kind)(trained_betas=betas.float().numpy(), num_train_timesteps=schedule.T, prediction_type="sample", timestep_spacing="trailing", final_sigmas_type="zero")
+        solver = getattr(diffusers, kind)(
+            trained_betas=betas.float().numpy(),
+            num_train_timesteps=schedule.T,
+            prediction_type="sample",
+            timestep_spacing="trailing",
+            final_sigmas_type="zero",
+        )
         solver.set_timesteps(len(ts))
-        if solver.timesteps.tolist() != ts: raise RuntimeError(f"{kind} asks at {solver.timesteps.tolist()}, expected {ts}; this version of diffusers spaces timesteps differently")
+        if solver.timesteps.tolist() != ts:
+            raise RuntimeError(
+                f"{kind} asks at {solver.timesteps.tolist()}, expected {ts}; this version of "
+                "diffusers spaces timesteps differently"
+            )
         return lambda i, pred, z: solver.step(pred.x, solver.timesteps[i], z, return_dict=False)[0]
+
     return make
 
-METHODS = {"ddim": _ddim, "consistency": _consistency, "dpm++": _solver("DPMSolverMultistepScheduler"), "unipc": _solver("UniPCMultistepScheduler")}
+
+METHODS = {
+    "ddim": _ddim,
+    "consistency": _consistency,
+    "dpm++": _solver("DPMSolverMultistepScheduler"),
+    "unipc": _solver("UniPCMultistepScheduler"),
+}
 
 # %% ../nbs/05_sampler.ipynb #de6d2124
 def said_curve(about: dict) -> str:
-    "The measured step curve that an adaptor's file carries, as a clause: '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps'; empty if it carries none."
+    """The measured step curve that an adaptor's file carries, as a clause: '.
+
+    Measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps'; empty if it carries none.
+    """
     rows = about.get("curve") or []
     name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
-    return f"; measured: {name} {', '.join(f'{r[name]:.3g}' for r in rows)} with {', '.join(str(r['steps']) for r in rows)} steps ({rows[0]['n']} held-out conditions)" if name else ""
+    return (
+        (
+            f"; measured: {name} {', '.join(f'{r[name]:.3g}' for r in rows)} with "
+            f"{', '.join(str(r['steps']) for r in rows)} steps ({rows[0]['n']} held-out conditions)"
+        )
+        if name
+        else ""
+    )
+
 
 def check_steps(model, steps: int):
-    "Refuse a number of steps that the model was not trained for."
-    about = getattr(model, "about", {}); made_for = about.get("sampling_steps")
+    """Refuse a number of steps that the model was not trained for."""
+    about = getattr(model, "about", {})
+    made_for = about.get("sampling_steps")
     if made_for and steps not in made_for:
-        raise ValueError(f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} steps{said_curve(about)}: use one of them, or any_steps=True (--any-steps) to see what happens")
+        raise ValueError(
+            f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} "
+            f"steps{said_curve(about)}: use one of them, or any_steps=True (--any-steps) to see "
+            "what happens"
+        )
+
 
 def pick_method(model, method: str = "auto") -> str:
-    "The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."
-    if method == "auto": return getattr(model, "about", {}).get("method", "ddim")
-    if method not in METHODS: raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
+    """The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."""
+    if method == "auto":
+        return getattr(model, "about", {}).get("method", "ddim")
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
     return method
 
 # %% ../nbs/05_sampler.ipynb #3a4196ee
 @torch.no_grad()
-def sample(model,                  # Teacher, or Student (then cond is needed)
-           captions: list[str],    # B captions, "" for none
-           cond=None,              # [B, K, H, W] in [0, 1], for a Student (a list of them for composed adaptors)
-           steps: int = 4,
-           method: str = "auto",   # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the model was made for
-           guidance: float = 1.,   # on the caption; costs a second evaluation per step unless 1
-           seed: int = 0,          # of the noise, drawn on the CPU: the same on every device
-           any_steps: bool = False):
-    "Yield a `State` per step."
+def sample(
+    model,  # Teacher, or Student (then cond is needed)
+    captions: list[str],  # B captions, "" for none
+    # [B, K, H, W] in [0, 1], for a Student (a list of them for composed adaptors)
+    cond=None,
+    steps: int = 4,
+    # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the model was made for
+    method: str = "auto",
+    guidance: float = 1.0,  # on the caption; costs a second evaluation per step unless 1
+    seed: int = 0,  # of the noise, drawn on the CPU: the same on every device
+    any_steps: bool = False,
+):
+    """Yield a `State` per step."""
     method = pick_method(model, method)
-    if isinstance(model, Student): cond = _checked(model, cond, captions)
-    elif cond is not None: raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
+    if isinstance(model, Student):
+        cond = _checked(model, cond, captions)
+    elif cond is not None:
+        raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     any_steps or check_steps(model, steps)
     teacher, schedule = getattr(model, "teacher", model), model.schedule
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
-    ts = list(schedule.timesteps(steps)); move = METHODS[method](schedule, ts, generator)
+    ts = list(schedule.timesteps(steps))
+    move = METHODS[method](schedule, ts, generator)
     for i, t in enumerate(ts):
-        pred = model(z, t, cond, text, guidance=guidance) if isinstance(model, Student) else model(z, t, text, guidance=guidance)
+        pred = (
+            model(z, t, cond, text, guidance=guidance)
+            if isinstance(model, Student)
+            else model(z, t, text, guidance=guidance)
+        )
         z = move(i, pred, z)
         yield State(i, steps, t, pred.x, z)
 
+
 def _checked(student, cond, captions):
-    "The prepared condition on the student's device, or an error."
-    if cond is None and student.adaptor.channels: raise ValueError("a Student needs cond, a batch of condition images [B, K, H, W] in [0, 1]; to draw without one, sample from student.teacher")
-    student.adaptor.check(cond, len(captions)); place = lambda c: None if c is None else c.to(student.device)
-    return student.prepare([place(c) for c in cond] if isinstance(cond, (list, tuple)) else place(cond))
+    """The prepared condition on the student's device, or an error."""
+    if cond is None and student.adaptor.channels:
+        raise ValueError(
+            "a Student needs cond, a batch of condition images [B, K, H, W] in [0, 1]; to draw "
+            "without one, sample from student.teacher"
+        )
+    student.adaptor.check(cond, len(captions))
+
+    def place(c):
+        return None if c is None else c.to(student.device)
+
+    return student.prepare(
+        [place(c) for c in cond] if isinstance(cond, (list, tuple)) else place(cond)
+    )
 
 # %% ../nbs/05_sampler.ipynb #b92fd266
-def draw_images(model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
-    "Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."
+def draw_images(
+    model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs
+) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
+    """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     out, teacher = [], getattr(model, "teacher", model)
     for k, i in enumerate(range(0, len(captions), batch)):
-        part = None if cond is None else cond[i:i + batch] if torch.is_tensor(cond) else [None if c is None else c[i:i + batch] for c in cond]
-        for state in sample(model, captions[i:i + batch], part, seed=seed + 1_000_003 * k, **kwargs): pass
-        with torch.no_grad(): out.append(teacher.decode(state.z).cpu())
+        part = (
+            None
+            if cond is None
+            else cond[i : i + batch]
+            if torch.is_tensor(cond)
+            else [None if c is None else c[i : i + batch] for c in cond]
+        )
+        for state in sample(
+            model, captions[i : i + batch], part, seed=seed + 1_000_003 * k, **kwargs
+        ):
+            pass
+        with torch.no_grad():
+            out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)
 
 # %% ../nbs/05_sampler.ipynb #c44db120
-def figure(rows,           # lists of images [3 or 1, H, W] in [0, 1]
-           names=None,     # one per row
-           titles=None,    # one per column
-           scale: float = 1.1):  # inches an image
-    "A labelled matplotlib figure of rows of images."
+def figure(
+    rows,  # lists of images [3 or 1, H, W] in [0, 1]
+    names=None,  # one per row
+    titles=None,  # one per column
+    scale: float = 1.1,  # inches an image
+):
+    """A labelled matplotlib figure of rows of images."""
     from matplotlib import pyplot as plt
+
     width = max(map(len, rows))
-    fig, axes = plt.subplots(len(rows), width, figsize=(scale * width + (1.1 if names else 0), scale * len(rows) + .3), squeeze=False, dpi=60)
-    for ax in axes.flat: ax.set_xticks([]); ax.set_yticks([]); ax.set_frame_on(False)
+    fig, axes = plt.subplots(
+        len(rows),
+        width,
+        figsize=(scale * width + (1.1 if names else 0), scale * len(rows) + 0.3),
+        squeeze=False,
+        dpi=60,
+    )
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_frame_on(False)
     for r, row in enumerate(rows):
-        for c, im in enumerate(row): axes[r, c].imshow(im.expand(3, -1, -1).permute(1, 2, 0).cpu().clip(0, 1), interpolation="nearest")
-        if names: axes[r, 0].set_ylabel(names[r], fontsize=7, rotation=0, ha="right", va="center")
-    for c, title in enumerate(titles or []): axes[0, c].set_title(title, fontsize=7)
-    fig.tight_layout(pad=.25)
+        for c, im in enumerate(row):
+            axes[r, c].imshow(
+                im.expand(3, -1, -1).permute(1, 2, 0).cpu().clip(0, 1), interpolation="nearest"
+            )
+        if names:
+            axes[r, 0].set_ylabel(names[r], fontsize=7, rotation=0, ha="right", va="center")
+    for c, title in enumerate(titles or []):
+        axes[0, c].set_title(title, fontsize=7)
+    fig.tight_layout(pad=0.25)
     return fig

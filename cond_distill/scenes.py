@@ -4,8 +4,10 @@
 
 # %% ../nbs/00_scenes.ipynb #e0ca7ebc
 from __future__ import annotations
-from dataclasses import dataclass, replace
+
 import math
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 
@@ -15,129 +17,198 @@ __all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HEL
 
 # %% ../nbs/00_scenes.ipynb #bec6f233
 SHAPES = ("sphere", "cube", "cylinder", "cone", "dome")
-COLOURS = {"red": (.80, .07, .07), "orange": (.95, .45, .04), "yellow": (.92, .84, .12), "green": (.10, .52, .13),
-           "cyan": (.12, .72, .78), "blue": (.10, .20, .80), "purple": (.48, .13, .62), "white": (.93, .93, .93)}
-FLOORS = {"wooden": (.56, .36, .20), "checkered": (.62, .62, .62), "sandy": (.80, .70, .50), "grassy": (.27, .44, .16), "slate": (.30, .34, .41)}
+COLOURS = {
+    "red": (0.80, 0.07, 0.07),
+    "orange": (0.95, 0.45, 0.04),
+    "yellow": (0.92, 0.84, 0.12),
+    "green": (0.10, 0.52, 0.13),
+    "cyan": (0.12, 0.72, 0.78),
+    "blue": (0.10, 0.20, 0.80),
+    "purple": (0.48, 0.13, 0.62),
+    "white": (0.93, 0.93, 0.93),
+}
+FLOORS = {
+    "wooden": (0.56, 0.36, 0.20),
+    "checkered": (0.62, 0.62, 0.62),
+    "sandy": (0.80, 0.70, 0.50),
+    "grassy": (0.27, 0.44, 0.16),
+    "slate": (0.30, 0.34, 0.41),
+}
 MATERIALS = ("matte", "shiny")
 PATTERNS = ("plain", "striped", "checked")
-SIZES = {"small": (.58, .68), "": (.76, .88), "large": (.94, 1.06)}
+SIZES = {"small": (0.58, 0.68), "": (0.76, 0.88), "large": (0.94, 1.06)}
 
 # %% ../nbs/00_scenes.ipynb #b22abbc7
 @dataclass(frozen=True)
 class Solid:
-    "One object. The first five fields are what a caption may say of it."
-    shape: str       # one of `SHAPES`
-    colour: str      # one of `COLOURS`
-    material: str    # "matte" or "shiny"
-    pattern: str     # "plain", "striped" or "checked"
-    size: str        # "small", "" (medium) or "large"
-    radius: float    # world units, within `SIZES[size]`
-    x: float         # world units, to the right
-    z: float         # world units, away from the camera
-    angle: float     # radians about the vertical
-    phase: float     # of the pattern, in periods
-    freq: float      # pattern periods per unit of height
-    shade: float     # brightness of the pattern's second colour, relative to the first
+    """One object. The first five fields are what a caption may say of it."""
+
+    shape: str  # one of `SHAPES`
+    colour: str  # one of `COLOURS`
+    material: str  # "matte" or "shiny"
+    pattern: str  # "plain", "striped" or "checked"
+    size: str  # "small", "" (medium) or "large"
+    radius: float  # world units, within `SIZES[size]`
+    x: float  # world units, to the right
+    z: float  # world units, away from the camera
+    angle: float  # radians about the vertical
+    phase: float  # of the pattern, in periods
+    freq: float  # pattern periods per unit of height
+    shade: float  # brightness of the pattern's second colour, relative to the first
+
 
 @dataclass(frozen=True)
 class Scene:
-    "Everything the renderer needs to know, and nothing that depends on the image size."
+    """Everything the renderer needs to know, and nothing that depends on the image size."""
+
     solids: tuple[Solid, ...]  # 1 to 3, the first is the caption's subject
-    floor: str                 # one of `FLOORS`
-    floor_scale: float         # pattern periods per world unit
-    floor_angle: float         # radians
+    floor: str  # one of `FLOORS`
+    floor_scale: float  # pattern periods per world unit
+    floor_angle: float  # radians
     floor_phase: tuple[float, float]  # world units
     floor_tint: tuple[float, float, float]  # multiplies the floor's colour
     light: tuple[float, float]  # azimuth, elevation in radians
-    warmth: float              # -1 (bluish light) to 1 (reddish)
-    ambient: float             # share of light that comes from everywhere
+    warmth: float  # -1 (bluish light) to 1 (reddish)
+    ambient: float  # share of light that comes from everywhere
     sky: tuple[float, float, float]  # RGB
-    camera: float              # camera height, world units
-    grain: int                 # seed of the surface noise
-    caption_seed: int          # picks the wording and what is left unsaid
+    camera: float  # camera height, world units
+    grain: int  # seed of the surface noise
+    caption_seed: int  # picks the wording and what is left unsaid
 
 # %% ../nbs/00_scenes.ipynb #171bc09d
 HELD_OUT = 1_000_000_000  # first index of the held-out range
-WORLD = 2  # raised when an index draws another picture, depth or caption; part of every cache's name
+# raised when an index draws another picture, depth or caption; part of every cache's name
+WORLD = 2
+
 
 def _solid(rng, others):
-    "Draw one solid that stands clear of `others`, or None when no free place was found."
-    size = str(rng.choice(list(SIZES), p=(.3, .4, .3)))
+    """Draw one solid that stands clear of `others`, or None when no free place was found."""
+    size = str(rng.choice(list(SIZES), p=(0.3, 0.4, 0.3)))
     radius = rng.uniform(*SIZES[size])
     for _ in range(30):
-        x, z = rng.uniform(-1, 1) * (1.5 - .65 * radius), rng.uniform(-1.1, 1.5)
-        clear = all(math.hypot(x - o.x, z - o.z) > .95 * (radius + o.radius) + .08 for o in others)
-        apart = all(max(abs(x - o.x), abs(z - o.z)) > .95 for o in others)
-        if clear and apart: break
-    else: return None
-    return Solid(str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS))), str(rng.choice(MATERIALS)),
-                 str(rng.choice(PATTERNS, p=(.6, .2, .2))), size, radius, x, z,
-                 rng.uniform(0, math.pi), rng.uniform(), rng.uniform(1.3, 2.), rng.uniform(.5, .7))
+        x, z = rng.uniform(-1, 1) * (1.5 - 0.65 * radius), rng.uniform(-1.1, 1.5)
+        clear = all(
+            math.hypot(x - o.x, z - o.z) > 0.95 * (radius + o.radius) + 0.08 for o in others
+        )
+        apart = all(max(abs(x - o.x), abs(z - o.z)) > 0.95 for o in others)
+        if clear and apart:
+            break
+    else:
+        return None
+    return Solid(
+        str(rng.choice(SHAPES)),
+        str(rng.choice(list(COLOURS))),
+        str(rng.choice(MATERIALS)),
+        str(rng.choice(PATTERNS, p=(0.6, 0.2, 0.2))),
+        size,
+        radius,
+        x,
+        z,
+        rng.uniform(0, math.pi),
+        rng.uniform(),
+        rng.uniform(1.3, 2.0),
+        rng.uniform(0.5, 0.7),
+    )
 
 # %% ../nbs/00_scenes.ipynb #a8f373a6
 def make_scene(i: int, seed: int = 0) -> Scene:
-    "The scene with index `i` of world `seed`: a pure function, the same wherever NumPy draws the same numbers."
+    """The scene with index `i` of world `seed`.
+
+    A pure function, the same wherever NumPy draws the same numbers.
+    """
     rng = np.random.default_rng((seed, i))
     solids = []
-    for _ in range(rng.choice((1, 2, 3), p=(.45, .45, .10))):
+    for _ in range(rng.choice((1, 2, 3), p=(0.45, 0.45, 0.10))):
         solid = _solid(rng, solids)
-        if solid: solids.append(solid)
-    tint = 1 + rng.uniform(-.12, .12) + rng.uniform(-.05, .05, 3)
-    sky = rng.uniform(.35, .9) * (1 + rng.uniform(-.12, .12, 3))
-    return Scene(tuple(solids), str(rng.choice(list(FLOORS))), rng.uniform(.5, 1.), rng.uniform(0, math.pi),
-                 tuple(rng.uniform(0, 8, 2)), tuple(tint), (rng.uniform(-math.pi, math.pi), rng.uniform(.65, 1.25)),
-                 rng.uniform(-1, 1), rng.uniform(.3, .5), tuple(sky.clip(0, 1)), rng.uniform(2.3, 3.9),
-                 int(rng.integers(1 << 30)), int(rng.integers(1 << 30)))
+        if solid:
+            solids.append(solid)
+    tint = 1 + rng.uniform(-0.12, 0.12) + rng.uniform(-0.05, 0.05, 3)
+    sky = rng.uniform(0.35, 0.9) * (1 + rng.uniform(-0.12, 0.12, 3))
+    return Scene(
+        tuple(solids),
+        str(rng.choice(list(FLOORS))),
+        rng.uniform(0.5, 1.0),
+        rng.uniform(0, math.pi),
+        tuple(rng.uniform(0, 8, 2)),
+        tuple(tint),
+        (rng.uniform(-math.pi, math.pi), rng.uniform(0.65, 1.25)),
+        rng.uniform(-1, 1),
+        rng.uniform(0.3, 0.5),
+        tuple(sky.clip(0, 1)),
+        rng.uniform(2.3, 3.9),
+        int(rng.integers(1 << 30)),
+        int(rng.integers(1 << 30)),
+    )
 
 # %% ../nbs/00_scenes.ipynb #dca18a71
 @dataclass(frozen=True)
 class Caption:
-    "A caption and what it claims."
+    """A caption and what it claims."""
+
     text: str
-    solids: tuple[dict, ...]  # per mentioned solid: the claimed "shape", "colour", ... (absent when unsaid)
-    relation: str | None      # of the first solid to the second: "left of", "right of", "in front of", "behind"
-    floor: str | None         # one of `FLOORS`
+    # per mentioned solid: the claimed "shape", "colour", ... (absent when unsaid)
+    solids: tuple[dict, ...]
+    # of the first solid to the second: "left of", "right of", "in front of", "behind"
+    relation: str | None
+    floor: str | None  # one of `FLOORS`
+
 
 def relation(a: Solid, b: Solid) -> str:
-    "How `a` stands to `b`, along the axis on which they are further apart."
+    """How `a` stands to `b`, along the axis on which they are further apart."""
     dx, dz = a.x - b.x, a.z - b.z
-    if abs(dx) >= abs(dz): return "left of" if dx < 0 else "right of"
+    if abs(dx) >= abs(dz):
+        return "left of" if dx < 0 else "right of"
     return "in front of" if dz < 0 else "behind"
 
 # %% ../nbs/00_scenes.ipynb #5f341a5a
 def _phrase(said: dict) -> str:
-    "`{'size': 'small', 'colour': 'red', 'shape': 'cube'}` → 'a small red cube'."
-    words = [said.get(k, "") for k in ("size", "material", "pattern", "colour")] + [said.get("shape", "object")]
+    """`{'size': 'small', 'colour': 'red', 'shape': 'cube'}` → 'a small red cube'."""
+    words = [said.get(k, "") for k in ("size", "material", "pattern", "colour")] + [
+        said.get("shape", "object")
+    ]
     words = [w for w in words if w and w != "plain"]
     return ("an " if words[0][0] in "aeio" else "a ") + " ".join(words)
 
+
 def caption(scene: Scene, level: str = "mixed", draw: int = 0) -> Caption:
-    "Describe `scene`; `level` is 'full', 'partial', 'none', or 'mixed' (45 %, 35 %, 20 %); another `draw` leaves other things unsaid."
+    """Describe `scene`; `level` is 'full', 'partial', 'none', or 'mixed' (45 %, 35 %, 20 %).
+
+    Another `draw` leaves other things unsaid.
+    """
     if level not in ("full", "partial", "none", "mixed"):
         raise ValueError(f"level is {level!r}; choose 'full', 'partial', 'none' or 'mixed'")
     rng = np.random.default_rng((scene.caption_seed, draw))
-    if level == "mixed": level = str(rng.choice(("full", "partial", "none"), p=(.45, .35, .2)))
-    if level == "none": return Caption("", (), None, None)
+    if level == "mixed":
+        level = str(rng.choice(("full", "partial", "none"), p=(0.45, 0.35, 0.2)))
+    if level == "none":
+        return Caption("", (), None, None)
     keep = (lambda p: True) if level == "full" else (lambda p: bool(rng.random() < p))
-    share = dict(size=.4, material=.3, pattern=.5, colour=.6, shape=.85)
+    share = dict(size=0.4, material=0.3, pattern=0.5, colour=0.6, shape=0.85)
     said = [{k: getattr(s, k) for k, p in share.items() if keep(p)} for s in scene.solids]
-    if not keep(.7): said = said[:1]
-    rel = relation(*scene.solids[:2]) if len(said) > 1 and keep(.7) else None
+    if not keep(0.7):
+        said = said[:1]
+    rel = relation(*scene.solids[:2]) if len(said) > 1 and keep(0.7) else None
     text = _phrase(said[0]) + (f" {rel or 'and'} {_phrase(said[1])}" if len(said) > 1 else "")
     text += f" and {_phrase(said[2])}" if len(said) > 2 else ""
-    floor = scene.floor if keep(.6) else None
+    floor = scene.floor if keep(0.6) else None
     article = "an" if floor and floor[0] in "aeio" else "a"
-    return Caption(text + (f" on {article} {floor} floor" if floor else ""), tuple(said), rel, floor)
+    return Caption(
+        text + (f" on {article} {floor} floor" if floor else ""), tuple(said), rel, floor
+    )
 
 # %% ../nbs/00_scenes.ipynb #8bb98097
 def _slab(o, d, lo, hi):
-    "Interval of the ray o + t d within lo <= . <= hi, one coordinate."
+    """Interval of the ray o + t d within lo <= . <= hi, one coordinate."""
     d = torch.where(d.abs() < 1e-6, torch.full_like(d, 1e-6), d)
     a, b = (lo - o) / d, (hi - o) / d
     return torch.minimum(a, b), torch.maximum(a, b)
 
+
 def _quadric(A, B, C, down):
-    "Interval where A t² + 2 B t + C <= 0; for A < 0 (steep rays in a cone) the half-line on the lower nappe."
+    """Interval where A t² + 2 B t + C <= 0.
+
+    For A < 0 (steep rays in a cone) the half-line on the lower nappe.
+    """
     disc = B * B - A * C
     root = disc.clamp_min(0).sqrt()
     A = torch.where(A.abs() < 1e-6, torch.full_like(A, 1e-6), A)
@@ -150,88 +221,153 @@ def _quadric(A, B, C, down):
     return t0.masked_fill(miss, 1e4), t1.masked_fill(miss, -1e4)
 
 # %% ../nbs/00_scenes.ipynb #e40ae065
-_R, _TOP = dict(sphere=.85, cube=.68, cylinder=.62, cone=.85, dome=.98), dict(sphere=1.7, cube=1.36, cylinder=1.5, cone=1.75, dome=.98)
+_R = dict(sphere=0.85, cube=0.68, cylinder=0.62, cone=0.85, dome=0.98)
+_TOP = dict(sphere=1.7, cube=1.36, cylinder=1.5, cone=1.75, dome=0.98)
+
 
 def _interval(shape: str, o, d):
-    "Where rays `o + t d` (three tensors each, unit solid standing on y = 0) are inside a `shape`."
+    """Where rays `o + t d` (three tensors each) are inside a `shape` that stands on y = 0."""
     (ox, oy, oz), (dx, dy, dz) = o, d
     r, top = _R[shape], _TOP[shape]
     if shape == "cube":
-        parts = [_slab(ox, dx, -r, r), _slab(oy, dy, 0., top), _slab(oz, dz, -r, r)]
+        parts = [_slab(ox, dx, -r, r), _slab(oy, dy, 0.0, top), _slab(oz, dz, -r, r)]
     elif shape in ("sphere", "dome"):
         y = oy - r if shape == "sphere" else oy
-        parts = [_quadric(dx * dx + dy * dy + dz * dz, ox * dx + y * dy + oz * dz, ox * ox + y * y + oz * oz - r * r, dy < 0)]
-        if shape == "dome": parts.append(_slab(oy, dy, 0., top))
+        parts = [
+            _quadric(
+                dx * dx + dy * dy + dz * dz,
+                ox * dx + y * dy + oz * dz,
+                ox * ox + y * y + oz * oz - r * r,
+                dy < 0,
+            )
+        ]
+        if shape == "dome":
+            parts.append(_slab(oy, dy, 0.0, top))
     else:
-        k = (r / top) ** 2 if shape == "cone" else 0.
-        y, c = oy - top, r * r if shape == "cylinder" else 0.
-        parts = [_quadric(dx * dx + dz * dz - k * dy * dy, ox * dx + oz * dz - k * y * dy, ox * ox + oz * oz - k * y * y - c, dy < 0),
-                 _slab(oy, dy, 0., top)]
+        k = (r / top) ** 2 if shape == "cone" else 0.0
+        y, c = oy - top, r * r if shape == "cylinder" else 0.0
+        parts = [
+            _quadric(
+                dx * dx + dz * dz - k * dy * dy,
+                ox * dx + oz * dz - k * y * dy,
+                ox * ox + oz * oz - k * y * y - c,
+                dy < 0,
+            ),
+            _slab(oy, dy, 0.0, top),
+        ]
     t0, t1 = parts[0]
-    for a, b in parts[1:]: t0, t1 = torch.maximum(t0, a), torch.minimum(t1, b)
+    for a, b in parts[1:]:
+        t0, t1 = torch.maximum(t0, a), torch.minimum(t1, b)
     return t0, t1
 
 # %% ../nbs/00_scenes.ipynb #1dcb0418
 def _pack(scenes):
-    "The numbers of all solids, [B, 3] tensors; absent solids have shape −1."
-    names = dict(shape=lambda s: SHAPES.index(s.shape), colour=lambda s: list(COLOURS).index(s.colour),
-                 shiny=lambda s: float(s.material == "shiny"), pattern=lambda s: PATTERNS.index(s.pattern))
+    """The numbers of all solids, [B, 3] tensors; absent solids have shape −1."""
+    names = dict(
+        shape=lambda s: SHAPES.index(s.shape),
+        colour=lambda s: list(COLOURS).index(s.colour),
+        shiny=lambda s: float(s.material == "shiny"),
+        pattern=lambda s: PATTERNS.index(s.pattern),
+    )
     out = {}
-    for key in ("shape", "colour", "shiny", "pattern", "radius", "x", "z", "angle", "phase", "freq", "shade"):
-        get = names.get(key, lambda s: getattr(s, key))
-        rows = [[get(s) for s in sc.solids] + [-1 if key == "shape" else 0] * (3 - len(sc.solids)) for sc in scenes]
+    for key in (
+        "shape",
+        "colour",
+        "shiny",
+        "pattern",
+        "radius",
+        "x",
+        "z",
+        "angle",
+        "phase",
+        "freq",
+        "shade",
+    ):
+        get = names.get(key, lambda s, key=key: getattr(s, key))
+        rows = [
+            [get(s) for s in sc.solids] + [-1 if key == "shape" else 0] * (3 - len(sc.solids))
+            for sc in scenes
+        ]
         out[key] = torch.tensor(rows, dtype=torch.float32)
-    out["shape"], out["colour"], out["pattern"] = out["shape"].long(), out["colour"].long(), out["pattern"].long()
+    out["shape"] = out["shape"].long()
+    out["colour"] = out["colour"].long()
+    out["pattern"] = out["pattern"].long()
     return out
 
+
 def _to_local(P, b, k, x, y, z, vector=False):
-    "World coordinates [N, R] to the unit frame of solid k[n] of scene b[n]."
-    c, s, r = P["angle"][b, k].cos()[:, None], P["angle"][b, k].sin()[:, None], P["radius"][b, k][:, None]
-    if not vector: x, z = x - P["x"][b, k][:, None], z - P["z"][b, k][:, None]
+    """World coordinates [N, R] to the unit frame of solid k[n] of scene b[n]."""
+    c = P["angle"][b, k].cos()[:, None]
+    s = P["angle"][b, k].sin()[:, None]
+    r = P["radius"][b, k][:, None]
+    if not vector:
+        x, z = x - P["x"][b, k][:, None], z - P["z"][b, k][:, None]
     return (c * x - s * z) / r, y / r, (s * x + c * z) / r
 
+
 def _hits(P, o, d):
-    "Entry and exit distance of every ray with every solid: two [B, 3, R] tensors (1e4, −1e4 where missed)."
+    """Entry and exit distance of every ray with every solid.
+
+    Two [B, 3, R] tensors (1e4, −1e4 where missed).
+    """
     B, R = d[0].shape
     t0, t1 = torch.full((B, 3, R), 1e4), torch.full((B, 3, R), -1e4)
     for s, name in enumerate(SHAPES):
         b, k = (P["shape"] == s).nonzero(as_tuple=True)
         if len(b):
-            lo = _to_local(P, b, k, *(v[b] for v in o)); ld = _to_local(P, b, k, *(v[b] for v in d), vector=True)
+            lo = _to_local(P, b, k, *(v[b] for v in o))
+            ld = _to_local(P, b, k, *(v[b] for v in d), vector=True)
             t0[b, k], t1[b, k] = _interval(name, lo, ld)
     return t0, t1
 
 # %% ../nbs/00_scenes.ipynb #712214e5
 def _hash(i, j, seed):
-    "Uniform numbers in [0, 1) for integer lattice points, identical on every machine."
+    """Uniform numbers in [0, 1) for integer lattice points, identical on every machine."""
     h = i.long() * 374761393 + j.long() * 668265263 + seed * 69069
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return ((h ^ (h >> 16)) & 0xFFFF).float() / 65536
 
+
 def _noise(x, y, seed):
-    "Smooth value noise in [−1, 1]."
+    """Smooth value noise in [−1, 1]."""
     i, j = x.floor(), y.floor()
     u, v = x - i, y - j
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
     n = [_hash(i + a, j + b, seed) for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))]
     return 2 * ((n[0] * (1 - u) + n[1] * u) * (1 - v) + (n[2] * (1 - u) + n[3] * u) * v) - 1
 
+
 def _floor_brightness(kind, u, v, seed):
-    "The pattern of a floor: a factor near 1 for each point (u, v), in pattern periods."
+    """The pattern of a floor: a factor near 1 for each point (u, v), in pattern periods."""
     if kind == "wooden":
         plank = (u * 1.2).floor()
-        groove = ((u * 1.2 - plank) < .12).float()
-        return 1 + .2 * (_hash(plank, plank * 0, seed) - .5) * 2 + .05 * _noise(u * 5, v * 1.2, seed) - .14 * groove
-    if kind == "checkered": return 1 + .2 * (((u * .8).floor() + (v * .8).floor()) % 2 * 2 - 1)
-    if kind == "sandy": return 1 + .06 * _noise(u * 2.2, v * 2.2, seed) + .04 * torch.sin(6 * v + 2 * _noise(u, v, seed + 1))
-    if kind == "grassy": return 1 + .15 * _noise(u * 2.5, v * 2.5, seed) + .14 * _noise(u * 1.1, v * 1.1, seed + 1)
-    i, j = (u * .7).floor(), (v * .7).floor()
-    gap = (((u * .7 - i) < .1) | ((v * .7 - j) < .1)).float()
-    return 1 + .2 * (_hash(i, j, seed) - .5) * 2 + .04 * _noise(u * 2, v * 2, seed) + .16 * gap
+        groove = ((u * 1.2 - plank) < 0.12).float()
+        return (
+            1
+            + 0.2 * (_hash(plank, plank * 0, seed) - 0.5) * 2
+            + 0.05 * _noise(u * 5, v * 1.2, seed)
+            - 0.14 * groove
+        )
+    if kind == "checkered":
+        return 1 + 0.2 * (((u * 0.8).floor() + (v * 0.8).floor()) % 2 * 2 - 1)
+    if kind == "sandy":
+        return (
+            1
+            + 0.06 * _noise(u * 2.2, v * 2.2, seed)
+            + 0.04 * torch.sin(6 * v + 2 * _noise(u, v, seed + 1))
+        )
+    if kind == "grassy":
+        return 1 + 0.15 * _noise(u * 2.5, v * 2.5, seed) + 0.14 * _noise(u * 1.1, v * 1.1, seed + 1)
+    i, j = (u * 0.7).floor(), (v * 0.7).floor()
+    gap = (((u * 0.7 - i) < 0.1) | ((v * 0.7 - j) < 0.1)).float()
+    return 1 + 0.2 * (_hash(i, j, seed) - 0.5) * 2 + 0.04 * _noise(u * 2, v * 2, seed) + 0.16 * gap
 
 # %% ../nbs/00_scenes.ipynb #ab7e9134
 def _floor_colour(scenes, x, z):
-    "RGB of floor points x, z [B, R] → [B, R, 3]; the pattern fades with distance, where it would alias."
+    """RGB of floor points x, z [B, R] → [B, R, 3].
+
+    The pattern fades with distance, where it would alias.
+    """
     out = []
     for n, s in enumerate(scenes):
         c, si = math.cos(s.floor_angle), math.sin(s.floor_angle)
@@ -239,151 +375,276 @@ def _floor_colour(scenes, x, z):
         v = (si * x[n] + c * z[n] + s.floor_phase[1]) * s.floor_scale
         fade = (1 - (z[n] - 3) / 8).clamp(0, 1)
         pattern = 1 + (_floor_brightness(s.floor, u, v, s.grain) - 1) * fade
-        out.append(pattern[:, None] * torch.tensor(FLOORS[s.floor]) * torch.tensor(s.floor_tint, dtype=torch.float32))
+        out.append(
+            pattern[:, None]
+            * torch.tensor(FLOORS[s.floor])
+            * torch.tensor(s.floor_tint, dtype=torch.float32)
+        )
     return torch.stack(out)
 
+
 def _solid_pattern(P, pick, p):
-    "Brightness factor of surface points `p` (unit frame, [B, R] each) of the picked solids."
-    take = lambda key: P[key].gather(1, pick)
+    """Brightness factor of surface points `p` (unit frame, [B, R] each) of the picked solids."""
+
+    def take(key):
+        return P[key].gather(1, pick)
+
     f, ph, kind = take("freq"), take("phase"), take("pattern")
-    bands = ((p[1] * f + ph).floor() % 2)
+    bands = (p[1] * f + ph).floor() % 2
     checks = (bands + ((torch.atan2(p[2], p[0]) / math.pi * 2 + ph).floor() % 2)) % 2
     dark = torch.where(kind == 1, bands, torch.where(kind == 2, checks, torch.zeros_like(bands)))
     return 1 - dark * (1 - take("shade"))
 
 # %% ../nbs/00_scenes.ipynb #94a7a1d4
 def _normal(shape, p):
-    "Outward normals (unit frame) at surface points `p` of solids with index `shape`, [B, R] each."
+    """Outward normals (unit frame) at points `p` of solids with index `shape`, [B, R] each."""
     x, y, z = p
     zero, one = torch.zeros_like(x), torch.ones_like(x)
+
     def pick(options):  # options: name -> component; chosen by the shape under each ray
         out = zero
-        for s, name in enumerate(SHAPES): out = torch.where(shape == s, options[name], out)
+        for s, name in enumerate(SHAPES):
+            out = torch.where(shape == s, options[name], out)
         return out
-    ax, ay, az = x.abs() / _R["cube"], (y - _TOP["cube"] / 2).abs() / (_TOP["cube"] / 2), z.abs() / _R["cube"]
+
+    ax = x.abs() / _R["cube"]
+    ay = (y - _TOP["cube"] / 2).abs() / (_TOP["cube"] / 2)
+    az = z.abs() / _R["cube"]
     fx, fy = (ax >= ay) & (ax >= az), (ay > ax) & (ay >= az)
     lid = y > _TOP["cylinder"] - 1e-3
     slope = _R["cone"] / _TOP["cone"] * (x * x + z * z).clamp_min(1e-8).sqrt()
-    n = (pick(dict(sphere=x, dome=x, cube=x.sign() * fx, cylinder=torch.where(lid, zero, x), cone=x)),
-         pick(dict(sphere=y - _R["sphere"], dome=y, cube=(y - .5).sign() * fy, cylinder=torch.where(lid, one, zero), cone=slope)),
-         pick(dict(sphere=z, dome=z, cube=z.sign() * ~(fx | fy), cylinder=torch.where(lid, zero, z), cone=z)))
+    n = (
+        pick(
+            dict(sphere=x, dome=x, cube=x.sign() * fx, cylinder=torch.where(lid, zero, x), cone=x)
+        ),
+        pick(
+            dict(
+                sphere=y - _R["sphere"],
+                dome=y,
+                cube=(y - 0.5).sign() * fy,
+                cylinder=torch.where(lid, one, zero),
+                cone=slope,
+            )
+        ),
+        pick(
+            dict(
+                sphere=z,
+                dome=z,
+                cube=z.sign() * ~(fx | fy),
+                cylinder=torch.where(lid, zero, z),
+                cone=z,
+            )
+        ),
+    )
     length = (n[0] ** 2 + n[1] ** 2 + n[2] ** 2).clamp_min(1e-12).sqrt()
     return tuple(v / length for v in n)
 
 # %% ../nbs/00_scenes.ipynb #9feb1118
-_FOV, _DIST = .30, 5.4  # half-width of the image plane at distance 1; camera distance from the origin
-NEAR, FAR = 3.5, 16.    # depth range, world units; see `disparity`
+# half-width of the image plane at distance 1; camera distance from the origin
+_FOV, _DIST = 0.30, 5.4
+NEAR, FAR = 3.5, 16.0  # depth range, world units; see `disparity`
+
 
 def _rays(scenes, n):
-    "Origins and directions of n × n rays through the image, [B, n·n] each; also the forward axis."
+    """Origins and directions of n × n rays through the image, [B, n·n] each.
+
+    Also the forward axis.
+    """
     h = torch.tensor([s.camera for s in scenes])[:, None]
-    px = (torch.arange(n) + .5) / n * 2 - 1
+    px = (torch.arange(n) + 0.5) / n * 2 - 1
     v, u = torch.meshgrid(-px, px, indexing="ij")
     u, v = u.flatten()[None] * _FOV, v.flatten()[None] * _FOV
-    fy, fz = (.45 - h), torch.full_like(h, _DIST)          # look at (0, .45, 0)
-    norm = (fy * fy + fz * fz).sqrt(); fy, fz = fy / norm, fz / norm
-    d = (u.expand(len(scenes), -1), fy + v * fz, fz - v * fy)   # right = (1,0,0), up = (0, fz, −fy)
+    fy, fz = (0.45 - h), torch.full_like(h, _DIST)  # look at (0, .45, 0)
+    norm = (fy * fy + fz * fz).sqrt()
+    fy, fz = fy / norm, fz / norm
+    d = (u.expand(len(scenes), -1), fy + v * fz, fz - v * fy)  # right = (1,0,0), up = (0, fz, −fy)
     o = (torch.zeros_like(d[0]), h.expand_as(d[0]), torch.full_like(d[0], -_DIST))
-    return o, d                                            # |d along forward| = 1: t is the depth along the axis
+    # |d along forward| = 1: t is the depth along the axis
+    return o, d
+
 
 def disparity(depth: torch.Tensor) -> torch.Tensor:
-    "Depth in world units → condition in [0, 1]: 1 at `NEAR`, 0 at `FAR` and beyond, linear in 1/depth."
-    return ((1 / depth.clamp(NEAR, FAR) - 1 / FAR) / (1 / NEAR - 1 / FAR))
+    """Depth in world units → condition in [0, 1].
+
+    1 at `NEAR`, 0 at `FAR` and beyond, linear in 1/depth.
+    """
+    return (1 / depth.clamp(NEAR, FAR) - 1 / FAR) / (1 / NEAR - 1 / FAR)
 
 # %% ../nbs/00_scenes.ipynb #3c4d878f
 def _trace(scenes, P, n):
-    "First hits of n × n rays a scene: depth, picked solid (−1 none), floor mask, points, normals, ray directions."
+    """First hits of n × n rays a scene.
+
+    Depth, picked solid (−1 none), floor mask, points, normals, ray directions.
+    """
     o, d = _rays(scenes, n)
     t0, t1 = _hits(P, o, d)
     t0 = torch.where((t1 > t0) & (t1 > 0), t0, torch.full_like(t0, 1e4))
     t, pick = t0.min(1)
     down = d[1] < -1e-4
-    t_floor = torch.where(down, -o[1] / torch.where(down, d[1], -torch.ones_like(d[1])), torch.full_like(t, 1e4))
+    t_floor = torch.where(
+        down, -o[1] / torch.where(down, d[1], -torch.ones_like(d[1])), torch.full_like(t, 1e4)
+    )
     is_solid, is_floor = (t < t_floor) & (t < 1e3), (t_floor <= t) & (t_floor < 60)
-    depth = torch.minimum(t, t_floor).clamp(max=60.)
+    depth = torch.minimum(t, t_floor).clamp(max=60.0)
     point = tuple(a + depth * b for a, b in zip(o, d))
-    b = torch.arange(len(scenes))[:, None].expand_as(pick)
     local = _gather_local(P, pick, point)
     nl = _normal(P["shape"].gather(1, pick), local)
     c, s = P["angle"].gather(1, pick).cos(), P["angle"].gather(1, pick).sin()
     world = (c * nl[0] + s * nl[2], nl[1], -s * nl[0] + c * nl[2])
-    normal = tuple(torch.where(is_solid, w, torch.full_like(w, f)) for w, f in zip(world, (0., 1., 0.)))
-    return dict(depth=depth, pick=pick, solid=is_solid, floor=is_floor, point=point, local=local, normal=normal, dir=d)
+    normal = tuple(
+        torch.where(is_solid, w, torch.full_like(w, f)) for w, f in zip(world, (0.0, 1.0, 0.0))
+    )
+    return dict(
+        depth=depth,
+        pick=pick,
+        solid=is_solid,
+        floor=is_floor,
+        point=point,
+        local=local,
+        normal=normal,
+        dir=d,
+    )
+
 
 def _gather_local(P, pick, p):
-    "World points [B, R] to the unit frame of the solid picked for each ray."
-    g = lambda key: P[key].gather(1, pick)
+    """World points [B, R] to the unit frame of the solid picked for each ray."""
+
+    def g(key):
+        return P[key].gather(1, pick)
+
     x, z, c, s, r = p[0] - g("x"), p[2] - g("z"), g("angle").cos(), g("angle").sin(), g("radius")
     return (c * x - s * z) / r, p[1] / r, (s * x + c * z) / r
 
 # %% ../nbs/00_scenes.ipynb #49bdc815
 def _light(scenes):
-    "Direction to the sun (three [B, 1]), its colour [B, 1, 3], the ambient share [B, 1, 1] and the sky [B, 1, 3]."
-    T = lambda f: torch.tensor([f(s) for s in scenes], dtype=torch.float32)
+    """Direction to the sun (three [B, 1]), its colour [B, 1, 3], the ambient share [B, 1, 1] and
+    the sky [B, 1, 3].
+    """
+
+    def T(f):
+        return torch.tensor([f(s) for s in scenes], dtype=torch.float32)
+
     az, el, w = T(lambda s: s.light[0]), T(lambda s: s.light[1]), T(lambda s: s.warmth)
     sun = (az.sin() * el.cos(), el.sin(), -az.cos() * el.cos())
-    colour = torch.stack([1 + .08 * w, torch.ones_like(w), 1 - .12 * w], -1)
-    return tuple(v[:, None] for v in sun), colour[:, None], T(lambda s: s.ambient)[:, None, None], T(lambda s: s.sky)[:, None]
+    colour = torch.stack([1 + 0.08 * w, torch.ones_like(w), 1 - 0.12 * w], -1)
+    return (
+        tuple(v[:, None] for v in sun),
+        colour[:, None],
+        T(lambda s: s.ambient)[:, None, None],
+        T(lambda s: s.sky)[:, None],
+    )
+
 
 def _shade(scenes, P, hit):
-    "RGB [B, R, 3] of traced points."
+    """RGB [B, R, 3] of traced points."""
     sun, colour, ambient, sky = _light(scenes)
     n, d, at = hit["normal"], hit["dir"], hit["point"]
     o = tuple(p + 2e-3 * v for p, v in zip(at, n))
-    s0, s1 = _hits(P, o, tuple(l.expand_as(d[0]) for l in sun))
+    s0, s1 = _hits(P, o, tuple(v.expand_as(d[0]) for v in sun))
     lit = 1 - ((s1 > s0) & (s1 > 1e-3)).any(1).float()
     facing = sum(a * b for a, b in zip(n, sun)).clamp(min=0) * lit
-    base = torch.tensor(list(COLOURS.values()))[P["colour"].gather(1, hit["pick"])] * _solid_pattern(P, hit["pick"], hit["local"])[..., None]
+    base = (
+        torch.tensor(list(COLOURS.values()))[P["colour"].gather(1, hit["pick"])]
+        * _solid_pattern(P, hit["pick"], hit["local"])[..., None]
+    )
     base = torch.where(hit["solid"][..., None], base, _floor_colour(scenes, at[0], at[2]))
     rgb = base * (ambient + (1.25 - ambient) * facing[..., None] * colour)
     length = sum(v * v for v in d).sqrt()
     dn = sum(a * b for a, b in zip(d, n)) / length
-    reflect = sum((a / length - 2 * dn * b) * l for a, b, l in zip(d, n, sun)).clamp(min=0)
+    reflect = sum((a / length - 2 * dn * b) * c for a, b, c in zip(d, n, sun)).clamp(min=0)
     shiny = (P["shiny"].gather(1, hit["pick"]) * hit["solid"])[..., None]
-    rgb = rgb + shiny * (.75 * (reflect ** 24 * lit)[..., None] * colour + .22 * (1 + dn.clamp(-1, 0))[..., None] * sky)
+    rgb = rgb + shiny * (
+        0.75 * (reflect**24 * lit)[..., None] * colour
+        + 0.22 * (1 + dn.clamp(-1, 0))[..., None] * sky
+    )
     fog = ((hit["depth"] - 6) / 9).clamp(0, 1)[..., None] * ~hit["solid"][..., None]
     return (rgb * (1 - fog) + sky * fog).clamp(0, 1) ** (1 / 1.15)
 
 # %% ../nbs/00_scenes.ipynb #cd4cc8a4
 @torch.no_grad()
-def render(scenes: list[Scene],  # B scenes
-           size: int = 64,       # pixels a side
-           samples: int = 2,     # rays per pixel and side, for anti-aliasing
-           ) -> dict[str, torch.Tensor]:  # image [B,3,H,W], depth [B,1,H,W] (see `disparity`), normals [B,3,H,W], segmentation [B,1,H,W]
-    "Draw scenes with their exact conditions; image and depth lie in [0, 1]; segmentation is −1 sky, 0 floor, 1… solids."
-    if size < 8 or samples < 1: raise ValueError(f"size is {size} and samples is {samples}; expected size >= 8 and samples >= 1")
+def render(
+    scenes: list[Scene],  # B scenes
+    size: int = 64,  # pixels a side
+    samples: int = 2,  # rays per pixel and side, for anti-aliasing
+    # image [B,3,H,W], depth [B,1,H,W] (see `disparity`), normals [B,3,H,W], segmentation [B,1,H,W]
+) -> dict[str, torch.Tensor]:
+    """Draw scenes with their exact conditions; image and depth lie in [0, 1].
+
+    Segmentation is −1 sky, 0 floor, 1… solids.
+    """
+    if size < 8 or samples < 1:
+        raise ValueError(
+            f"size is {size} and samples is {samples}; expected size >= 8 and samples >= 1"
+        )
     parts = []
     for i in range(0, len(scenes), 8):  # small batches stay in the processor's cache
-        chunk = scenes[i:i + 8]
+        chunk = scenes[i : i + 8]
         P, B, n = _pack(chunk), len(chunk), size * samples
         hit = _trace(chunk, P, n)
-        pool = lambda x: torch.nn.functional.avg_pool2d(x.reshape(B, n, n, -1).permute(0, 3, 1, 2), samples)
-        first = lambda x: x.reshape(B, n, n, -1).permute(0, 3, 1, 2)[:, :, ::samples, ::samples]
+
+        def grid(x, B=B, n=n):
+            return x.reshape(B, n, n, -1).permute(0, 3, 1, 2)
+
+        def pool(x, grid=grid):
+            return torch.nn.functional.avg_pool2d(grid(x), samples)
+
+        def first(x, grid=grid):
+            return grid(x)[:, :, ::samples, ::samples]
+
         seg = torch.where(hit["solid"], hit["pick"] + 1, torch.where(hit["floor"], 0, -1))
-        parts.append(dict(image=pool(_shade(chunk, P, hit)), depth=pool(disparity(hit["depth"])),
-                          normals=first(torch.stack(hit["normal"], -1) * (seg >= 0)[..., None]), segmentation=first(seg)))
+        parts.append(
+            dict(
+                image=pool(_shade(chunk, P, hit)),
+                depth=pool(disparity(hit["depth"])),
+                normals=first(torch.stack(hit["normal"], -1) * (seg >= 0)[..., None]),
+                segmentation=first(seg),
+            )
+        )
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 # %% ../nbs/00_scenes.ipynb #883aba88
 class Scenes(torch.utils.data.Dataset):
-    "Scenes by index: a dict of image [3,H,W] and depth [1,H,W] in [0,1], normals [3,H,W], segmentation [1,H,W], caption, claims, scene (objects: a DataLoader needs a collate_fn)."
-    def __init__(self,
-                 split: str = "train",     # "train" or "held_out": disjoint ranges of the world's indices
-                 length: int = 1_000_000,  # how many scenes of the range to expose
-                 size: int = 64,           # pixels a side
-                 level: str = "mixed",     # captions: "full", "partial", "none" or "mixed"
-                 seed: int = 0):           # another seed is another world
-        if split not in ("train", "held_out"): raise ValueError(f"split is {split!r}; choose 'train' or 'held_out'")
-        if not 0 < length <= HELD_OUT: raise ValueError(f"length is {length}; expected 1 … {HELD_OUT} so that the halves stay apart")
-        self.start, self.length, self.size, self.level, self.seed = (HELD_OUT if split == "held_out" else 0), length, size, level, seed
-    def __len__(self): return self.length
+    """Scenes by index: a dict of image [3,H,W] and depth [1,H,W] in [0,1], normals [3,H,W],
+    segmentation [1,H,W], caption, claims, scene (objects: a DataLoader needs a collate_fn).
+    """
+
+    def __init__(
+        self,
+        # "train" or "held_out": disjoint ranges of the world's indices
+        split: str = "train",
+        length: int = 1_000_000,  # how many scenes of the range to expose
+        size: int = 64,  # pixels a side
+        level: str = "mixed",  # captions: "full", "partial", "none" or "mixed"
+        seed: int = 0,  # another seed is another world
+    ):
+        if split not in ("train", "held_out"):
+            raise ValueError(f"split is {split!r}; choose 'train' or 'held_out'")
+        if not 0 < length <= HELD_OUT:
+            raise ValueError(
+                f"length is {length}; expected 1 … {HELD_OUT} so that the halves stay apart"
+            )
+        self.start = HELD_OUT if split == "held_out" else 0
+        self.length = length
+        self.size = size
+        self.level = level
+        self.seed = seed
+
+    def __len__(self):
+        return self.length
+
     def scene(self, i: int) -> Scene:
-        "The parameters of scene `i`, not rendered."
-        if not 0 <= i < self.length: raise IndexError(f"scene {i} asked for, but this dataset has 0 … {self.length - 1}")
+        """The parameters of scene `i`, not rendered."""
+        if not 0 <= i < self.length:
+            raise IndexError(f"scene {i} asked for, but this dataset has 0 … {self.length - 1}")
         return make_scene(self.start + int(i), self.seed)
+
     def batch(self, indices) -> dict:
-        "Render several scenes at once (much faster than one by one)."
+        """Render several scenes at once (much faster than one by one)."""
         scenes = [self.scene(i) for i in indices]
         said = [caption(s, self.level) for s in scenes]
-        return dict(render(scenes, self.size), caption=[c.text for c in said], claims=said, scene=scenes)
-    def __getitem__(self, i: int) -> dict: return {k: v[0] for k, v in self.batch([i]).items()}
+        return dict(
+            render(scenes, self.size), caption=[c.text for c in said], claims=said, scene=scenes
+        )
+
+    def __getitem__(self, i: int) -> dict:
+        return {k: v[0] for k, v in self.batch([i]).items()}

@@ -4,8 +4,12 @@
 
 # %% ../nbs/01_schedule.ipynb #fcd03573
 from __future__ import annotations
+
+import hashlib
+import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
-import hashlib, json, math
+
 import torch
 
 # %% auto #0
@@ -16,244 +20,441 @@ __all__ = ['KINDS', 'PREDICTION_TYPES', 'SMALLEST', 'Schedule', 'cosine', 'scale
 
 # %% ../nbs/01_schedule.ipynb #ec96b8b6
 def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
-    "The variance that each training step adds, by the rules that diffusers names."
-    grid = lambda a, b: torch.linspace(a, b, s.T, dtype=torch.float64)
-    if s.kind == "trained": return torch.tensor(s.betas, dtype=torch.float64)
-    if s.kind == "linear": return grid(s.beta_start, s.beta_end)
-    if s.kind == "scaled_linear": return grid(s.beta_start ** .5, s.beta_end ** .5) ** 2
-    if s.kind == "sigmoid": return grid(-6, 6).sigmoid() * (s.beta_end - s.beta_start) + s.beta_start
-    bar = ((torch.arange(s.T + 1, dtype=torch.float64) / s.T + .008) / 1.008 * math.pi / 2).cos() ** 2
-    return (1 - bar[1:] / bar[:-1]).clamp(max=.999)
+    """The variance that each training step adds, by the rules that diffusers names."""
+
+    def grid(a, b):
+        return torch.linspace(a, b, s.T, dtype=torch.float64)
+
+    if s.kind == "trained":
+        return torch.tensor(s.betas, dtype=torch.float64)
+    if s.kind == "linear":
+        return grid(s.beta_start, s.beta_end)
+    if s.kind == "scaled_linear":
+        return grid(s.beta_start**0.5, s.beta_end**0.5) ** 2
+    if s.kind == "sigmoid":
+        return grid(-6, 6).sigmoid() * (s.beta_end - s.beta_start) + s.beta_start
+    bar = (
+        (torch.arange(s.T + 1, dtype=torch.float64) / s.T + 0.008) / 1.008 * math.pi / 2
+    ).cos() ** 2
+    return (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+
 
 def _coefficients(s: Schedule) -> tuple[torch.Tensor, torch.Tensor]:  # alpha, sigma, float64 [T]
-    "Signal and noise levels of the timesteps 0 … T−1."
+    """Signal and noise levels of the timesteps 0 … T−1."""
     if s.kind == "flow":
         tau = torch.arange(1, s.T + 1, dtype=torch.float64) / s.T
-        tau = s.shift * tau / (1 + (s.shift - 1) * tau)                    # eq. 3
+        tau = s.shift * tau / (1 + (s.shift - 1) * tau)  # eq. 3
         return 1 - tau, tau
-    alpha = (1 - _betas(s)).cumprod(0).sqrt()                              # eq. 2
-    if s.zero_snr: alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    return alpha, (1 - alpha ** 2).sqrt()
+    alpha = (1 - _betas(s)).cumprod(0).sqrt()  # eq. 2
+    if s.zero_snr:
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return alpha, (1 - alpha**2).sqrt()
 
 # %% ../nbs/01_schedule.ipynb #b497c54e
-KINDS = dict(linear=("beta_start", "beta_end"), scaled_linear=("beta_start", "beta_end"), sigmoid=("beta_start", "beta_end"),
-             squaredcos_cap_v2=(), trained=("betas",), flow=("shift",))  # kind → the fields it uses
+KINDS = dict(
+    linear=("beta_start", "beta_end"),
+    scaled_linear=("beta_start", "beta_end"),
+    sigmoid=("beta_start", "beta_end"),
+    squaredcos_cap_v2=(),
+    trained=("betas",),
+    flow=("shift",),
+)  # kind → the fields it uses
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
+
 def _check(s: Schedule):
-    "Refuse what cannot be a schedule; say what to do instead."
-    if s.kind not in KINDS: raise ValueError(f"kind is {s.kind!r}; choose one of {', '.join(KINDS)}")
-    if s.prediction_type not in PREDICTION_TYPES: raise ValueError(f"prediction_type is {s.prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}")
+    """Refuse what cannot be a schedule; say what to do instead."""
+    if s.kind not in KINDS:
+        raise ValueError(f"kind is {s.kind!r}; choose one of {', '.join(KINDS)}")
+    if s.prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type is {s.prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}"
+        )
     good = ("flow_prediction", "sample") if s.is_flow else PREDICTION_TYPES[:3]
-    if s.prediction_type not in good: raise ValueError(f"a {s.kind} schedule cannot have prediction_type {s.prediction_type!r}; choose one of {', '.join(good)}")
-    if not isinstance(s.T, int) or s.T < 2: raise ValueError(f"T is {s.T!r}; expected a whole number of training timesteps, 2 or more")
+    if s.prediction_type not in good:
+        raise ValueError(
+            f"a {s.kind} schedule cannot have prediction_type {s.prediction_type!r}; choose one "
+            f"of {', '.join(good)}"
+        )
+    if not isinstance(s.T, int) or s.T < 2:
+        raise ValueError(f"T is {s.T!r}; expected a whole number of training timesteps, 2 or more")
     for name in ("beta_start", "beta_end", "shift", "betas"):
-        if (getattr(s, name) is None) == (name in KINDS[s.kind]): raise ValueError(f"{name} is {getattr(s, name)!r}; a {s.kind} schedule {'needs it' if name in KINDS[s.kind] else 'has no use for it'}")
-    if s.is_flow and not (s.shift > 0 and math.isfinite(s.shift)): raise ValueError(f"shift is {s.shift}; expected a positive number (1 leaves the times as they are)")
-    if s.betas is not None and len(s.betas) != s.T: raise ValueError(f"{len(s.betas)} betas for T = {s.T} timesteps; give one per timestep")
+        if (getattr(s, name) is None) == (name in KINDS[s.kind]):
+            raise ValueError(
+                f"{name} is {getattr(s, name)!r}; a {s.kind} schedule "
+                f"{'needs it' if name in KINDS[s.kind] else 'has no use for it'}"
+            )
+    if s.is_flow and not (s.shift > 0 and math.isfinite(s.shift)):
+        raise ValueError(
+            f"shift is {s.shift}; expected a positive number (1 leaves the times as they are)"
+        )
+    if s.betas is not None and len(s.betas) != s.T:
+        raise ValueError(f"{len(s.betas)} betas for T = {s.T} timesteps; give one per timestep")
 
 # %% ../nbs/01_schedule.ipynb #a6a14687
 @dataclass(frozen=True)
 class Schedule:
-    "Signal α and noise σ of z_t = α_t x + σ_t ε at timesteps 0 … T−1, and what the network predicts. Immutable; equal when its settings are."
-    kind: str                 # one of `KINDS`; use the constructors below
-    T: int                    # number of training timesteps
-    prediction_type: str      # "epsilon", "v_prediction", "sample" or "flow_prediction"
+    """Signal α and noise σ of z_t = α_t x + σ_t ε at timesteps 0 … T−1, and what the network says.
+
+    Immutable; equal when its settings are.
+    """
+
+    kind: str  # one of `KINDS`; use the constructors below
+    T: int  # number of training timesteps
+    prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow_prediction"
     beta_start: float | None = None  # first and last β, for the kinds that have them
     beta_end: float | None = None
-    shift: float | None = None       # of a flow's times: above 1 spends more of them at high noise
+    shift: float | None = None  # of a flow's times: above 1 spends more of them at high noise
     betas: tuple[float, ...] | None = field(default=None, repr=False)  # T values, kind "trained"
-    zero_snr: bool = False    # α rescaled so that nothing of x is left at T−1
+    zero_snr: bool = False  # α rescaled so that nothing of x is left at T−1
 
     def __post_init__(self):
         _check(self)
         alpha, sigma = _coefficients(self)
-        if not (alpha.isfinite().all() and sigma.isfinite().all() and (alpha.diff() <= 0).all()): raise ValueError("these settings give no falling signal level: every beta must lie in [0, 1]")
-        if alpha[-1] < 1e-7 and self.prediction_type == "epsilon": raise ValueError(
-            "prediction_type is 'epsilon' with zero terminal SNR: at T−1 there is no signal, so x = (z − σε)/α divides by zero; use a model that predicts v ('v_prediction') or do not rescale")
-        clean = lambda a, first: torch.cat([torch.tensor([first]), a.float()])   # entry 0 is t = −1, the clean end
-        for name, table in (("_alpha", clean(alpha, 1.)), ("_sigma", clean(sigma, 0.))): object.__setattr__(self, name, table)
+        if not (alpha.isfinite().all() and sigma.isfinite().all() and (alpha.diff() <= 0).all()):
+            raise ValueError(
+                "these settings give no falling signal level: every beta must lie in [0, 1]"
+            )
+        if alpha[-1] < 1e-7 and self.prediction_type == "epsilon":
+            raise ValueError(
+                "prediction_type is 'epsilon' with zero terminal SNR: at T−1 there is no signal, "
+                "so x = (z − σε)/α divides by zero; use a model that predicts v ('v_prediction') "
+                "or do not rescale"
+            )
+
+        # entry 0 is t = −1, the clean end
+        def clean(a, first):
+            return torch.cat([torch.tensor([first]), a.float()])
+
+        for name, table in (("_alpha", clean(alpha, 1.0)), ("_sigma", clean(sigma, 0.0))):
+            object.__setattr__(self, name, table)
 
     @property
-    def is_flow(self) -> bool: return self.kind == "flow"
+    def is_flow(self) -> bool:
+        return self.kind == "flow"
 
 # %% ../nbs/01_schedule.ipynb #0921d9fb
 def cosine(cls, T: int = 1000, prediction_type: str = "v_prediction") -> Schedule:
-    "The cosine schedule (Nichol and Dhariwal 2021), diffusers' 'squaredcos_cap_v2'."
+    """The cosine schedule (Nichol and Dhariwal 2021), diffusers' 'squaredcos_cap_v2'."""
     return cls("squaredcos_cap_v2", T, prediction_type)
 
-def scaled_linear(cls, T: int = 1000, prediction_type: str = "epsilon", beta_start: float = .00085, beta_end: float = .012) -> Schedule:
-    "√β linear in t: Stable Diffusion 1, 2 and XL."
+
+def scaled_linear(
+    cls,
+    T: int = 1000,
+    prediction_type: str = "epsilon",
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+) -> Schedule:
+    """√β linear in t: Stable Diffusion 1, 2 and XL."""
     return cls("scaled_linear", T, prediction_type, float(beta_start), float(beta_end))
 
-def linear(cls, T: int = 1000, prediction_type: str = "epsilon", beta_start: float = 1e-4, beta_end: float = .02) -> Schedule:
-    "β linear in t (Ho et al. 2020)."
+
+def linear(
+    cls,
+    T: int = 1000,
+    prediction_type: str = "epsilon",
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+) -> Schedule:
+    """β linear in t (Ho et al. 2020)."""
     return cls("linear", T, prediction_type, float(beta_start), float(beta_end))
 
-def flow(cls, T: int = 1000, shift: float = 1., prediction_type: str = "flow_prediction") -> Schedule:
-    "Straight lines from x to ε (rectified flow): α = 1 − τ, σ = τ, τ = (t + 1)/T, then shifted."
+
+def flow(
+    cls, T: int = 1000, shift: float = 1.0, prediction_type: str = "flow_prediction"
+) -> Schedule:
+    """Straight lines from x to ε (rectified flow).
+
+    Α = 1 − τ, σ = τ, τ = (t + 1)/T, then shifted.
+    """
     return cls("flow", T, prediction_type, shift=float(shift))
 
-for _make in (cosine, scaled_linear, linear, flow): setattr(Schedule, _make.__name__, classmethod(_make))
+
+for _make in (cosine, scaled_linear, linear, flow):
+    setattr(Schedule, _make.__name__, classmethod(_make))
 
 # %% ../nbs/01_schedule.ipynb #08f1483d
 def _lookup(self: Schedule, table: torch.Tensor, t) -> torch.Tensor:
-    "Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."
+    """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
     t = torch.as_tensor(t)
-    if t.is_floating_point() or t.dtype == torch.bool or t.is_complex(): raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)")
-    if t.numel() and (t.min() < -1 or t.max() >= self.T): raise ValueError(f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {self.T - 1}, or −1 for the clean end")
+    if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
+        raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)")
+    if t.numel() and (t.min() < -1 or t.max() >= self.T):
+        raise ValueError(
+            f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {self.T - 1}, or −1 "
+            "for the clean end"
+        )
     return table.to(t.device)[t.long() + 1]
 
+
 def alpha(self: Schedule, t) -> torch.Tensor:
-    "Signal level α_t, float32, of t's shape; 1 at t = −1."
+    """Signal level α_t, float32, of t's shape; 1 at t = −1."""
     return _lookup(self, self._alpha, t)
 
+
 def sigma(self: Schedule, t) -> torch.Tensor:
-    "Noise level σ_t, float32, of t's shape; 0 at t = −1."
+    """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
     return _lookup(self, self._sigma, t)
 
+
 def snr(self: Schedule, t) -> torch.Tensor:
-    "Signal-to-noise ratio α²/σ²; infinite at t = −1."
+    """Signal-to-noise ratio α²/σ²; infinite at t = −1."""
     return (self.alpha(t) / self.sigma(t)) ** 2
 
+
 def log_snr(self: Schedule, t) -> torch.Tensor:
-    "λ = log(α²/σ²); −∞ where no signal is left."
+    """λ = log(α²/σ²); −∞ where no signal is left."""
     return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-for _f in (alpha, sigma, snr, log_snr): setattr(Schedule, _f.__name__, _f)
+
+for _f in (alpha, sigma, snr, log_snr):
+    setattr(Schedule, _f.__name__, _f)
 
 # %% ../nbs/01_schedule.ipynb #efe60177
-def at(self: Schedule,
-       t,                # int, or integer tensor [] or [B]
-       z: torch.Tensor,  # [B, ...], any shape
-       ) -> tuple[torch.Tensor, torch.Tensor]:  # α, σ: float32 [B, 1, …] or [1, 1, …] on z's device
-    "The coefficients of a batch, shaped to multiply it."
+def at(
+    self: Schedule,
+    t,  # int, or integer tensor [] or [B]
+    z: torch.Tensor,  # [B, ...], any shape
+) -> tuple[torch.Tensor, torch.Tensor]:  # α, σ: float32 [B, 1, …] or [1, 1, …] on z's device
+    """The coefficients of a batch, shaped to multiply it."""
     t = torch.as_tensor(t)
-    if t.ndim > 1 or t.numel() not in (1, len(z)): raise ValueError(f"t has shape {tuple(t.shape)} for a batch of {len(z)}; give one timestep, or one for each image")
+    if t.ndim > 1 or t.numel() not in (1, len(z)):
+        raise ValueError(
+            f"t has shape {tuple(t.shape)} for a batch of {len(z)}; give one timestep, or one for "
+            "each image"
+        )
     shape = (-1,) + (1,) * (z.ndim - 1)
     return self.alpha(t).to(z.device).reshape(shape), self.sigma(t).to(z.device).reshape(shape)
 
+
 def add_noise(self: Schedule, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
-    "z_t = α_t x + σ_t ε, [B, ...]."
-    if x.shape != eps.shape: raise ValueError(f"x has shape {tuple(x.shape)} but eps {tuple(eps.shape)}; use torch.randn_like(x)")
+    """z_t = α_t x + σ_t ε, [B, ...]."""
+    if x.shape != eps.shape:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} but eps {tuple(eps.shape)}; use torch.randn_like(x)"
+        )
     alpha, sigma = self.at(t, x)
-    return alpha * x + sigma * eps                                         # eq. 1
+    return alpha * x + sigma * eps  # eq. 1
+
 
 Schedule.at, Schedule.add_noise = at, add_noise
 
 # %% ../nbs/01_schedule.ipynb #eebb3d65
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    "What a network says about z_t, in all three languages at once: float32 [B, ...] each."
-    x: torch.Tensor    # the clean signal
+    """What a network says about z_t, in all three languages at once: float32 [B, ...] each."""
+
+    x: torch.Tensor  # the clean signal
     eps: torch.Tensor  # the noise
-    v: torch.Tensor    # v = αε − σx; of a flow schedule the velocity u = ε − x
+    v: torch.Tensor  # v = αε − σx; of a flow schedule the velocity u = ε − x
 
 # %% ../nbs/01_schedule.ipynb #6485f62d
 SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
 
+
 def from_v(self: Schedule, v: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    "From v (or, for a flow, the velocity u). Divides by nothing."
+    """From v (or, for a flow, the velocity u). Divides by nothing."""
     v, z, (alpha, sigma) = v.float(), z.float(), self.at(t, z)
-    if self.is_flow: return Prediction(z - sigma * v, z + alpha * v, v)    # eq. 6
-    return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)     # eq. 5
+    if self.is_flow:
+        return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
+    return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
+
 
 def from_x(self: Schedule, x: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    "From the clean signal. ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0."
+    """From the clean signal.
+
+    ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0.
+    """
     x, z, (alpha, sigma) = x.float(), z.float(), self.at(t, z)
     eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
     return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
+
 def from_eps(self: Schedule, eps: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    "From the noise. x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0."
+    """From the noise. x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0."""
     eps, z, (alpha, sigma) = eps.float(), z.float(), self.at(t, z)
     x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
     return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
 # %% ../nbs/01_schedule.ipynb #6cc9b1e8
 def predict(self: Schedule, output: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    "Read a network's output, [B, ...] in any float type, as this schedule's `prediction_type`."
-    if output.shape != z.shape: raise ValueError(f"the network's output has shape {tuple(output.shape)} but z {tuple(z.shape)}; a model that also predicts a variance must be cut to its first half: output.chunk(2, 1)[0]")
-    return dict(epsilon=self.from_eps, sample=self.from_x, v_prediction=self.from_v, flow_prediction=self.from_v)[self.prediction_type](output, z, t)
+    """Read a network's output, [B, ...] in any float type, as this schedule's `prediction_type`."""
+    if output.shape != z.shape:
+        raise ValueError(
+            f"the network's output has shape {tuple(output.shape)} but z {tuple(z.shape)}; a "
+            "model that also predicts a variance must be cut to its first half: output.chunk(2, "
+            "1)[0]"
+        )
+    return dict(
+        epsilon=self.from_eps,
+        sample=self.from_x,
+        v_prediction=self.from_v,
+        flow_prediction=self.from_v,
+    )[self.prediction_type](output, z, t)
+
 
 def target(self: Schedule, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
-    "What the network should have said, [B, ...]: the regression target in this schedule's `prediction_type`."
-    alpha, sigma = self.at(t, x)
-    return dict(epsilon=lambda: eps, sample=lambda: x, v_prediction=lambda: alpha * eps - sigma * x,
-                flow_prediction=lambda: eps - x)[self.prediction_type]()
+    """What the network should have said, [B, ...].
 
-for _f in (from_v, from_x, from_eps, predict, target): setattr(Schedule, _f.__name__, _f)
+    The regression target in this schedule's `prediction_type`.
+    """
+    alpha, sigma = self.at(t, x)
+    return dict(
+        epsilon=lambda: eps,
+        sample=lambda: x,
+        v_prediction=lambda: alpha * eps - sigma * x,
+        flow_prediction=lambda: eps - x,
+    )[self.prediction_type]()
+
+
+for _f in (from_v, from_x, from_eps, predict, target):
+    setattr(Schedule, _f.__name__, _f)
 
 # %% ../nbs/01_schedule.ipynb #c515b1d5
 def rescale_zero_terminal_snr(self: Schedule) -> Schedule:
-    "The same schedule with α shifted and scaled so that it ends at exactly 0 (Lin et al. 2023, algorithm 1). A flow already does."
+    """The same schedule with α shifted and scaled so that it ends at exactly 0.
+
+    Algorithm 1 of Lin et al. 2023. A flow already ends there.
+    """
     return self if self.is_flow else replace(self, zero_snr=True)
+
 
 Schedule.rescale_zero_terminal_snr = rescale_zero_terminal_snr
 
 # %% ../nbs/01_schedule.ipynb #446cc201
 def step(self: Schedule, pred: Prediction, s) -> torch.Tensor:
-    "The deterministic (DDIM) step: z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself."
+    """The deterministic (DDIM) step: z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself."""
     alpha, sigma = self.at(s, pred.x)
-    return alpha * pred.x + sigma * pred.eps                               # eq. 7
+    return alpha * pred.x + sigma * pred.eps  # eq. 7
+
 
 def timesteps(self: Schedule, n: int) -> list[int]:
-    "n timesteps from T−1 downwards, evenly spaced ('trailing'): where a sampler calls the network."
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T: raise ValueError(f"n is {n!r}; expected a whole number of steps, 1 … {self.T}")
-    gap = self.T - (self.T - self.T / n)  # T/n as numpy.arange rounds it, so that ties fall as in diffusers
+    """n timesteps from T−1 downwards, evenly spaced ('trailing').
+
+    Where a sampler calls the network.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T:
+        raise ValueError(f"n is {n!r}; expected a whole number of steps, 1 … {self.T}")
+    # T/n as numpy.arange rounds it, so that ties fall as in diffusers
+    gap = self.T - (self.T - self.T / n)
     return [round(self.T - k * gap) - 1 for k in range(n)]
 
+
 def network_time(self: Schedule, t) -> torch.Tensor:
-    "What to tell the network: t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level."
+    """What to tell the network.
+
+    t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level.
+    """
     return self.sigma(t) * self.T if self.is_flow else torch.as_tensor(t)
 
-for _f in (step, timesteps, network_time): setattr(Schedule, _f.__name__, _f)
+
+for _f in (step, timesteps, network_time):
+    setattr(Schedule, _f.__name__, _f)
 
 # %% ../nbs/01_schedule.ipynb #8bb49425
 def _refuse(name: str, c: dict):
-    "Explain which diffusers settings have no counterpart here."
-    bad, plain = None, not name.startswith("FlowMatch") and not c.get("use_flow_sigmas") and c.get("trained_betas") is None
+    """Explain which diffusers settings have no counterpart here."""
+    bad = None
+    plain = (
+        not name.startswith("FlowMatch")
+        and not c.get("use_flow_sigmas")
+        and c.get("trained_betas") is None
+    )
     lacking = [k for k in KINDS.get(c.get("beta_schedule"), ()) if c.get(k) is None]
-    if c.get("use_dynamic_shifting"): bad = "its shift depends on the image size; decide on a size and use Schedule.flow(shift=math.exp(mu))"
-    elif c.get("shift_terminal") or c.get("invert_sigmas"): bad = "shift_terminal and invert_sigmas are not supported"
-    elif c.get("snr_shift_scale", 1.) != 1. or name.startswith("CogVideoX"): bad = "snr_shift_scale is not supported"
-    elif c.get("timestep_type") == "continuous": bad = "continuous timesteps are not supported"
-    elif plain and lacking: bad = f"beta_schedule is {c['beta_schedule']!r} but {' and '.join(lacking)} is missing; add it to the config"
+    if c.get("use_dynamic_shifting"):
+        bad = (
+            "its shift depends on the image size; decide on a size and use "
+            "Schedule.flow(shift=math.exp(mu))"
+        )
+    elif c.get("shift_terminal") or c.get("invert_sigmas"):
+        bad = "shift_terminal and invert_sigmas are not supported"
+    elif c.get("snr_shift_scale", 1.0) != 1.0 or name.startswith("CogVideoX"):
+        bad = "snr_shift_scale is not supported"
+    elif c.get("timestep_type") == "continuous":
+        bad = "continuous timesteps are not supported"
+    elif plain and lacking:
+        bad = (
+            f"beta_schedule is {c['beta_schedule']!r} but {' and '.join(lacking)} is missing; add "
+            "it to the config"
+        )
     elif plain and "beta_schedule" not in c:
-        bad = "it has no 'beta_schedule'; give scheduler.config of a DDPM, DDIM, PNDM, Euler, DPMSolver, LCM … or FlowMatchEuler scheduler"
-    if bad: raise ValueError(f"cannot read {name or 'this config'} as a Schedule: {bad}")
+        bad = (
+            "it has no 'beta_schedule'; give scheduler.config of a DDPM, DDIM, PNDM, Euler, "
+            "DPMSolver, LCM … or FlowMatchEuler scheduler"
+        )
+    if bad:
+        raise ValueError(f"cannot read {name or 'this config'} as a Schedule: {bad}")
 
 # %% ../nbs/01_schedule.ipynb #d7064ad8
 def from_diffusers(cls, scheduler) -> Schedule:
-    "The schedule of a diffusers scheduler, or of its config (a dict, as in scheduler_config.json)."
-    if not (hasattr(scheduler, "config") or isinstance(scheduler, dict)): raise TypeError(f"got a {type(scheduler).__name__}; expected a diffusers scheduler or its config dict")
+    """The schedule of a diffusers scheduler, or of its config.
+
+    A config is a dict, as in scheduler_config.json.
+    """
+    if not (hasattr(scheduler, "config") or isinstance(scheduler, dict)):
+        raise TypeError(
+            f"got a {type(scheduler).__name__}; expected a diffusers scheduler or its config dict"
+        )
     c = dict(getattr(scheduler, "config", scheduler))
-    name = c.get("_class_name") or (type(scheduler).__name__ if hasattr(scheduler, "config") else "")
+    name = c.get("_class_name") or (
+        type(scheduler).__name__ if hasattr(scheduler, "config") else ""
+    )
     _refuse(name, c)
-    T, kind, betas = int(c.get("num_train_timesteps", 1000)), c.get("beta_schedule"), c.get("trained_betas")
-    if name.startswith("FlowMatch"): return cls.flow(T, c.get("shift") or 1.)
-    if c.get("use_flow_sigmas"): return cls.flow(T, c.get("flow_shift") or 1.)
+    T = int(c.get("num_train_timesteps", 1000))
+    kind = c.get("beta_schedule")
+    betas = c.get("trained_betas")
+    if name.startswith("FlowMatch"):
+        return cls.flow(T, c.get("shift") or 1.0)
+    if c.get("use_flow_sigmas"):
+        return cls.flow(T, c.get("flow_shift") or 1.0)
     kind = "trained" if betas is not None else kind
-    if kind not in KINDS: raise ValueError(f"beta_schedule is {kind!r}; this version knows {', '.join(k for k in KINDS if k != 'flow')}")
+    if kind not in KINDS:
+        raise ValueError(
+            f"beta_schedule is {kind!r}; this version knows "
+            f"{', '.join(k for k in KINDS if k != 'flow')}"
+        )
     used = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
     betas = tuple(float(b) for b in betas) if kind == "trained" else None
-    return cls(kind, len(betas) if betas else T, c.get("prediction_type", "epsilon"), betas=betas, zero_snr=bool(c.get("rescale_betas_zero_snr")), **used)
+    return cls(
+        kind,
+        len(betas) if betas else T,
+        c.get("prediction_type", "epsilon"),
+        betas=betas,
+        zero_snr=bool(c.get("rescale_betas_zero_snr")),
+        **used,
+    )
+
 
 Schedule.from_diffusers = classmethod(from_diffusers)
 
 # %% ../nbs/01_schedule.ipynb #f4d101d0
 def to_config(self: Schedule) -> dict:
-    "The settings as a dict that JSON can hold; what a kind does not use is left out."
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+    """The settings as a dict that JSON can hold; what a kind does not use is left out."""
+    return {
+        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None
+    }
+
 
 def from_config(cls, config: dict) -> Schedule:
-    "The inverse of `to_config`."
+    """The inverse of `to_config`."""
     unknown = set(config) - {f.name for f in fields(cls)}
-    if unknown: raise ValueError(f"unknown settings {sorted(unknown)}; this reads what Schedule.to_config wrote; for a diffusers config use Schedule.from_diffusers")
+    if unknown:
+        raise ValueError(
+            f"unknown settings {sorted(unknown)}; this reads what Schedule.to_config wrote; for a "
+            "diffusers config use Schedule.from_diffusers"
+        )
     return cls(**{k: tuple(v) if k == "betas" else v for k, v in config.items()})
 
+
 def fingerprint(self: Schedule) -> str:
-    "Twelve hex digits that change with every setting; saved beside weights so that they meet the schedule they were trained with."
+    """Twelve hex digits that change with every setting.
+
+    Saved beside weights so that they meet the schedule they were trained with.
+    """
     return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()[:12]
 
-Schedule.to_config, Schedule.from_config, Schedule.fingerprint = to_config, classmethod(from_config), fingerprint
+
+Schedule.to_config = to_config
+Schedule.from_config = classmethod(from_config)
+Schedule.fingerprint = fingerprint

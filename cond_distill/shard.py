@@ -4,101 +4,199 @@
 
 # %% ../nbs/06h_shard.ipynb #5a4d0004
 from __future__ import annotations
-import json, os
+
+import json
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
 import torch
 from torch import nn
+
 from .config import TrainConfig
 
 # %% auto #0
 __all__ = ['shard_blocks', 'is_cut', 'local', 'clip_gradients', 'gathered', 'placed_like', 'engines_aside', 'as_launched']
 
 # %% ../nbs/06h_shard.ipynb #5a4d0007
-def _size(module) -> int: return sum(p.numel() for p in module.parameters())
+def _size(module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
 
 def _blocks(module):
-    "In each of diffusers' networks inside a module: the children, and the items of lists of children, that hold a hundredth of it or more."
+    """In each of diffusers' networks inside a module.
+
+    The children, and the items of lists of children, that hold a hundredth of it or more.
+    """
     from diffusers import ModelMixin
+
     for child in module.children():
-        if not isinstance(module, ModelMixin): yield from _blocks(child); continue
-        yield from (part for part in (child if isinstance(child, nn.ModuleList) else [child]) if 100 * _size(part) >= _size(module))
+        if not isinstance(module, ModelMixin):
+            yield from _blocks(child)
+            continue
+        yield from (
+            part
+            for part in (child if isinstance(child, nn.ModuleList) else [child])
+            if 100 * _size(part) >= _size(module)
+        )
+
 
 def shard_blocks(adaptor: nn.Module, device: torch.device):
-    "Cut the blocks of an adaptor's networks into one piece a process (FSDP); their parameters are then `DTensor`s."
-    try: from torch.distributed.fsdp import fully_shard
-    except ImportError as e: raise ValueError(f"shard needs torch 2.6 or newer, this is {torch.__version__}; leave it out, or use optimizer='zero'") from e
+    """Cut the blocks of an adaptor's networks into one piece a process (FSDP).
+
+    Their parameters are then `DTensor`s.
+    """
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError as e:
+        raise ValueError(
+            f"shard needs torch 2.6 or newer, this is {torch.__version__}; leave it out, or use "
+            "optimizer='zero'"
+        ) from e
     mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     blocks = list(_blocks(adaptor))
-    if not blocks: raise ValueError(f"shard finds no network in a {type(adaptor).__name__}, whose {_size(adaptor):,} parameters fit anywhere; leave it out")
-    adaptor.to(memory_format=torch.contiguous_format)            # FSDP takes no other
-    for block in blocks: fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    if not blocks:
+        raise ValueError(
+            f"shard finds no network in a {type(adaptor).__name__}, whose {_size(adaptor):,} "
+            "parameters fit anywhere; leave it out"
+        )
+    adaptor.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
 
 # %% ../nbs/06h_shard.ipynb #5a4d0009
 def is_cut(a) -> bool:
-    "Does this process hold only a piece of it?"
-    return hasattr(a, "full_tensor")                             # a `DTensor`; older PyTorch keeps the class elsewhere
+    """Does this process hold only a piece of it?"""
+    # a `DTensor`; older PyTorch keeps the class elsewhere
+    return hasattr(a, "full_tensor")
+
 
 def local(tensors) -> list:
-    "What of them lies in this process, as plain tensors that share its memory."
+    """What of them lies in this process, as plain tensors that share its memory."""
     return [a.to_local() if is_cut(a) else a for a in tensors]
+
 
 @torch.no_grad()
 def clip_gradients(params, max_norm: float) -> torch.Tensor:
-    "Scale the gradients of cut and whole parameters down to a norm of `max_norm` together, if theirs is larger; returns the norm that they had."
+    """Scale the gradients down to a norm of `max_norm` together, if theirs is larger.
+
+    Of cut and whole parameters alike; returns the norm that they had.
+    """
     grads = [p.grad for p in params if p.grad is not None]
-    of = lambda gs: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(local(gs))))
+
+    def of(gs):
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(local(gs))))
+
     pieces, wholes = [g for g in grads if is_cut(g)], [g for g in grads if not is_cut(g)]
     if pieces:
-        squared = of(pieces).square(); torch.distributed.all_reduce(squared)
-        norm = (squared + (of(wholes).square() if wholes else 0.)).sqrt()
-    else: norm = of(wholes)
+        squared = of(pieces).square()
+        torch.distributed.all_reduce(squared)
+        norm = (squared + (of(wholes).square() if wholes else 0.0)).sqrt()
+    else:
+        norm = of(wholes)
     share = max_norm / (norm + 1e-6)
-    if share < 1: torch._foreach_mul_(local(grads), share)       # PyTorch's own multiplies by 1 as well: a tour of the memory
+    # PyTorch's own multiplies by 1 as well: a tour of the memory
+    if share < 1:
+        torch._foreach_mul_(local(grads), share)
     return norm
 
 # %% ../nbs/06h_shard.ipynb #5a4d0010
-def gathered(state, keep: bool):  # keep: in this process; every process must call
-    "A nested state with every piece made whole, on the CPU."
-    if isinstance(state, dict): return {k: gathered(v, keep) for k, v in state.items()}
-    if isinstance(state, (list, tuple)): return [gathered(v, keep) for v in state]
-    if not is_cut(state): return state
+def gathered(
+    state,
+    keep: bool,  # in this process; every process must call
+):
+    """A nested state with every piece made whole, on the CPU."""
+    if isinstance(state, dict):
+        return {k: gathered(v, keep) for k, v in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [gathered(v, keep) for v in state]
+    if not is_cut(state):
+        return state
     whole = state.full_tensor()
     return whole.cpu() if keep else None
 
+
 def placed_like(state, like):
-    "A nested state, each tensor cut and laid out in memory as the one at the same place in `like` (or the one above it: a parameter, for its moments). A fused AdamW pairs numbers by their place in memory."
-    if isinstance(state, dict): return {k: placed_like(v, like.get(k) if isinstance(like, dict) else like) for k, v in state.items()}
-    if isinstance(state, (list, tuple)): return [placed_like(v, like[i] if isinstance(like, (list, tuple)) else like) for i, v in enumerate(state)]
-    if not (torch.is_tensor(state) and torch.is_tensor(like) and state.shape == like.shape): return state
-    if not is_cut(like): return torch.empty_like(like, dtype=state.dtype).copy_(state)
+    """A nested state, each tensor cut and laid out in memory as the one at its place in `like`.
+
+    Or as the one above it: a parameter, for its moments. A fused AdamW pairs numbers by their place
+    in memory.
+    """
+    if isinstance(state, dict):
+        return {
+            k: placed_like(v, like.get(k) if isinstance(like, dict) else like)
+            for k, v in state.items()
+        }
+    if isinstance(state, (list, tuple)):
+        return [
+            placed_like(v, like[i] if isinstance(like, (list, tuple)) else like)
+            for i, v in enumerate(state)
+        ]
+    if not (torch.is_tensor(state) and torch.is_tensor(like) and state.shape == like.shape):
+        return state
+    if not is_cut(like):
+        return torch.empty_like(like, dtype=state.dtype).copy_(state)
     from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(state.to(like.device), like.device_mesh, like.placements)
 
 # %% ../nbs/06h_shard.ipynb #5a4d0031
 @contextmanager
 def engines_aside():
-    "In it accelerate sets up processes and devices as for DDP, whatever engine its launcher was asked for."
+    """In it accelerate sets up processes and devices as for DDP, whatever its launcher says."""
     from accelerate.utils import patch_environment
-    with patch_environment(accelerate_use_fsdp="false", accelerate_use_deepspeed="false"): yield
+
+    with patch_environment(accelerate_use_fsdp="false", accelerate_use_deepspeed="false"):
+        yield
+
 
 def _asked_of_deepspeed() -> tuple[int, set]:
-    "(ZeRO's stage, where to keep what does not fit), from accelerate's file or from DeepSpeed's own."
+    """(ZeRO's stage, where to keep what does not fit).
+
+    From accelerate's file or from DeepSpeed's own.
+    """
     if path := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         zero = json.loads(Path(path).read_text()).get("zero_optimization", {})
-        stage, kept = zero.get("stage", 0), [zero.get(f"offload_{what}", {}).get("device") for what in ("optimizer", "param")]
-    else: stage, kept = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE") for what in ("OPTIMIZER", "PARAM")]
-    if str(stage) not in ("0", "1", "2", "3"): raise ValueError(f"the launcher asks for DeepSpeed's stage {stage!r}; there are 0, 1, 2 and 3")
+        stage = zero.get("stage", 0)
+        kept = [zero.get(f"offload_{what}", {}).get("device") for what in ("optimizer", "param")]
+    else:
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        kept = [
+            os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE")
+            for what in ("OPTIMIZER", "PARAM")
+        ]
+    if str(stage) not in ("0", "1", "2", "3"):
+        raise ValueError(
+            f"the launcher asks for DeepSpeed's stage {stage!r}; there are 0, 1, 2 and 3"
+        )
     return int(stage), set(kept) - {None, "none"}
-
 
 # %% ../nbs/06h_shard.ipynb #5a4d0034
 def as_launched(cfg: TrainConfig) -> TrainConfig:
-    "The configuration, with what `accelerate launch` was asked for: `shard` for FSDP and for DeepSpeed's stages 2 and 3, `optimizer='zero'` for its stage 1; raises `ValueError` if something is to be kept in the CPU's memory."
-    asked = lambda name: os.environ.get(name, "").lower() in ("1", "true")
+    """The configuration, with what `accelerate launch` was asked for.
+
+    `shard` for FSDP and for DeepSpeed's stages 2 and 3, `optimizer='zero'` for its stage 1; raises
+    `ValueError` if something is to be kept in the CPU's memory.
+    """
+
+    def asked(name):
+        return os.environ.get(name, "").lower() in ("1", "true")
+
     stage, kept = _asked_of_deepspeed() if asked("ACCELERATE_USE_DEEPSPEED") else (0, set())
-    if asked("ACCELERATE_USE_FSDP"): stage, kept = 3, {"cpu"} if asked("FSDP_OFFLOAD_PARAMS") else set()
-    if kept: raise ValueError(f"the launcher asks to keep weights or moments in the memory of: {', '.join(sorted(kept))}. They stay on the GPU here; take that out of its file, and see `cond-distill plan` for what fits")
-    if stage == 1 and cfg.optimizer not in ("adamw", "zero"): raise ValueError(f"the launcher asks for DeepSpeed's stage 1, which is optimizer='zero', and optimizer is {cfg.optimizer!r}; take one of them out")
-    return replace(cfg, shard=cfg.shard or stage > 1, optimizer="zero" if stage == 1 else cfg.optimizer)
+    if asked("ACCELERATE_USE_FSDP"):
+        stage, kept = 3, {"cpu"} if asked("FSDP_OFFLOAD_PARAMS") else set()
+    if kept:
+        raise ValueError(
+            "the launcher asks to keep weights or moments in the memory of: "
+            f"{', '.join(sorted(kept))}. They stay on the GPU here; take that out of its file, "
+            "and see `cond-distill plan` for what fits"
+        )
+    if stage == 1 and cfg.optimizer not in ("adamw", "zero"):
+        raise ValueError(
+            "the launcher asks for DeepSpeed's stage 1, which is optimizer='zero', and optimizer "
+            f"is {cfg.optimizer!r}; take one of them out"
+        )
+    return replace(
+        cfg, shard=cfg.shard or stage > 1, optimizer="zero" if stage == 1 else cfg.optimizer
+    )

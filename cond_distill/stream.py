@@ -4,12 +4,17 @@
 
 # %% ../nbs/05e_stream.ipynb #ffb9ce5f
 from __future__ import annotations
-import glob, io, tarfile
+
+import glob
+import io
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+
 import numpy as np
 import torch
+
 from .cache import cache_examples, encode_examples
 from .config import TrainConfig
 from .images import PICTURES, Item, Photos, collate
@@ -21,84 +26,172 @@ __all__ = ['list_shard', 'read_place', 'picture_of', 'shard_files', 'is_shards',
 
 # %% ../nbs/05e_stream.ipynb #e47016c7
 def list_shard(file: str) -> dict:
-    "{key: {ending: (offset, length)}} of the pictures of a tar file and their captions."
+    """{key: {ending: (offset, length)}} of the pictures of a tar file and their captions."""
     found = {}
     try:
         with tarfile.open(file, "r:") as tar:
             for m in tar:
-                folder, _, name = m.name.rpartition("/"); key, _, end = name.partition(".")
-                if m.isfile() and not m.issparse() and key and (end == "txt" or end.split(".")[-1].lower() in PICTURES): found.setdefault(f"{folder}/{key}", {})[end.lower()] = (m.offset_data, m.size)
+                folder, _, name = m.name.rpartition("/")
+                key, _, end = name.partition(".")
+                if (
+                    m.isfile()
+                    and not m.issparse()
+                    and key
+                    and (end == "txt" or end.split(".")[-1].lower() in PICTURES)
+                ):
+                    found.setdefault(f"{folder}/{key}", {})[end.lower()] = (m.offset_data, m.size)
             tar.fileobj.seek(tar.offset)
             end = tar.fileobj.read(512)
-            if len(end) < 512 or end.strip(b"\0"): raise tarfile.ReadError(f"damaged at byte {tar.offset}, or ends there")
-    except (tarfile.TarError, OSError) as e: raise ValueError(f"{file} is not a readable shard: {e}; expected an uncompressed tar file with pictures (000017.jpg) and captions of the same name (000017.txt)") from None
+            if len(end) < 512 or end.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged at byte {tar.offset}, or ends there")
+    except (tarfile.TarError, OSError) as e:
+        raise ValueError(
+            f"{file} is not a readable shard: {e}; expected an uncompressed tar file with "
+            "pictures (000017.jpg) and captions of the same name (000017.txt)"
+        ) from None
     found = {k: v for k, v in found.items() if set(v) != {"txt"}}
-    if not found: raise ValueError(f"{file} holds no pictures; expected members like 000017.jpg, and 000017.txt for its caption")
+    if not found:
+        raise ValueError(
+            f"{file} holds no pictures; expected members like 000017.jpg, and 000017.txt for its "
+            "caption"
+        )
     return found
 
 # %% ../nbs/05e_stream.ipynb #7c96636d
 def read_place(file: str, place: tuple) -> bytes:
-    "The bytes (offset, length) of a file."
-    with open(file, "rb") as f: f.seek(place[0]); return f.read(place[1])
+    """The bytes (offset, length) of a file."""
+    with open(file, "rb") as f:
+        f.seek(place[0])
+        return f.read(place[1])
+
 
 def picture_of(file: str, places: dict, side: str = "") -> io.BytesIO:
-    "The picture of an example; `side` is 'input' or 'target' for a pair."
-    ends = sorted((e for e in places if e != "txt" and e.startswith(side + "." * bool(side))), key=lambda e: (e.count("."), e))
-    if not ends: raise ValueError(f"no {side} picture among {', '.join(places)}")
+    """The picture of an example; `side` is 'input' or 'target' for a pair."""
+    ends = sorted(
+        (e for e in places if e != "txt" and e.startswith(side + "." * bool(side))),
+        key=lambda e: (e.count("."), e),
+    )
+    if not ends:
+        raise ValueError(f"no {side} picture among {', '.join(places)}")
     return io.BytesIO(read_place(file, places[ends[0]]))
 
+
 def shard_files(images: str) -> list[str]:
-    "The tar files that `images` of a configuration names, by a pattern or as their folder; none if it names something else."
-    if images.endswith(".tar"): return sorted(glob.glob(images, recursive=True))
+    """The tar files that `images` of a configuration names, by a pattern or as their folder.
+
+    None if it names something else.
+    """
+    if images.endswith(".tar"):
+        return sorted(glob.glob(images, recursive=True))
     folder = Path(images)
     inside = sorted(folder.glob("*.tar")) if images and folder.is_dir() else []
-    if inside and any(p.suffix.lower()[1:] in PICTURES for p in folder.iterdir()): raise ValueError(f"{images!r} holds pictures and tar files; for the tar files say '{images}/*.tar', or move them away")
+    if inside and any(p.suffix.lower()[1:] in PICTURES for p in folder.iterdir()):
+        raise ValueError(
+            f"{images!r} holds pictures and tar files; for the tar files say '{images}/*.tar', or "
+            "move them away"
+        )
     return list(map(str, inside))
 
+
 def is_shards(images: str) -> bool:
-    "Does `images` of a configuration name shards?"
+    """Does `images` of a configuration name shards?"""
     return images.endswith(".tar") or bool(shard_files(images))
 
 # %% ../nbs/05e_stream.ipynb #5eb6f1b1
 class Shards(Photos):
-    "Endless examples of shards, as `Photos` of a folder; number `step · lanes + lane` belongs to that lane and step."
-    def __init__(self, source: str,       # 'shards/*.tar', or a folder of .tar files
-                 task: str | None, size: int = 64, split: str = "train", zoom: float = 4., seed: int = 0, recolour: bool = False,
-                 lanes: int = 32,         # examples of a step
-                 visit: int = 100):       # steps that a lane stays with a shard
+    """Endless examples of shards, as `Photos` of a folder.
+
+    Number `step · lanes + lane` belongs to that lane and step.
+    """
+
+    def __init__(
+        self,
+        source: str,  # 'shards/*.tar', or a folder of .tar files
+        task: str | None,
+        size: int = 64,
+        split: str = "train",
+        zoom: float = 4.0,
+        seed: int = 0,
+        recolour: bool = False,
+        lanes: int = 32,  # examples of a step
+        visit: int = 100,  # steps that a lane stays with a shard
+    ):
         self.files, self.lanes, self.visit = shard_files(source), lanes, visit
         self.lists, self.locks, self.guard, problem = {}, {}, Lock(), ""
-        if not self.files: raise ValueError(f"no shards {source!r}; expected tar files, as in 'shards/*.tar' (braces as in {{000..099}} are not understood)")
-        for file in self.files:                                # the first one that can be read says what they hold
-            try: ends = next(iter(list_shard(file).values())); break
-            except ValueError as e: problem = problem or str(e)
-        else: raise ValueError(problem)
-        self._settings(source, task, all(any(e.startswith(s) for e in ends) for s in ("input.", "target.")), size, split, 10 ** 12, zoom, seed, recolour)
+        if not self.files:
+            raise ValueError(
+                f"no shards {source!r}; expected tar files, as in 'shards/*.tar' (braces as in "
+                f"{{000..099}} are not understood)"
+            )
+        # the first one that can be read says what they hold
+        for file in self.files:
+            try:
+                ends = next(iter(list_shard(file).values()))
+                break
+            except ValueError as e:
+                problem = problem or str(e)
+        else:
+            raise ValueError(problem)
+        self._settings(
+            source,
+            task,
+            all(any(e.startswith(s) for e in ends) for s in ("input.", "target.")),
+            size,
+            split,
+            10**12,
+            zoom,
+            seed,
+            recolour,
+        )
 
     def shard(self, step: int, lane: int, more: int = 0) -> str:
-        "The file that a lane visits at a step; `more`: the one that comes so many places after it in that order."
+        """The file that a lane visits at a step.
+
+        `more`: the one that comes so many places after it in that order.
+        """
         visit = (step + lane * self.visit // self.lanes) // self.visit
         tour, place = divmod(visit * self.lanes + lane, len(self.files))
-        return self.files[np.random.default_rng((self.seed, tour, 3)).permutation(len(self.files))[(place + more) % len(self.files)]]
+        return self.files[
+            np.random.default_rng((self.seed, tour, 3)).permutation(len(self.files))[
+                (place + more) % len(self.files)
+            ]
+        ]
 
 # %% ../nbs/05e_stream.ipynb #4fcaf23a
 def _listed(self, file: str) -> tuple[list, dict]:
-    "(keys of this split, places of all) of a shard; threads that want the same one wait for each other."
-    with self.guard: lock = self.locks.setdefault(file, Lock())
+    """(keys of this split, places of all) of a shard.
+
+    Threads that want the same one wait for each other.
+    """
+    with self.guard:
+        lock = self.locks.setdefault(file, Lock())
     with lock:
         got = self.lists.get(file)
         if got is None:
-            places = list_shard(file); mine = [k for k in places if self._mine(Path(file).name + k)]
+            places = list_shard(file)
+            mine = [k for k in places if self._mine(Path(file).name + k)]
             got = mine or (list(places) if self.split == "train" else []), places
             with self.guard:
                 self.lists[file] = got
-                while len(self.lists) > 2 * self.lanes: self.lists.pop(next(iter(self.lists)))
+                while len(self.lists) > 2 * self.lanes:
+                    self.lists.pop(next(iter(self.lists)))
         return got
 
+
 def _item(self, file: str, key: str, places: dict) -> Item:
-    caption = read_place(file, places["txt"]).decode("utf-8", "replace").strip() if "txt" in places else ""
-    if not self.pairs: return Item(picture_of(file, places), f"{file}:{key}", caption)
-    return Item(picture_of(file, places, "target"), f"{file}:{key}", caption, picture_of(file, places, "input"))
+    caption = (
+        read_place(file, places["txt"]).decode("utf-8", "replace").strip()
+        if "txt" in places
+        else ""
+    )
+    if not self.pairs:
+        return Item(picture_of(file, places), f"{file}:{key}", caption)
+    return Item(
+        picture_of(file, places, "target"),
+        f"{file}:{key}",
+        caption,
+        picture_of(file, places, "input"),
+    )
 
 # %% ../nbs/05e_stream.ipynb #2e431cc9
 def _take(self, k: int) -> dict:
@@ -107,53 +200,102 @@ def _take(self, k: int) -> dict:
         file, key = self.shard(step, lane, attempt // 2), ""
         try:
             keys, places = self._listed(file)
-            if not keys and attempt < 14: continue             # nothing of this small shard is held out
-            keys = keys or list(places)                        # nor of any: as with a folder of few pictures, then all are
+            # nothing of this small shard is held out
+            if not keys and attempt < 14:
+                continue
+            # nor of any: as with a folder of few pictures, then all are
+            keys = keys or list(places)
             key = keys[rng.integers(len(keys))]
             return dict(self._example(self._item(file, key, places[key]), k), skipped=bad)
-        except (ValueError, OSError) as e: bad = bad + [f"{file}:{key}: {e}" if key else str(e)]
-    raise ValueError(f"no {self.split} picture in eight shards" + (f", the last of {len(bad)} problems: {bad[-1]}" if bad else ""))
+        except (ValueError, OSError) as e:
+            bad = bad + [f"{file}:{key}: {e}" if key else str(e)]
+    raise ValueError(
+        f"no {self.split} picture in eight shards"
+        + (f", the last of {len(bad)} problems: {bad[-1]}" if bad else "")
+    )
+
 
 Shards._listed, Shards._item, Shards.__getitem__ = _listed, _item, _take
 
 # %% ../nbs/05e_stream.ipynb #38d1cac9
 class Stream:
-    "Called with the number of a step: the rows x, cond and text of its batch, of which this process's share is filled."
+    """Called with the number of a step.
+
+    The rows x, cond and text of its batch, of which this process's share is filled.
+    """
+
     def __init__(self, teacher: Teacher, cfg: TrainConfig, process: int = 0, processes: int = 1):
         self.teacher, self.cfg, n = teacher, cfg, cfg.batch // processes
-        self.photos = Shards(cfg.images, cfg.task, teacher.image_size, zoom=cfg.zoom, seed=cfg.seed, recolour=cfg.recolour, lanes=cfg.batch)
-        self.mine, self.pool, self.opened, self.skipped = range(process * n, process * n + n), ThreadPoolExecutor(max(1, cfg.workers)), {}, 0
+        self.photos = Shards(
+            cfg.images,
+            cfg.task,
+            teacher.image_size,
+            zoom=cfg.zoom,
+            seed=cfg.seed,
+            recolour=cfg.recolour,
+            lanes=cfg.batch,
+        )
+        self.mine = range(process * n, process * n + n)
+        self.pool = ThreadPoolExecutor(max(1, cfg.workers))
+        self.opened = {}
+        self.skipped = 0
 
-    def _open(self, step): return [self.pool.submit(self.photos.__getitem__, step * self.cfg.batch + lane) for lane in self.mine] if step < self.cfg.steps else []
+    def _open(self, step):
+        return (
+            [
+                self.pool.submit(self.photos.__getitem__, step * self.cfg.batch + lane)
+                for lane in self.mine
+            ]
+            if step < self.cfg.steps
+            else []
+        )
 
     def __call__(self, step: int) -> dict:
         waited, out = self.opened.pop(step, None) or self._open(step), {}
         self.opened = {step + 1: self._open(step + 1)}
         rows, k = [w.result() for w in waited], -(-len(self.mine) // self.cfg.accumulate)
         self._tell([name for r in rows for name in r["skipped"]])
-        parts = [encode_examples(self.teacher, collate(rows[i:i + k])) for i in range(0, len(rows), k)]   # no more at once than a step takes
+        # no more at once than a step takes
+        parts = [
+            encode_examples(self.teacher, collate(rows[i : i + k])) for i in range(0, len(rows), k)
+        ]
         for name in parts[0]:
             mine = torch.cat([torch.from_numpy(p[name]) for p in parts])
-            out[name] = mine.new_zeros(self.cfg.batch, *mine.shape[1:]); out[name][list(self.mine)] = mine
+            out[name] = mine.new_zeros(self.cfg.batch, *mine.shape[1:])
+            out[name][list(self.mine)] = mine
         return out
 
     def _tell(self, names):
-        for name in names[:max(0, 3 - self.skipped)]: print(f"skipped {name}")
-        if self.skipped < 3 <= self.skipped + len(names): print("more of them are skipped in silence")
+        for name in names[: max(0, 3 - self.skipped)]:
+            print(f"skipped {name}")
+        if self.skipped < 3 <= self.skipped + len(names):
+            print("more of them are skipped in silence")
         self.skipped += len(names)
 
-    def close(self): self.pool.shutdown(cancel_futures=True)
+    def close(self):
+        self.pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/05e_stream.ipynb #3adf3a9c
-def training_data(teacher: Teacher, cfg: TrainConfig, progress: bool = True, process: int = 0, processes: int = 1):
-    "A `Stream` if `cfg.images` names shards, else `cache_examples`."
-    return Stream(teacher, cfg, process, processes) if is_shards(cfg.images) else cache_examples(teacher, cfg, progress)
+def training_data(
+    teacher: Teacher, cfg: TrainConfig, progress: bool = True, process: int = 0, processes: int = 1
+):
+    """A `Stream` if `cfg.images` names shards, else `cache_examples`."""
+    return (
+        Stream(teacher, cfg, process, processes)
+        if is_shards(cfg.images)
+        else cache_examples(teacher, cfg, progress)
+    )
+
 
 def first_examples(data, n: int = 256) -> dict:
-    "The first n training examples as a cache holds them, of a stream or of a cache."
+    """The first n training examples as a cache holds them, of a stream or of a cache."""
     return encode_examples(data.teacher, data.photos.batch(range(n))) if callable(data) else data
 
+
 def open_photos(cfg: TrainConfig, size: int, split: str = "train") -> Photos:
-    "The pictures that `cfg.images` names: a folder, a dataset or shards. What is held out does not depend on the batch."
+    """The pictures that `cfg.images` names: a folder, a dataset or shards.
+
+    What is held out does not depend on the batch.
+    """
     kind, more = (Shards, dict(lanes=64, visit=1)) if is_shards(cfg.images) else (Photos, {})
     return kind(cfg.images, cfg.task, size, split, zoom=cfg.zoom, seed=cfg.seed, **more)

@@ -4,15 +4,21 @@
 
 # %% ../nbs/09_teach.ipynb #1baebc5b
 from __future__ import annotations
-import csv, json, os, time
+
+import csv
+import json
+import os
+import time
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
+
 from .config import TeachConfig
 from .images import digest
-from .scenes import COLOURS, SHAPES, PATTERNS, FLOORS, WORLD, Scenes, caption
+from .scenes import COLOURS, FLOORS, PATTERNS, SHAPES, WORLD, Scenes, caption
 from .trainer import _append, _calm_interrupt, _forget_after
 
 # %% auto #0
@@ -22,100 +28,209 @@ __all__ = ['labels', 'render_cache', 'fit', 'new_vae', 'train_vae', 'train_recog
 
 # %% ../nbs/09_teach.ipynb #fca6f3be
 def labels(batch: dict) -> np.ndarray:
-    "Per-pixel answers at half resolution, uint8 [B, 4, H/2, W/2]: shape, colour, pattern (0 = no solid) and disparity × 255."
+    """Per-pixel answers at half resolution, uint8 [B, 4, H/2, W/2].
+
+    Shape, colour, pattern (0 = no solid) and disparity × 255.
+    """
     seg = batch["segmentation"][:, 0, ::2, ::2]
     table = torch.zeros(len(seg), 3, 4, dtype=torch.long)
     for b, scene in enumerate(batch["scene"]):
         for k, s in enumerate(scene.solids):
-            table[b, :, k + 1] = torch.tensor([SHAPES.index(s.shape), list(COLOURS).index(s.colour), PATTERNS.index(s.pattern)]) + 1
+            table[b, :, k + 1] = (
+                torch.tensor(
+                    [
+                        SHAPES.index(s.shape),
+                        list(COLOURS).index(s.colour),
+                        PATTERNS.index(s.pattern),
+                    ]
+                )
+                + 1
+            )
     idx = seg.clamp(min=0).flatten(1)[:, None].expand(-1, 3, -1)
     maps = table.gather(2, idx).reshape(len(seg), 3, *seg.shape[1:])
     depth = F.avg_pool2d(batch["depth"], 2).mul(255).round().long()
     return torch.cat([maps, depth], 1).to(torch.uint8).numpy()
 
-def _named(n, first): return f"{n}_from_{first}" if first else f"{n}"
+
+def _named(n, first):
+    return f"{n}_from_{first}" if first else f"{n}"
 
 # %% ../nbs/09_teach.ipynb #3571db51
 def render_cache(folder, n: int, first: int = 0, size: int = 64) -> dict:
-    "Render training scenes first … first + n − 1 once into memory-mapped files; resumes where it stopped."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    data, shapes = Scenes("train", size=size), dict(image=(n, 3, size, size), label=(n, 4, size // 2, size // 2))
-    name = f"{_named(n, first)}_world{WORLD}"; done_file = folder / f"rendered_{name}.json"
+    """Render training scenes first … first + n − 1 once into memory-mapped files.
+
+    Resumes where it stopped.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = Scenes("train", size=size)
+    shapes = dict(image=(n, 3, size, size), label=(n, 4, size // 2, size // 2))
+    name = f"{_named(n, first)}_world{WORLD}"
+    done_file = folder / f"rendered_{name}.json"
     done = json.loads(done_file.read_text()) if done_file.exists() else 0
-    files = {k: np.lib.format.open_memmap(folder / f"{k}_{name}.npy", "r+" if done else "w+", np.uint8, s) for k, s in shapes.items()}
+    files = {
+        k: np.lib.format.open_memmap(
+            folder / f"{k}_{name}.npy", "r+" if done else "w+", np.uint8, s
+        )
+        for k, s in shapes.items()
+    }
     for i in tqdm(range(done, n, 256), desc="render", unit_scale=256, disable=done >= n):
         batch = data.batch(range(first + i, first + min(i + 256, n)))
-        files["image"][i:i + 256] = batch["image"].mul(255).round().to(torch.uint8).numpy()
-        files["label"][i:i + 256] = labels(batch)
+        files["image"][i : i + 256] = batch["image"].mul(255).round().to(torch.uint8).numpy()
+        files["label"][i : i + 256] = labels(batch)
         done_file.write_text(str(min(i + 256, n)))
     return files
 
 # %% ../nbs/09_teach.ipynb #96432275
 def _lr(step, steps, peak, warmup=200):
-    "Linear warm-up, then cosine to 5 % of the peak."
-    warm = min(1., (step + 1) / warmup)
-    return float(peak * warm * (.05 + .95 * .5 * (1 + np.cos(np.pi * min(1., step / steps)))))
+    """Linear warm-up, then cosine to 5 % of the peak."""
+    warm = min(1.0, (step + 1) / warmup)
+    return float(peak * warm * (0.05 + 0.95 * 0.5 * (1 + np.cos(np.pi * min(1.0, step / steps)))))
+
 
 def _save(path, **state):
-    "Write a checkpoint atomically."
+    """Write a checkpoint atomically."""
     part = Path(path).with_suffix(".part")
-    torch.save(state, part); os.replace(part, path)
+    torch.save(state, part)
+    os.replace(part, path)
 
 # %% ../nbs/09_teach.ipynb #534de777
-def fit(name: str,      # of the stage; names the checkpoint and the log
-        module: torch.nn.Module,
-        loss_fn,        # (step, generator) -> (scalar loss, dict of floats to log)
-        steps: int, lr: float, cfg: TeachConfig, decay: float = .999):
-    "Train `module` for `steps` steps with AdamW and leave its moving average in it; resumes from `cfg.work`, `ValueError` if that was made otherwise."
+def fit(
+    name: str,  # of the stage; names the checkpoint and the log
+    module: torch.nn.Module,
+    loss_fn,  # (step, generator) -> (scalar loss, dict of floats to log)
+    steps: int,
+    lr: float,
+    cfg: TeachConfig,
+    decay: float = 0.999,
+):
+    """Train `module` for `steps` steps with AdamW and leave its moving average in it.
+
+    Resumes from `cfg.work`, `ValueError` if that was made otherwise.
+    """
     from diffusers.training_utils import EMAModel
-    path, params = Path(cfg.work) / f"{name}.pt", [p for p in module.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=lr, betas=(.9, .99), weight_decay=1e-3)
-    ema, made = EMAModel(params, decay=decay, use_ema_warmup=True, power=.8), dict(steps=steps, lr=lr, batch=cfg.batch, vae_batch=cfg.vae_batch, scenes=cfg.scenes, seed=cfg.seed, world=WORLD)
-    if cfg.images: made |= dict(size=cfg.size, zoom=cfg.zoom, images=digest(cfg.images))
+
+    path = Path(cfg.work) / f"{name}.pt"
+    params = [p for p in module.parameters() if p.requires_grad]
+    opt = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    ema = EMAModel(params, decay=decay, use_ema_warmup=True, power=0.8)
+    made = dict(
+        steps=steps,
+        lr=lr,
+        batch=cfg.batch,
+        vae_batch=cfg.vae_batch,
+        scenes=cfg.scenes,
+        seed=cfg.seed,
+        world=WORLD,
+    )
+    if cfg.images:
+        made |= dict(size=cfg.size, zoom=cfg.zoom, images=digest(cfg.images))
     start = _resume(path, module, opt, ema, made)
-    save = lambda step: _save(path, module=module.state_dict(), opt=opt.state_dict(), ema=ema.state_dict(), step=step, made=made)
-    bar, began, recent = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5), time.time(), None
+
+    def save(step):
+        return _save(
+            path,
+            module=module.state_dict(),
+            opt=opt.state_dict(),
+            ema=ema.state_dict(),
+            step=step,
+            made=made,
+        )
+
+    bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5)
+    began = time.time()
+    recent = None
     with _calm_interrupt() as asked:
         for step in bar:
-            for g in opt.param_groups: g["lr"] = _lr(step, steps, lr)
+            for g in opt.param_groups:
+                g["lr"] = _lr(step, steps, lr)
             loss, parts = loss_fn(step, torch.Generator().manual_seed(cfg.seed * 1_000_003 + step))
-            opt.zero_grad(); loss.backward(); torch.nn.utils.clip_grad_norm_(params, 1.); opt.step(); ema.step(params)
-            recent = loss.item() if recent is None else .98 * recent + .02 * loss.item()
-            if step % 20 == 0: bar.set_postfix(loss=f"{recent:.4f}", **{k: f"{v:.3f}" for k, v in parts.items()})
-            if step % 50 == 0: _append(path.with_suffix(".csv"), dict(step=step, loss=recent, seconds=time.time() - began, **parts))
-            if asked or (step + 1) % cfg.save_every == 0 or step + 1 == steps: save(step + 1)
-            if asked: raise KeyboardInterrupt(f"stopped {name} at step {step + 1} of {steps}; the same command goes on from there")
+            opt.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            opt.step()
+            ema.step(params)
+            recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{recent:.4f}", **{k: f"{v:.3f}" for k, v in parts.items()})
+            if step % 50 == 0:
+                _append(
+                    path.with_suffix(".csv"),
+                    dict(step=step, loss=recent, seconds=time.time() - began, **parts),
+                )
+            if asked or (step + 1) % cfg.save_every == 0 or step + 1 == steps:
+                save(step + 1)
+            if asked:
+                raise KeyboardInterrupt(
+                    f"stopped {name} at step {step + 1} of {steps}; the same command goes on from "
+                    "there"
+                )
     ema.copy_to(params)
     return module.eval()
 
 # %% ../nbs/09_teach.ipynb #2c6d8808
 def _resume(path, module, opt, ema, made) -> int:
-    "Load a checkpoint, if there is one, and return its step; refuse one that was made with other settings."
-    if not path.exists(): return 0
+    """Load a checkpoint, if there is one, and return its step.
+
+    Refuse one that was made with other settings.
+    """
+    if not path.exists():
+        return 0
     state = torch.load(path, weights_only=True)
-    differ = [f"{k} = {state['made'].get(k)!r} there, {v!r} here" for k, v in made.items() if state["made"].get(k) != v]
-    if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `work`, or the same settings")
-    module.load_state_dict(state["module"]); opt.load_state_dict(state["opt"]); ema.load_state_dict(state["ema"])
+    differ = [
+        f"{k} = {state['made'].get(k)!r} there, {v!r} here"
+        for k, v in made.items()
+        if state["made"].get(k) != v
+    ]
+    if differ:
+        raise ValueError(
+            f"{path} was made with other settings ({'; '.join(differ)}); give another `work`, or "
+            "the same settings"
+        )
+    module.load_state_dict(state["module"])
+    opt.load_state_dict(state["opt"])
+    ema.load_state_dict(state["ema"])
     _forget_after(path.with_suffix(".csv"), state["step"] - 1)
     return state["step"]
 
 # %% ../nbs/09_teach.ipynb #7c32182c
 def new_vae():
-    "A small `AutoencoderKL`: 4 times smaller in each direction, 4 channels."
+    """A small `AutoencoderKL`: 4 times smaller in each direction, 4 channels."""
     from diffusers import AutoencoderKL
-    return AutoencoderKL(3, 3, down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
-                         block_out_channels=(16, 32, 64), latent_channels=4, norm_num_groups=2, layers_per_block=1, sample_size=64)
+
+    return AutoencoderKL(
+        3,
+        3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        mid_block_add_attention=False,
+        block_out_channels=(16, 32, 64),
+        latent_channels=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+        sample_size=64,
+    )
+
 
 def _images(files, batch, g, n):
-    "A random batch of cached images in [−1, 1], flipped half the time; and the indices and flips."
-    idx, flip = torch.randint(n, (batch,), generator=g), torch.rand(batch, generator=g) < .5
+    """A random batch of cached images in [−1, 1], flipped half the time.
+
+    And the indices and flips.
+    """
+    idx, flip = torch.randint(n, (batch,), generator=g), torch.rand(batch, generator=g) < 0.5
     x = torch.from_numpy(files["image"][idx.numpy()]).float() / 127.5 - 1
-    return torch.where(flip[:, None, None, None], x.flip(-1), x).to(memory_format=torch.channels_last), idx, flip
+    return (
+        torch.where(flip[:, None, None, None], x.flip(-1), x).to(memory_format=torch.channels_last),
+        idx,
+        flip,
+    )
+
 
 def train_vae(files, cfg: TeachConfig):
-    "Squared error plus a very small KL term: the latents need to be tame, not Gaussian."
+    """Squared error plus a very small KL term: the latents need to be tame, not Gaussian."""
     torch.manual_seed(cfg.seed)
     vae = new_vae().to(memory_format=torch.channels_last)
+
     def loss_fn(step, g):
         x, _, _ = _images(files, cfg.vae_batch, g, cfg.scenes)
         q = vae.encode(x).latent_dist
@@ -123,154 +238,312 @@ def train_vae(files, cfg: TeachConfig):
         mse = F.mse_loss(vae.decode(z).sample, x)
         kl = q.kl().mean() / z[0].numel()
         return mse + 5e-6 * kl, dict(psnr=10 * np.log10(4 / mse.item()), kl=kl.item())
-    return fit("vae", vae, loss_fn, cfg.vae_steps, 2e-3, cfg, decay=.995)
+
+    return fit("vae", vae, loss_fn, cfg.vae_steps, 2e-3, cfg, decay=0.995)
 
 # %% ../nbs/09_teach.ipynb #0b18fc8c
 def train_recogniser(files, cfg: TeachConfig):
-    "Cross-entropy on every answer the renderer knows; a little noise on the input, so that small artefacts do not blind it."
+    """Cross-entropy on every answer the renderer knows.
+
+    A little noise on the input, so that small artefacts do not blind it.
+    """
     from cond_distill.metrics import Recogniser
+
     torch.manual_seed(cfg.seed + 1)
     net = Recogniser().to(memory_format=torch.channels_last)
-    floors = torch.tensor([list(FLOORS).index(Scenes("train").scene(i).floor) for i in range(cfg.scenes)])
+    floors = torch.tensor(
+        [list(FLOORS).index(Scenes("train").scene(i).floor) for i in range(cfg.scenes)]
+    )
+
     def loss_fn(step, g):
         x, idx, flip = _images(files, 32, g, cfg.scenes)
         y = torch.from_numpy(files["label"][idx.numpy()])
         y = torch.where(flip[:, None, None, None], y.flip(-1), y)
-        noise = .04 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
-        out = net.read(x / 2 + .5 + noise)
-        rare = lambda k: torch.tensor([.2] + [1.] * (out[k].shape[1] - 1))  # most pixels show floor: count solids more
-        dense = {k: F.cross_entropy(out[k], y[:, c].long(), rare(k)) for c, k in enumerate(("shape", "colour", "pattern"))}
-        parts = dict(dense, depth=8 * F.l1_loss(out["depth"][:, 0], y[:, 3] / 255), floor=.3 * F.cross_entropy(out["floor"], floors[idx]))
+        noise = 0.04 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
+        out = net.read(x / 2 + 0.5 + noise)
+
+        # most pixels show floor: count solids more
+        def rare(k):
+            return torch.tensor([0.2] + [1.0] * (out[k].shape[1] - 1))
+
+        dense = {
+            k: F.cross_entropy(out[k], y[:, c].long(), rare(k))
+            for c, k in enumerate(("shape", "colour", "pattern"))
+        }
+        parts = dict(
+            dense,
+            depth=8 * F.l1_loss(out["depth"][:, 0], y[:, 3] / 255),
+            floor=0.3 * F.cross_entropy(out["floor"], floors[idx]),
+        )
         return sum(parts.values()), {k: v.item() for k, v in parts.items()}
-    return fit("recogniser", net, loss_fn, cfg.recogniser_steps, 2e-3, cfg, decay=.99)
+
+    return fit("recogniser", net, loss_fn, cfg.recogniser_steps, 2e-3, cfg, decay=0.99)
 
 # %% ../nbs/09_teach.ipynb #e5a4ef24
 def new_tokenizer(n: int = 4000, length: int = 32):
-    "A `CLIPTokenizer` whose vocabulary is learned from `n` captions."
+    """A `CLIPTokenizer` whose vocabulary is learned from `n` captions."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
     data = Scenes("train")
-    corpus = [caption(data.scene(i), level, i).text for i in range(n) for level in ("full", "partial")]
+    corpus = [
+        caption(data.scene(i), level, i).text for i in range(n) for level in ("full", "partial")
+    ]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     special, letters = ["<|startoftext|>", "<|endoftext|>"], list("abcdefghijklmnopqrstuvwxyz")
-    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=600, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False))
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=600, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
+        ),
+    )
     model = json.loads(bpe.to_str())["model"]
-    words = special + sorted(set(model["vocab"]) | set(letters) | {c + "</w>" for c in letters}, key=lambda w: (len(w), w))
+    words = special + sorted(
+        set(model["vocab"]) | set(letters) | {c + "</w>" for c in letters},
+        key=lambda w: (len(w), w),
+    )
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split()) for m in model["merges"]]
     return _clip_tokenizer({w: i for i, w in enumerate(words)}, merges, length)
 
+
 def _clip_tokenizer(vocab, merges, length):
-    "Through files, which every version of transformers reads alike."
+    """Through files, which every version of transformers reads alike."""
     import tempfile
+
     from transformers import CLIPTokenizer
+
     with tempfile.TemporaryDirectory() as tmp:
         Path(tmp, "vocab.json").write_text(json.dumps(vocab))
-        Path(tmp, "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
+        Path(tmp, "merges.txt").write_text(
+            "#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n"
+        )
         return CLIPTokenizer.from_pretrained(tmp, model_max_length=length)
 
 # %% ../nbs/09_teach.ipynb #1b292a1c
 def new_text_encoder(vocab_size: int, length: int, eos: int, width: int = 128):
-    "A `CLIPTextModel` of two layers."
+    """A `CLIPTextModel` of two layers."""
     from transformers import CLIPTextConfig, CLIPTextModel
-    return CLIPTextModel(CLIPTextConfig(vocab_size=vocab_size, hidden_size=width, intermediate_size=4 * width, projection_dim=width, num_hidden_layers=2,
-                         num_attention_heads=4, max_position_embeddings=length, bos_token_id=0, eos_token_id=eos, pad_token_id=eos, attention_dropout=0.))
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            projection_dim=width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=length,
+            bos_token_id=0,
+            eos_token_id=eos,
+            pad_token_id=eos,
+            attention_dropout=0.0,
+        )
+    )
+
 
 def new_unet(width: int = 128):
-    "A `UNet2DConditionModel` of 4.7 M parameters for 16 × 16 × 4 latents; attention, to itself and to the text, at 4 × 4."
+    """A `UNet2DConditionModel` of 4.7 M parameters for 16 × 16 × 4 latents.
+
+    Attention, to itself and to the text, at 4 × 4.
+    """
     from diffusers import UNet2DConditionModel
-    return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-                                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"), block_out_channels=(48, 96, 128), layers_per_block=1,
-                                cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16)
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(48, 96, 128),
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
 
 # %% ../nbs/09_teach.ipynb #87405f57
 @torch.no_grad()
 def latent_cache(files, vae, cfg: TeachConfig, folder, first: int = 0) -> torch.Tensor:
-    "Latents of all cached images and of their mirror images, float32 [2, N, 4, 16, 16], not yet scaled; made once."
-    path = Path(folder) / f"latents_{_named(cfg.scenes, first)}.npy"  # of the finished autoencoder in this folder
+    """Latents of all cached images and of their mirror images, float32 [2, N, 4, 16, 16], not yet
+    scaled; made once.
+    """
+    # of the finished autoencoder in this folder
+    path = Path(folder) / f"latents_{_named(cfg.scenes, first)}.npy"
     if not path.exists():
-        part = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.float32, (2, cfg.scenes, 4, 16, 16))
+        part = np.lib.format.open_memmap(
+            path.with_suffix(".part"), "w+", np.float32, (2, cfg.scenes, 4, 16, 16)
+        )
         for i in tqdm(range(0, cfg.scenes, 100), desc="encode", unit_scale=100):
-            x = (torch.from_numpy(files["image"][i:i + 100][:cfg.scenes - i]).float() / 127.5 - 1).to(memory_format=torch.channels_last)
-            for k, im in enumerate((x, x.flip(-1))): part[k, i:i + len(x)] = vae.encode(im).latent_dist.mean.numpy()
-        part.flush(); os.replace(path.with_suffix(".part"), path)
+            x = (
+                torch.from_numpy(files["image"][i : i + 100][: cfg.scenes - i]).float() / 127.5 - 1
+            ).to(memory_format=torch.channels_last)
+            for k, im in enumerate((x, x.flip(-1))):
+                part[k, i : i + len(x)] = vae.encode(im).latent_dist.mean.numpy()
+        part.flush()
+        os.replace(path.with_suffix(".part"), path)
     return torch.from_numpy(np.load(path))
 
+
 def mirror(text: str) -> str:
-    "The caption of the mirrored picture."
+    """The caption of the mirrored picture."""
     return text.replace("left of", "\0").replace("right of", "left of").replace("\0", "right of")
 
+
 def token_cache(tokenizer, cfg: TeachConfig, draws: int = 6, first: int = 0) -> torch.Tensor:
-    "Token ids [2, draws, N, length] of captions and of their mirror images, with different wordings."
+    """Token ids [2, draws, N, length] of captions and of their mirror images, with different
+    wordings.
+    """
     data = Scenes("train")
     scenes = [data.scene(first + i) for i in range(cfg.scenes)]
-    ids = lambda texts: tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(torch.int16)
+
+    def ids(texts):
+        return tokenizer(
+            texts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids.to(torch.int16)
+
     rows = [[caption(s, draw=d).text for s in scenes] for d in range(draws)]
-    return torch.stack([torch.stack([ids(r) for r in rows]), torch.stack([ids([mirror(t) for t in r]) for r in rows])])
+    return torch.stack(
+        [
+            torch.stack([ids(r) for r in rows]),
+            torch.stack([ids([mirror(t) for t in r]) for r in rows]),
+        ]
+    )
 
 # %% ../nbs/09_teach.ipynb #4f30208a
 def new_text_to_image(tokenizer, seed: int = 0) -> torch.nn.ModuleDict:
-    "U-Net and text encoder with fresh weights."
+    """U-Net and text encoder with fresh weights."""
     torch.manual_seed(seed + 2)
-    return torch.nn.ModuleDict(dict(unet=new_unet().to(memory_format=torch.channels_last),
-                                    text=new_text_encoder(len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id)))
+    return torch.nn.ModuleDict(
+        dict(
+            unet=new_unet().to(memory_format=torch.channels_last),
+            text=new_text_encoder(
+                len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id
+            ),
+        )
+    )
 
-def _stage(cycle: int) -> str: return "text_to_image" + f"_{cycle}" * (cycle > 1)
+
+def _stage(cycle: int) -> str:
+    return "text_to_image" + f"_{cycle}" * (cycle > 1)
+
 
 def train_text_to_image(model, latents, tokens, schedule, cfg: TeachConfig, cycle: int = 1):
-    "Ordinary diffusion training: predict v at a random timestep; the text encoder learns with the U-Net."
+    """Ordinary diffusion training: predict v at a random timestep.
+
+    The text encoder learns with the U-Net.
+    """
     n, draws = latents.shape[1], tokens.shape[1]
+
     def loss_fn(step, g):
-        r = lambda high: torch.randint(high, (cfg.batch,), generator=g)
+        def r(high):
+            return torch.randint(high, (cfg.batch,), generator=g)
+
         i, flip, draw = r(n), r(2), r(draws)
-        t = ((torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g)) / cfg.batch * schedule.T).long().clamp(max=schedule.T - 1)  # stratified: less variance
+        # stratified: less variance
+        t = (
+            (
+                (torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g))
+                / cfg.batch
+                * schedule.T
+            )
+            .long()
+            .clamp(max=schedule.T - 1)
+        )
         x, eps = latents[flip, i], torch.randn(cfg.batch, *latents.shape[2:], generator=g)
         z = schedule.add_noise(x, eps, t).to(memory_format=torch.channels_last)
         text = model["text"](tokens[flip, draw, i].long()).last_hidden_state
         return F.mse_loss(model["unet"](z, t, text).sample, schedule.target(x, eps, t)), {}
-    return fit(_stage(cycle), model, loss_fn, cfg.steps // cycle, cfg.lr / cycle, cfg, decay=.999)
+
+    return fit(_stage(cycle), model, loss_fn, cfg.steps // cycle, cfg.lr / cycle, cfg, decay=0.999)
 
 # %% ../nbs/09_teach.ipynb #3a885313
 def save_teacher(folder, vae, unet, text_encoder, tokenizer, scale: float):
-    "Write the pipeline folder, float16."
+    """Write the pipeline folder, float16."""
     import copy
+
     from diffusers import StableDiffusionPipeline
+
     vae, unet, text_encoder = (copy.deepcopy(m).half() for m in (vae, unet, text_encoder))
     vae.register_to_config(scaling_factor=scale)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, _ddim_scheduler(), None, None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        vae,
+        text_encoder,
+        tokenizer,
+        unet,
+        _ddim_scheduler(),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder)
     file = Path(folder) / "text_encoder" / "config.json"
-    file.write_text(json.dumps(dict(json.loads(file.read_text()), dtype="float32"), indent=2) + "\n")
+    file.write_text(
+        json.dumps(dict(json.loads(file.read_text()), dtype="float32"), indent=2) + "\n"
+    )
     _name_as_before(Path(folder) / "text_encoder" / "model.safetensors")
     _save_vocabulary(tokenizer, Path(folder) / "tokenizer")
 
+
 def _name_as_before(file):
-    "Version 5 of transformers drops 'text_model.' from the names of a CLIP text encoder's weights; with it, 4 and 5 can read them."
+    """Version 5 of transformers drops 'text_model.' from the names of a CLIP text encoder's
+    weights; with it, 4 and 5 can read them.
+    """
     from safetensors.torch import load_file, save_file
-    save_file({"text_model." + k.removeprefix("text_model."): v for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+
+    save_file(
+        {"text_model." + k.removeprefix("text_model."): v for k, v in load_file(file).items()},
+        file,
+        metadata={"format": "pt"},
+    )
+
 
 def _save_vocabulary(tokenizer, folder):
-    "vocab.json and merges.txt: older versions of transformers read these, newer ones write tokenizer.json only."
-    model = json.loads((folder / "tokenizer.json").read_text())["model"] if (folder / "tokenizer.json").exists() else None
-    if model is None: return
+    """vocab.json and merges.txt.
+
+    Older versions of transformers read these, newer ones write tokenizer.json only.
+    """
+    model = (
+        json.loads((folder / "tokenizer.json").read_text())["model"]
+        if (folder / "tokenizer.json").exists()
+        else None
+    )
+    if model is None:
+        return
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
 
 # %% ../nbs/09_teach.ipynb #ad599fcd
-def teach(cfg: TeachConfig = TeachConfig()) -> dict:
-    "Render, train everything, save teacher and recogniser into `cfg.out`, measure; returns the measurements. With `cfg.images`: `teach_pixels`."
-    if cfg.images: return teach_pixels(cfg)
+def teach(cfg: TeachConfig) -> dict:
+    """Render, train everything, save teacher and recogniser into `cfg.out`, measure.
+
+    Returns the measurements. With `cfg.images`: `teach_pixels`.
+    """
+    if cfg.images:
+        return teach_pixels(cfg)
     from cond_distill.metrics import save_recogniser
     from cond_distill.schedule import Schedule
+
     files = render_cache(cfg.work, cfg.scenes)
     vae = train_vae(files, cfg)
-    latents = latent_cache(files, vae, cfg, cfg.work); scale = 1 / latents.std().item()
+    latents = latent_cache(files, vae, cfg, cfg.work)
+    scale = 1 / latents.std().item()
     tokenizer = new_tokenizer()
     model = new_text_to_image(tokenizer, cfg.seed)
     for cycle in range(1, cfg.cycles + 1):
         first = (cycle - 1) * cfg.scenes
-        if first: latents = latent_cache(render_cache(cfg.work, cfg.scenes, first), vae, cfg, cfg.work, first)
-        train_text_to_image(model, latents * scale, token_cache(tokenizer, cfg, first=first), Schedule.cosine(), cfg, cycle)
+        if first:
+            latents = latent_cache(
+                render_cache(cfg.work, cfg.scenes, first), vae, cfg, cfg.work, first
+            )
+        train_text_to_image(
+            model,
+            latents * scale,
+            token_cache(tokenizer, cfg, first=first),
+            Schedule.cosine(),
+            cfg,
+            cycle,
+        )
     out = Path(cfg.out)
     save_teacher(out / "teacher", vae, model["unet"], model["text"], tokenizer, scale)
     save_recogniser(train_recogniser(files, cfg), out / "recogniser")
@@ -280,37 +553,62 @@ def teach(cfg: TeachConfig = TeachConfig()) -> dict:
 
 # %% ../nbs/09_teach.ipynb #717f23ca
 def _minutes(cfg, name):
-    "Minutes that a stage took, from its log (sum over resumptions)."
+    """Minutes that a stage took, from its log (sum over resumptions)."""
     rows = list(csv.DictReader(open(Path(cfg.work) / f"{name}.csv")))
     seconds = [float(r["seconds"]) for r in rows]
-    return sum(a for a, b in zip(seconds, seconds[1:] + [0.]) if b < a) / 60
+    return sum(a for a, b in zip(seconds, seconds[1:] + [0.0]) if b < a) / 60
+
 
 @torch.no_grad()
-def measure(out, n: int = 512, guidance: float = 3.) -> dict:
-    "Held-out: PSNR of the autoencoder, the recogniser's accuracy on renders, and caption accuracy of 50-step samples; writes a sheet of the first 64."
+def measure(out, n: int = 512, guidance: float = 3.0) -> dict:
+    """Held-out: PSNR of the autoencoder, the recogniser's accuracy on renders, and caption accuracy
+    of 50-step samples; writes a sheet of the first 64.
+    """
     from cond_distill.metrics import caption_accuracy, load_recogniser, psnr
     from cond_distill.sampler import draw_images, figure
     from cond_distill.teacher import Teacher
-    teacher, net = Teacher.from_pretrained(Path(out) / "teacher"), load_recogniser(Path(out) / "recogniser")
+
+    teacher = Teacher.from_pretrained(Path(out) / "teacher")
+    net = load_recogniser(Path(out) / "recogniser")
     real = Scenes("held_out", level="full").batch(range(n))
     back = torch.cat([teacher.decode(teacher.encode(x)) for x in real["image"].split(64)])
     images = draw_images(teacher, real["caption"], steps=50, guidance=guidance, batch=64)
-    report = dict(psnr=psnr(back, real["image"]), recogniser=caption_accuracy(net, real["image"], real["claims"]), decoded=caption_accuracy(net, back, real["claims"]), samples=caption_accuracy(net, images, real["claims"]), n=n, guidance=guidance)
+    report = dict(
+        psnr=psnr(back, real["image"]),
+        recogniser=caption_accuracy(net, real["image"], real["claims"]),
+        decoded=caption_accuracy(net, back, real["claims"]),
+        samples=caption_accuracy(net, images, real["claims"]),
+        n=n,
+        guidance=guidance,
+    )
     import textwrap
+
     fig = figure(list(images[:64].split(8)), scale=1.15)
-    for ax, text in zip(fig.axes, real["caption"]): ax.set_title("\n".join(textwrap.wrap(text, 30)), fontsize=4, pad=2)
-    fig.tight_layout(pad=.4); fig.savefig(Path(out) / "teacher" / "samples.png", dpi=110)
+    for ax, text in zip(fig.axes, real["caption"]):
+        ax.set_title("\n".join(textwrap.wrap(text, 30)), fontsize=4, pad=2)
+    fig.tight_layout(pad=0.4)
+    fig.savefig(Path(out) / "teacher" / "samples.png", dpi=110)
     return report
 
 # %% ../nbs/09_teach.ipynb #d2bf8178
 def write_cards(out, cfg: TeachConfig, report: dict):
-    "A model card beside the weights, and the training logs."
+    """A model card beside the weights, and the training logs."""
     import shutil
-    line = lambda d: ", ".join(f"{k} {v:.1%}" for k, v in d.items())
-    logs = Path(out) / "logs"; logs.mkdir(exist_ok=True)
-    for name in ("vae", *map(_stage, range(1, cfg.cycles + 1)), "recogniser"): shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
-    stage = lambda name, steps, batch: f"| {name} | {steps} | {batch} | {_minutes(cfg, name):.0f} |"
-    cycles = "\n".join(stage(_stage(c), cfg.steps // c, cfg.batch) for c in range(1, cfg.cycles + 1))
+
+    def line(d):
+        return ", ".join(f"{k} {v:.1%}" for k, v in d.items())
+
+    logs = Path(out) / "logs"
+    logs.mkdir(exist_ok=True)
+    for name in ("vae", *map(_stage, range(1, cfg.cycles + 1)), "recogniser"):
+        shutil.copy(Path(cfg.work) / f"{name}.csv", logs / f"{name}.csv")
+
+    def stage(name, steps, batch):
+        return f"| {name} | {steps} | {batch} | {_minutes(cfg, name):.0f} |"
+
+    cycles = "\n".join(
+        stage(_stage(c), cfg.steps // c, cfg.batch) for c in range(1, cfg.cycles + 1)
+    )
     (Path(out) / "teacher" / "README.md").write_text(f"""---
 license: apache-2.0
 library_name: diffusers
@@ -318,8 +616,10 @@ pipeline_tag: text-to-image
 ---
 # A Stable Diffusion in miniature
 
-Draws 64 × 64 pictures of one to three solids on a floor from captions. Trained from nothing by `cond-distill teach` on {cfg.scenes} rendered scenes
-of `cond_distill.scenes` (and their mirror images), seed {cfg.seed}, on two CPU cores. `StableDiffusionPipeline.from_pretrained(folder)` opens it.
+Draws 64 × 64 pictures of one to three solids on a floor from captions. Trained from nothing by \
+`cond-distill teach` on {cfg.scenes} rendered scenes
+of `cond_distill.scenes` (and their mirror images), seed {cfg.seed}, on two CPU cores. \
+`StableDiffusionPipeline.from_pretrained(folder)` opens it.
 
 | stage | steps | batch | minutes |
 |---|---|---|---|
@@ -330,72 +630,152 @@ of `cond_distill.scenes` (and their mirror images), seed {cfg.seed}, on two CPU 
 Measured on {report["n"]} held-out scenes with full captions:
 
 - autoencoder: {report["psnr"]:.1f} dB PSNR
-- caption accuracy of samples, 50 DDIM steps, guidance {report["guidance"]:g}, seed 0: {line(report["samples"])}
-- the recogniser that reads them, on true renders: {line(report["recogniser"])}; on renders passed through the autoencoder: {line(report["decoded"])}
+- caption accuracy of samples, 50 DDIM steps, guidance {report["guidance"]:g}, seed 0: \
+{line(report["samples"])}
+- the recogniser that reads them, on true renders: {line(report["recogniser"])}; on renders passed \
+through the autoencoder: {line(report["decoded"])}
 
-`samples.png` shows the first 64 samples, unselected. Logs of the training are in `../logs`. It knows this small world and nothing else.
+`samples.png` shows the first 64 samples, unselected. Logs of the training are in `../logs`. It \
+knows this small world and nothing else.
 """)
 
 # %% ../nbs/09_teach.ipynb #361d24f2
 def new_pixel_unet(size: int):
-    "An unconditional `UNet2DModel`, 1.8 M parameters for 32 × 32 pictures; halved down to 8 × 8, where it has attention."
+    """An unconditional `UNet2DModel`, 1.8 M parameters for 32 × 32 pictures.
+
+    Halved down to 8 × 8, where it has attention.
+    """
     from diffusers import UNet2DModel
+
     levels = max(2, (size // 8).bit_length())
-    if size != 8 * 2 ** (levels - 1): raise ValueError(f"size is {size}; expected 16, 32, 64, 128 … pixels a side")
-    widths = (32, 64, 96, 128, 160, 192)[:levels]                     # eight or more channels to a group: colours are lost where two are normalised together
-    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-                       block_out_channels=widths, layers_per_block=1, norm_num_groups=4, attention_head_dim=16)
+    if size != 8 * 2 ** (levels - 1):
+        raise ValueError(f"size is {size}; expected 16, 32, 64, 128 … pixels a side")
+    # eight or more channels to a group: colours are lost where two are normalised together
+    widths = (32, 64, 96, 128, 160, 192)[:levels]
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        block_out_channels=widths,
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=16,
+    )
 
 # %% ../nbs/09_teach.ipynb #b548feb5
 def photo_cache(cfg: TeachConfig) -> np.ndarray:
-    "Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped; resumes where it stopped."
+    """Crops of the pictures in `cfg.images`, uint8 [scenes, 3, size, size], memory-mapped.
+
+    Resumes where it stopped.
+    """
     from cond_distill.images import Photos, collate
+
     photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
-    folder = Path(cfg.work); folder.mkdir(parents=True, exist_ok=True)
-    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"; done_file = folder / f"{name}.json"
+    folder = Path(cfg.work)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"
+    done_file = folder / f"{name}.json"
     done, skipped = (json.loads(done_file.read_text()) if done_file.exists() else 0), {}
-    file = np.lib.format.open_memmap(folder / f"{name}.npy", "r+" if done else "w+", np.uint8, (cfg.scenes, 3, cfg.size, cfg.size))
-    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(photos, range(done, cfg.scenes)), batch_size=256, num_workers=cfg.workers, collate_fn=collate)
+    file = np.lib.format.open_memmap(
+        folder / f"{name}.npy",
+        "r+" if done else "w+",
+        np.uint8,
+        (cfg.scenes, 3, cfg.size, cfg.size),
+    )
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(photos, range(done, cfg.scenes)),
+        batch_size=256,
+        num_workers=cfg.workers,
+        collate_fn=collate,
+    )
     for piece in tqdm(loader, desc="open and crop", disable=done >= cfg.scenes):
-        n = len(piece["image"]); file[done:done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
-        done += n; done_file.write_text(str(done)); skipped |= dict.fromkeys(piece["skipped"])
-    if skipped: print(f"skipped {len(skipped)} unreadable files: {'; '.join(list(skipped)[:5])}{' …' if len(skipped) > 5 else ''}")
+        n = len(piece["image"])
+        file[done : done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
+        done += n
+        done_file.write_text(str(done))
+        skipped |= dict.fromkeys(piece["skipped"])
+    if skipped:
+        print(
+            f"skipped {len(skipped)} unreadable files: "
+            f"{'; '.join(list(skipped)[:5])}{' …' if len(skipped) > 5 else ''}"
+        )
     return file
 
 # %% ../nbs/09_teach.ipynb #254c862b
 def teach_pixels(cfg: TeachConfig) -> dict:
-    "Train an unconditional pixel-space teacher on `cfg.images` and save it into `cfg.out`, with a sheet of samples."
+    """Train an unconditional pixel-space teacher on `cfg.images` and save it into `cfg.out`, with a
+    sheet of samples.
+    """
     from diffusers import DDIMPipeline
     from matplotlib import pyplot as plt
+
     from cond_distill.sampler import draw_images, figure
     from cond_distill.schedule import Schedule
     from cond_distill.teacher import Teacher, best_device
+
     files, schedule, device = photo_cache(cfg), Schedule.cosine(), best_device()
-    torch.manual_seed(cfg.seed); net = new_pixel_unet(cfg.size).to(device, memory_format=torch.channels_last)
+    torch.manual_seed(cfg.seed)
+    net = new_pixel_unet(cfg.size).to(device, memory_format=torch.channels_last)
+
     def loss_fn(step, g):
         x, _, _ = _images(dict(image=files), cfg.batch, g, cfg.scenes)
-        t = ((torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g)) / cfg.batch * schedule.T).long().clamp(max=schedule.T - 1)
+        t = (
+            (
+                (torch.arange(cfg.batch) + torch.rand(cfg.batch, generator=g))
+                / cfg.batch
+                * schedule.T
+            )
+            .long()
+            .clamp(max=schedule.T - 1)
+        )
         x, t, eps = x.to(device), t.to(device), torch.randn(x.shape, generator=g).to(device)
-        return F.mse_loss(net(schedule.add_noise(x, eps, t), t).sample, schedule.target(x, eps, t)), {}
+        return F.mse_loss(
+            net(schedule.add_noise(x, eps, t), t).sample, schedule.target(x, eps, t)
+        ), {}
+
     fit("pixels", net, loss_fn, cfg.steps, cfg.lr, cfg)
     DDIMPipeline(net.cpu().half(), _ddim_scheduler()).save_pretrained(cfg.out)
-    images = draw_images(Teacher.from_pretrained(cfg.out, device), [""] * 16, steps=50, method="ddim")
-    fig = figure(list(images.split(8))); fig.savefig(Path(cfg.out) / "samples.png", dpi=110); plt.close(fig)   # or a notebook would show it
-    report = dict(images=cfg.images, steps=cfg.steps, loss=float(_last_loss(cfg, "pixels")), minutes=round(_minutes(cfg, "pixels"), 1))
+    images = draw_images(
+        Teacher.from_pretrained(cfg.out, device), [""] * 16, steps=50, method="ddim"
+    )
+    # or a notebook would show it
+    fig = figure(list(images.split(8)))
+    fig.savefig(Path(cfg.out) / "samples.png", dpi=110)
+    plt.close(fig)
+    report = dict(
+        images=cfg.images,
+        steps=cfg.steps,
+        loss=float(_last_loss(cfg, "pixels")),
+        minutes=round(_minutes(cfg, "pixels"), 1),
+    )
     (Path(cfg.out) / "README.md").write_text(f"""# An unconditional teacher
 
-Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on: {cfg.scenes} of the pictures in `{Path(cfg.images).name}`. Trained from nothing by
-`cond-distill teach --images`: {cfg.steps} steps, batch {cfg.batch}, seed {cfg.seed}, {report["minutes"]} minutes, final loss {report["loss"]:.4f} (mean squared error of v).
-`samples.png` shows 16 samples, unselected (50 DDIM steps, seed 0). The licence is that of the pictures.
+Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on: {cfg.scenes} of the \
+pictures in `{Path(cfg.images).name}`. Trained from nothing by
+`cond-distill teach --images`: {cfg.steps} steps, batch {cfg.batch}, seed {cfg.seed}, \
+{report["minutes"]} minutes, final loss {report["loss"]:.4f} (mean squared error of v).
+`samples.png` shows 16 samples, unselected (50 DDIM steps, seed 0). The licence is that of the \
+pictures.
 """)
     return report
 
 # %% ../nbs/09_teach.ipynb #ae59273d
 def _ddim_scheduler():
-    "The cosine schedule as diffusers writes it."
+    """The cosine schedule as diffusers writes it."""
     from diffusers import DDIMScheduler
-    return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1)
+
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
 
 def _last_loss(cfg, name):
-    "The loss in the last row of a stage's log."
+    """The loss in the last row of a stage's log."""
     return list(csv.DictReader(open(Path(cfg.work) / f"{name}.csv")))[-1]["loss"]

@@ -4,8 +4,9 @@
 
 # %% ../nbs/05a_tiles.ipynb #5c619562
 from __future__ import annotations
+
 import torch
-import torch.nn.functional as F
+
 from .adaptor import Student
 from .sampler import METHODS, check_steps, pick_method
 
@@ -14,56 +15,94 @@ __all__ = ['starts', 'window', 'draw_tiled']
 
 # %% ../nbs/05a_tiles.ipynb #a7a8c44c
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    "Where tiles of one direction begin, so that they cover 0 … length − 1 and overlap by at least `overlap`."
-    if length <= tile: return [0]
+    """Where tiles of one direction begin.
+
+    They cover 0 … length − 1 and overlap by at least `overlap`.
+    """
+    if length <= tile:
+        return [0]
     n = -(-(length - overlap) // (tile - overlap))
     return [round(k * (length - tile) / (n - 1)) for k in range(n)]
 
+
 def window(tile: int) -> torch.Tensor:  # [tile, tile]
-    "Weights of a tile: 1 in the middle, small and positive at the border."
-    w = torch.sin(torch.pi * (torch.arange(tile) + .5) / tile) ** 2 + .01
+    """Weights of a tile: 1 in the middle, small and positive at the border."""
+    w = torch.sin(torch.pi * (torch.arange(tile) + 0.5) / tile) ** 2 + 0.01
     return w[:, None] * w[None]
 
+
 def _blend(tiles, places, size, tile):
-    "Tiles [N,C,t,t] at places (top, left) averaged into one picture [1,C,*size]."
+    """Tiles [N,C,t,t] at places (top, left) averaged into one picture [1,C,*size]."""
     w = window(tile).to(tiles)
     total, weight = tiles.new_zeros(1, tiles.shape[1], *size), tiles.new_zeros(1, 1, *size)
     for x, (i, j) in zip(tiles, places):
-        total[0, :, i:i + tile, j:j + tile] += x * w; weight[0, :, i:i + tile, j:j + tile] += w
+        total[0, :, i : i + tile, j : j + tile] += x * w
+        weight[0, :, i : i + tile, j : j + tile] += w
     return total / weight
 
 # %% ../nbs/05a_tiles.ipynb #fd9e4f6f
 @torch.no_grad()
-def draw_tiled(student: Student,
-               cond,                  # [1, K, H, W] in [0, 1], any H and W
-               caption: str = "", steps: int = 4, method: str = "auto", guidance: float = 1., seed: int = 0,
-               overlap: float = .5,   # share of a tile's side that neighbours share, at least
-               any_steps: bool = False, batch: int = 32) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
-    "A picture of the condition's size, drawn as tiles of the model's size that agree at every step."
-    if not 0 <= overlap < 1: raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
-    if not torch.is_tensor(cond): raise TypeError(f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: several adaptors at a time, or one without a condition, draw at the model's size (draw_images)")
-    if cond.ndim != 4 or len(cond) != 1: raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
-    any_steps or check_steps(student, steps); method = pick_method(student, method)
+def draw_tiled(
+    student: Student,
+    cond,  # [1, K, H, W] in [0, 1], any H and W
+    caption: str = "",
+    steps: int = 4,
+    method: str = "auto",
+    guidance: float = 1.0,
+    seed: int = 0,
+    overlap: float = 0.5,  # share of a tile's side that neighbours share, at least
+    any_steps: bool = False,
+    batch: int = 32,
+) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
+    """A picture of the condition's size, drawn as tiles of the model's size.
+
+    The tiles agree at every step.
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
+    if not torch.is_tensor(cond):
+        raise TypeError(
+            f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: "
+            "several adaptors at a time, or one without a condition, draw at the model's size "
+            "(draw_images)"
+        )
+    if cond.ndim != 4 or len(cond) != 1:
+        raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
+    any_steps or check_steps(student, steps)
+    method = pick_method(student, method)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
-    want = [max(tile, -(-n // f)) for n in (h, w)]                                        # latent positions
+    # latent positions
+    want = [max(tile, -(-n // f)) for n in (h, w)]
     c = _padded(cond, [n * f for n in want]).to(student.device)
     shared = min(tile - 1, round(tile * overlap))
     places = [(i, j) for i in starts(want[0], tile, shared) for j in starts(want[1], tile, shared)]
-    cut = lambda x, s: torch.cat([x[..., i * s:(i + tile) * s, j * s:(j + tile) * s] for i, j in places])
-    conds = cut(c, f); student.adaptor.check(conds, len(places))
-    ready = [student.prepare(p) for p in conds.split(batch)]                              # once, not once a step
+
+    def cut(x, s):
+        return torch.cat(
+            [x[..., i * s : (i + tile) * s, j * s : (j + tile) * s] for i, j in places]
+        )
+
+    conds = cut(c, f)
+    student.adaptor.check(conds, len(places))
+    # once, not once a step
+    ready = [student.prepare(p) for p in conds.split(batch)]
     text, generator = teacher.embed([caption]), torch.Generator().manual_seed(seed)
     z = torch.randn(1, teacher.latent_shape[0], *want, generator=generator).to(student.device)
-    ts = list(schedule.timesteps(steps)); move = METHODS[method](schedule, ts, generator)
+    ts = list(schedule.timesteps(steps))
+    move = METHODS[method](schedule, ts, generator)
     for i, t in enumerate(ts):
-        parts = [student(p, t, r, text.expand(len(p), -1, -1), guidance=guidance).x for p, r in zip(cut(z, 1).split(batch), ready)]
+        parts = [
+            student(p, t, r, text.expand(len(p), -1, -1), guidance=guidance).x
+            for p, r in zip(cut(z, 1).split(batch), ready)
+        ]
         x = _blend(torch.cat(parts), places, want, tile)
         z = move(i, schedule.from_x(x, z, torch.full((1,), t, device=z.device)), z)
     return teacher.decode(z)[..., :h, :w].cpu()
 
+
 def _padded(x, size):
-    "Mirrored at the right and lower border until it has that size."
+    """Mirrored at the right and lower border until it has that size."""
     for dim, n in ((-2, size[0]), (-1, size[1])):
         while x.shape[dim] < n:
             more = min(n - x.shape[dim], x.shape[dim])

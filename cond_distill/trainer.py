@@ -4,15 +4,23 @@
 
 # %% ../nbs/06_trainer.ipynb #3bbcda41
 from __future__ import annotations
-import csv, math, os, shutil, signal, time
+
+import csv
+import math
+import os
+import shutil
+import signal
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from filelock import FileLock, Timeout
+
 import torch
 import torch.utils.checkpoint
+from filelock import FileLock, Timeout
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
 from .adaptor import Student
 from .adaptors import ADAPTORS, make_adaptor
 from .adversary import Adversary
@@ -20,10 +28,29 @@ from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
 from .cache import make_batch
 from .checkpoints import checkpoints, last_checkpoint, write_checkpoint
 from .config import TrainConfig
+from cond_distill.loss import (
+    DISTANCES,
+    PRESETS,
+    STEPS_TO_S,
+    TIMESTEPS,
+    decoded,
+    draw,
+    look_ahead,
+    ramp,
+    squared,
+)
 from .reader import TextReader
-from .loss import DISTANCES, PRESETS, STEPS_TO_S, TIMESTEPS, decoded, draw, look_ahead, ramp, squared
 from .sampler import draw_images
-from .shard import as_launched, clip_gradients, engines_aside, gathered, is_cut, local, placed_like, shard_blocks
+from cond_distill.shard import (
+    as_launched,
+    clip_gradients,
+    engines_aside,
+    gathered,
+    is_cut,
+    local,
+    placed_like,
+    shard_blocks,
+)
 from .stream import open_photos, training_data
 from .tasks import better, examples, find_task
 from .teacher import Teacher
@@ -36,396 +63,822 @@ __all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', '
 # %% ../nbs/06_trainer.ipynb #5a34744e
 def _features():
     from cond_distill.metrics import load_recogniser, perceptual
+
     net = load_recogniser()
     return decoded(lambda a, b: perceptual(net.to(a.device), a, b))
-_SEEN = dict(latent=lambda: None, pixels=lambda: decoded(squared), features=_features)   # what `data` of a configuration names
 
-def make_loss(cfg: TrainConfig, source=None,  # the model that is followed, for a two-stage loss
-              adversary=None):
-    "The loss that a configuration names."
-    for name, good in (("preset", PRESETS | FOLLOWERS), ("z_s", STEPS_TO_S), ("distance", DISTANCES), ("data", _SEEN), ("timesteps", TIMESTEPS), ("adaptor", [*ADAPTORS, "backbone"]), ("dtype", ("float32", "bfloat16", "float16"))):
-        if getattr(cfg, name) not in good: raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
-    if cfg.preset in FOLLOWERS: return partial(FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance)
-    loss = partial(PRESETS[cfg.preset], z_s=cfg.z_s, distance=cfg.distance, data_distance=_SEEN[cfg.data](), boundary=cfg.boundary, extra=adversary)
-    if cfg.preset == "balanced": loss = partial(loss, weights=partial(look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end, reach=cfg.reach))
+
+# what `data` of a configuration names
+_SEEN = dict(latent=lambda: None, pixels=lambda: decoded(squared), features=_features)
+
+
+def make_loss(
+    cfg: TrainConfig,
+    source=None,  # the model that is followed, for a two-stage loss
+    adversary=None,
+):
+    """The loss that a configuration names."""
+    for name, good in (
+        ("preset", PRESETS | FOLLOWERS),
+        ("z_s", STEPS_TO_S),
+        ("distance", DISTANCES),
+        ("data", _SEEN),
+        ("timesteps", TIMESTEPS),
+        ("adaptor", [*ADAPTORS, "backbone"]),
+        ("dtype", ("float32", "bfloat16", "float16")),
+    ):
+        if getattr(cfg, name) not in good:
+            raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
+    if cfg.preset in FOLLOWERS:
+        return partial(
+            FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance
+        )
+    loss = partial(
+        PRESETS[cfg.preset],
+        z_s=cfg.z_s,
+        distance=cfg.distance,
+        data_distance=_SEEN[cfg.data](),
+        boundary=cfg.boundary,
+        extra=adversary,
+    )
+    if cfg.preset == "balanced":
+        loss = partial(
+            loss,
+            weights=partial(
+                look_ahead,
+                goal=cfg.look_ahead,
+                start=cfg.ramp_start,
+                end=cfg.ramp_end,
+                reach=cfg.reach,
+            ),
+        )
     return loss
 
 # %% ../nbs/06_trainer.ipynb #463fffe2
 def _recomputed(part, *inputs):
-    "One layer of a network, whose activations are computed again in the backward pass, then with the *same* weights: an adaptor's changes are in place only during the call."
+    """One layer of a network, whose activations are computed again in the backward pass.
+
+    Then with the *same* weights: an adaptor's changes are in place only during the call.
+    """
     weights = dict(part.named_parameters())
-    return torch.utils.checkpoint.checkpoint(lambda *a: torch.func.functional_call(part, weights, a), *inputs, use_reentrant=False)
+    return torch.utils.checkpoint.checkpoint(
+        lambda *a: torch.func.functional_call(part, weights, a), *inputs, use_reentrant=False
+    )
+
 
 def first_adaptor(cfg: TrainConfig, teacher: Teacher):
-    "A fresh adaptor, or what `cfg.start` holds; with an input for the guidance if the loss tells it."
-    if cfg.start: made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
-    elif cfg.adaptor == "backbone": made = Backbone.from_teacher(teacher)
+    """A fresh adaptor, or what `cfg.start` holds.
+
+    With an input for the guidance if the loss tells it.
+    """
+    if cfg.start:
+        made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
+    elif cfg.adaptor == "backbone":
+        made = Backbone.from_teacher(teacher)
     else:
         made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
-        layers = cfg.reader if cfg.reader >= 0 else 0 if find_task(cfg.task).captions or type(teacher).__name__ == "PixelTeacher" else 2
-        if layers: made.reader = TextReader.of(teacher, layers)
-    return (GuidanceEmbedded.of(teacher, made) if cfg.preset == "lcm" and not made.embeds_guidance else made).to(memory_format=torch.channels_last)
+        layers = (
+            cfg.reader
+            if cfg.reader >= 0
+            else 0
+            if find_task(cfg.task).captions or type(teacher).__name__ == "PixelTeacher"
+            else 2
+        )
+        if layers:
+            made.reader = TextReader.of(teacher, layers)
+    return (
+        GuidanceEmbedded.of(teacher, made)
+        if cfg.preset == "lcm" and not made.embeds_guidance
+        else made
+    ).to(memory_format=torch.channels_last)
+
 
 def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
-    "(number of the round, its Δt)."
+    """(number of the round, its Δt)."""
     n = abs(cfg.rounds)
     k = min(step * n // cfg.steps, n - 1)
     return k, max(1, cfg.delta // 2 ** (n - 1 - k if cfg.rounds > 0 else k))
 
 # %% ../nbs/06_trainer.ipynb #83acafe0
 def make_optimizer(cfg: TrainConfig, params):
-    "AdamW; bitsandbytes' with 8-bit moments; or with moments that are shared out among the processes (ZeRO, stage 1, arXiv 1910.02054)."
-    if cfg.optimizer in ("adamw", "zero"): kind = torch.optim.AdamW
+    """AdamW; bitsandbytes' with 8-bit moments.
+
+    Or with moments that are shared out among the processes (ZeRO, stage 1, arXiv 1910.02054).
+    """
+    if cfg.optimizer in ("adamw", "zero"):
+        kind = torch.optim.AdamW
     elif cfg.optimizer == "adamw8bit":
-        try: from bitsandbytes.optim import AdamW8bit as kind
-        except ImportError as e: raise ValueError("optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; use 'adamw'") from e
-    else: raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw, adamw8bit or zero")
-    settings = dict(lr=cfg.lr, betas=(.9, .99), weight_decay=1e-3) | (dict(fused=not cfg.shard, foreach=False) if kind is torch.optim.AdamW else {})
-    if cfg.optimizer == "zero" and torch.distributed.is_available() and torch.distributed.is_initialized():
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind
+        except ImportError as e:
+            raise ValueError(
+                "optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; "
+                "use 'adamw'"
+            ) from e
+    else:
+        raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw, adamw8bit or zero")
+    settings = dict(lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3) | (
+        dict(fused=not cfg.shard, foreach=False) if kind is torch.optim.AdamW else {}
+    )
+    if (
+        cfg.optimizer == "zero"
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
         from torch.distributed.optim import ZeroRedundancyOptimizer
+
         return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
     return kind(params, **settings)
 
 # %% ../nbs/06_trainer.ipynb #83acafe2
 class MovingAverage:
-    "An exponential moving average that lives in a model's own parameters, not in a second copy; decay (1 + n) / (10 + n) in the first steps, as in diffusers' `EMAModel`."
-    def __init__(self, model: Student, decay: float): self.shadow_params, self.decay, self.n = list(model.parameters()), decay, 0
+    """An exponential moving average that lives in a model's own parameters, not in a second copy.
+
+    Decay (1 + n) / (10 + n) in the first steps, as in diffusers' `EMAModel`.
+    """
+
+    def __init__(self, model: Student, decay: float):
+        self.shadow_params, self.decay, self.n = list(model.parameters()), decay, 0
 
     @torch.no_grad()
     def step(self, params):
-        "One more value of the parameters, in one pass over the memory."
-        decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.
-        get_ema_multi_avg_fn(decay)(local(self.shadow_params), local(params), self.n); self.n += 1
+        """One more value of the parameters, in one pass over the memory."""
+        decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.0
+        get_ema_multi_avg_fn(decay)(local(self.shadow_params), local(params), self.n)
+        self.n += 1
 
-    def state_dict(self): return dict(n=self.n, shadow_params=self.shadow_params)
+    def state_dict(self):
+        return dict(n=self.n, shadow_params=self.shadow_params)
+
     @torch.no_grad()
     def load_state_dict(self, state):
         self.n = state["n"]
-        for p, saved in zip(self.shadow_params, state["shadow_params"], strict=True): p.copy_(saved)
+        for p, saved in zip(self.shadow_params, state["shadow_params"], strict=True):
+            p.copy_(saved)
 
-def compile_networks(backend: str,  # of torch.compile: "inductor", "cudagraphs", …
-                     *modules):     # networks of diffusers, or adaptors that hold them
-    "Let `torch.compile` translate each network at its first call; what lies between the networks stays as it is."
+
+def compile_networks(
+    backend: str,  # of torch.compile: "inductor", "cudagraphs", …
+    *modules,  # networks of diffusers, or adaptors that hold them
+):
+    """Let `torch.compile` translate each network at its first call.
+
+    What lies between the networks stays as it is.
+    """
     from diffusers import ModelMixin
-    known = [*torch.compiler.list_backends(), "aot_eager", "eager"]          # the last two are for tests
-    if backend not in known: raise ValueError(f"compile is {backend!r}; torch.compile has here: {', '.join(known)}")
-    for net in (net for m in modules for net in m.modules() if isinstance(net, ModelMixin)): net.compile(backend=backend)
+
+    # the last two are for tests
+    known = [*torch.compiler.list_backends(), "aot_eager", "eager"]
+    if backend not in known:
+        raise ValueError(f"compile is {backend!r}; torch.compile has here: {', '.join(known)}")
+    for net in (net for m in modules for net in m.modules() if isinstance(net, ModelMixin)):
+        net.compile(backend=backend)
+
 
 def _check_shares(cfg, processes):
-    "A batch is cut into equal shares of processes and of accumulation; what looks at a whole batch cannot be cut."
-    if processes * cfg.accumulate > 1 and (cfg.adversary or cfg.data != "latent"): raise ValueError("an adversary, and distances between pixels or features, look at the whole batch: they need one process and accumulate=1")
-    if cfg.batch % (processes * cfg.accumulate): raise ValueError(f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} cannot share equally; it must be a multiple of {processes * cfg.accumulate}")
+    """A batch is cut into equal shares of processes and of accumulation.
+
+    What looks at a whole batch cannot be cut.
+    """
+    if processes * cfg.accumulate > 1 and (cfg.adversary or cfg.data != "latent"):
+        raise ValueError(
+            "an adversary, and distances between pixels or features, look at the whole batch: "
+            "they need one process and accumulate=1"
+        )
+    if cfg.batch % (processes * cfg.accumulate):
+        raise ValueError(
+            f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} "
+            f"cannot share equally; it must be a multiple of {processes * cfg.accumulate}"
+        )
+
 
 def _lr_share(cfg, step):
-    "Linear warm-up over 50 steps, constant, over the last quarter down to 5 %: consistency comes late and needs a rate that is not spent."
-    return min(1., (step + 1) / 50, .05 + .95 * max(0., 1 - step / cfg.steps) / .25)
+    """Linear warm-up over 50 steps, constant, over the last quarter down to 5 %.
+
+    Consistency comes late and needs a rate that is not spent.
+    """
+    return min(1.0, (step + 1) / 50, 0.05 + 0.95 * max(0.0, 1 - step / cfg.steps) / 0.25)
 
 # %% ../nbs/06_trainer.ipynb #6de61635
 class Run:
-    "Student, target, optimiser and counters of a run; can be saved and loaded."
+    """Student, target, optimiser and counters of a run; can be saved and loaded."""
+
     def __init__(self, cfg: TrainConfig, teacher: Teacher):
         from accelerate import Accelerator
+
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
-        self.best: tuple | None = None                          # (measure, its best value, the step)
-        with engines_aside(): self.accelerator = Accelerator(mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu")
+        # (measure, its best value, the step)
+        self.best: tuple | None = None
+        with engines_aside():
+            self.accelerator = Accelerator(
+                mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu"
+            )
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
         adaptor = first_adaptor(cfg, teacher)
         for net in (teacher.backbone, *adaptor.modules()):
-            if getattr(net, "_supports_gradient_checkpointing", False): net.enable_gradient_checkpointing(_recomputed) if cfg.checkpointing else net.disable_gradient_checkpointing()
-        self.student = Student(teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True))   # no wrapper around it: `one_step` averages the gradients
+            if getattr(net, "_supports_gradient_checkpointing", False):
+                net.enable_gradient_checkpointing(
+                    _recomputed
+                ) if cfg.checkpointing else net.disable_gradient_checkpointing()
+        # no wrapper around it: `one_step` averages the gradients
+        self.student = Student(
+            teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True)
+        )
         self.target, self.sampler = self.student.copy(), self.student.copy()
         self.cut = cfg.shard and self.accelerator.num_processes > 1
-        self.shown = self.sampler.copy() if self.cut and self.main else self.sampler   # whole: to draw from and to save
-        for model in (self.student, self.target, self.sampler) if self.cut else (): shard_blocks(model.adaptor, teacher.device)
+        # whole: to draw from and to save
+        self.shown = self.sampler.copy() if self.cut and self.main else self.sampler
+        for model in (self.student, self.target, self.sampler) if self.cut else ():
+            shard_blocks(model.adaptor, teacher.device)
         self.params = list(adaptor.parameters())
         opt = make_optimizer(cfg, self.params)
         self.opt = self.accelerator.prepare_optimizer(opt, device_placement=False)
         self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
-        if cfg.compile: compile_networks(cfg.compile, teacher.backbone, *(s.adaptor for s in (self.student, self.target, self.sampler)))
-        self.target_ema, self.ema = MovingAverage(self.target, cfg.target_decay), MovingAverage(self.sampler, cfg.ema_decay)
-        self.round, self.source = 0, Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
-        self.adversary = Adversary(teacher, find_task(cfg.task).channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end) if cfg.adversary else None
+        if cfg.compile:
+            compile_networks(
+                cfg.compile,
+                teacher.backbone,
+                *(s.adaptor for s in (self.student, self.target, self.sampler)),
+            )
+        self.target_ema = MovingAverage(self.target, cfg.target_decay)
+        self.ema = MovingAverage(self.sampler, cfg.ema_decay)
+        self.round = 0
+        self.source = Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
+        self.adversary = (
+            Adversary(
+                teacher,
+                find_task(cfg.task).channels,
+                cfg.adversary,
+                start=cfg.ramp_start,
+                end=cfg.ramp_end,
+            )
+            if cfg.adversary
+            else None
+        )
         self.loss = make_loss(cfg, self.source, self.adversary)
-        self.shown.about = dict(method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency")  # see the sampler's page
+        # see the sampler's page
+        self.shown.about = dict(
+            method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency"
+        )
 
     @property
-    def main(self) -> bool: return self.accelerator.is_main_process   # the one that writes
+    def main(self) -> bool:
+        return self.accelerator.is_main_process  # the one that writes
 
     def show(self):
-        "Bring `shown` up to date; if the networks are cut up, every process has to ask for it."
-        if self.cut: state = gathered(self.sampler.adaptor.state_dict(), self.main)
-        if self.cut and self.main: self.shown.adaptor.load_state_dict(state)
+        """Bring `shown` up to date; if the networks are cut up, every process has to ask for it."""
+        if self.cut:
+            state = gathered(self.sampler.adaptor.state_dict(), self.main)
+        if self.cut and self.main:
+            self.shown.adaptor.load_state_dict(state)
 
     def next_round(self, k: int):
-        "From now on the one that is followed is what the student was until now."
+        """From now on the one that is followed is what the student was until now."""
         self.round, self.source = k, self.sampler.copy()
-        self.loss = make_loss(replace(self.cfg, guidance=1.), self.source)   # the student has learnt it in its first round: not again
+        # the student has learnt it in its first round: not again
+        self.loss = make_loss(replace(self.cfg, guidance=1.0), self.source)
 
     def parts(self) -> dict:
-        "Everything with a state_dict."
+        """Everything with a state_dict."""
         more = dict(source=self.source.adaptor) if self.round else {}
-        if self.adversary: more |= dict(adversary=self.adversary, adversary_opt=self.adversary.opt)
-        return dict(adaptor=self.student.adaptor, opt=self.opt, sched=self.sched, target=self.target_ema, ema=self.ema) | more
+        if self.adversary:
+            more |= dict(adversary=self.adversary, adversary_opt=self.adversary.opt)
+        return (
+            dict(
+                adaptor=self.student.adaptor,
+                opt=self.opt,
+                sched=self.sched,
+                target=self.target_ema,
+                ema=self.ema,
+            )
+            | more
+        )
 
 # %% ../nbs/06_trainer.ipynb #c240b7df
 def save_run(run: Run):
-    "Write a checkpoint: see the page on checkpoints."
-    if hasattr(run.opt.optimizer, "consolidate_state_dict"): run.opt.optimizer.consolidate_state_dict(0)   # "zero": the moments of all processes
+    """Write a checkpoint: see the page on checkpoints."""
+    # "zero": the moments of all processes
+    if hasattr(run.opt.optimizer, "consolidate_state_dict"):
+        run.opt.optimizer.consolidate_state_dict(0)
     state = {k: v.state_dict() for k, v in run.parts().items()} if run.main or run.cut else {}
-    if run.cut: state = gathered(state, run.main)
-    if not run.main: return
-    write_checkpoint(Path(run.cfg.out) / "checkpoints", run.step, dict(state, step=run.step, nfe=run.nfe, round=run.round, best=run.best, config=asdict(run.cfg), teacher=run.student.teacher.fingerprint()), run.cfg.keep)
+    if run.cut:
+        state = gathered(state, run.main)
+    if not run.main:
+        return
+    write_checkpoint(
+        Path(run.cfg.out) / "checkpoints",
+        run.step,
+        dict(
+            state,
+            step=run.step,
+            nfe=run.nfe,
+            round=run.round,
+            best=run.best,
+            config=asdict(run.cfg),
+            teacher=run.student.teacher.fingerprint(),
+        ),
+        run.cfg.keep,
+    )
 
 # %% ../nbs/06_trainer.ipynb #2c845d2d
-FREE = {"out", "cache", "save_every", "keep", "grid_every", "best", "teacher", "workers", "fetch", "checkpointing", "accumulate", "compile", "shard"}   # settings that may change in the middle of a run
+# settings that may change in the middle of a run
+FREE = {
+    "out",
+    "cache",
+    "save_every",
+    "keep",
+    "grid_every",
+    "best",
+    "teacher",
+    "workers",
+    "fetch",
+    "checkpointing",
+    "accumulate",
+    "compile",
+    "shard",
+}
+
 
 def load_run(run: Run) -> bool:
-    "Go on from the newest whole checkpoint in `cfg.out`, if there is one; refuse one that belongs to other settings or another teacher."
-    found, mine = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device), run.student.teacher.fingerprint()
-    if not found: _forget_logs(run, 0); return False
+    """Go on from the newest whole checkpoint in `cfg.out`, if there is one.
+
+    Refuse one that belongs to other settings or another teacher.
+    """
+    found = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device)
+    mine = run.student.teacher.fingerprint()
+    if not found:
+        _forget_logs(run, 0)
+        return False
     path, state = found
-    if state["teacher"] != mine: raise ValueError(f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another `out`, or the teacher it was made with")
-    there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]               # an older version may not know every setting
-    differ = [f"{k} = {there[k]!r} there, {v!r} here" for k, v in asdict(run.cfg).items() if k not in FREE and there[k] != v]
-    if differ: raise ValueError(f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or the same settings")
-    if state["round"]: run.next_round(state["round"])
-    for k, v in run.parts().items(): v.load_state_dict(placed_like(state[k], dict(state=dict(enumerate(run.params))) if k == "opt" else v.state_dict()))
-    for group in run.opt.param_groups: group |= dict(fused=not run.cfg.shard) if "fused" in group else {}   # how, not what
+    if state["teacher"] != mine:
+        raise ValueError(
+            f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another "
+            "`out`, or the teacher it was made with"
+        )
+    # an older version may not know every setting
+    there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]
+    differ = [
+        f"{k} = {there[k]!r} there, {v!r} here"
+        for k, v in asdict(run.cfg).items()
+        if k not in FREE and there[k] != v
+    ]
+    if differ:
+        raise ValueError(
+            f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or "
+            "the same settings"
+        )
+    if state["round"]:
+        run.next_round(state["round"])
+    for k, v in run.parts().items():
+        v.load_state_dict(
+            placed_like(
+                state[k], dict(state=dict(enumerate(run.params))) if k == "opt" else v.state_dict()
+            )
+        )
+    # how, not what
+    for group in run.opt.param_groups:
+        group |= dict(fused=not run.cfg.shard) if "fused" in group else {}
     run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
     _forget_logs(run, run.step)
     return True
 
 # %% ../nbs/06_trainer.ipynb #487f6d4e
 def _forget_after(log: Path, step: int):
-    "Drop the rows of steps after the checkpoint: a killed process logged them, and they come again; and a row that it did not finish."
-    if not log.exists(): return
+    """Drop the rows of steps after the checkpoint.
+
+    A killed process logged them, and they come again; and a row that it did not finish.
+    """
+    if not log.exists():
+        return
     head, *rows = log.read_text().splitlines(keepends=True) or [""]
-    whole = [r for r in rows if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step]
-    part = log.with_suffix(".part"); part.write_text(head + "".join(whole)); part.replace(log)
+    whole = [
+        r
+        for r in rows
+        if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step
+    ]
+    part = log.with_suffix(".part")
+    part.write_text(head + "".join(whole))
+    part.replace(log)
+
 
 def _forget_logs(run, step: int):
-    "The same for the logs of a run; all of them if nothing has been saved."
+    """The same for the logs of a run; all of them if nothing has been saved."""
     for name in ("log.csv", "judged.csv") if run.main else ():
         _forget_after(Path(run.cfg.out) / name, step)
-        if not step: (Path(run.cfg.out) / name).unlink(missing_ok=True)
+        if not step:
+            (Path(run.cfg.out) / name).unlink(missing_ok=True)
+
 
 def _agree(run, number: int) -> list[int]:
-    "That number in every process."
-    return run.accelerator.gather(torch.tensor([number], device=run.accelerator.device)).tolist() if run.accelerator.num_processes > 1 else [number]
+    """That number in every process."""
+    return (
+        run.accelerator.gather(torch.tensor([number], device=run.accelerator.device)).tolist()
+        if run.accelerator.num_processes > 1
+        else [number]
+    )
 
 # %% ../nbs/06_trainer.ipynb #ad3552f3
 @dataclass
 class Record:
-    "What `distill` yields at every step."
-    step: int; loss: float; d_x: float; d_c: float; w_c: float
-    lr: float; grad_norm: float
-    nfe: int          # network evaluations per image so far (forward passes of student and target)
-    seconds: float    # since this process started the run
-    extra: float = 0. # what an adversary added to the loss
+    """What `distill` yields at every step."""
+
+    step: int
+    loss: float
+    d_x: float
+    d_c: float
+    w_c: float
+    lr: float
+    grad_norm: float
+    nfe: int  # network evaluations per image so far (forward passes of student and target)
+    seconds: float  # since this process started the run
+    extra: float = 0.0  # what an adversary added to the loss
     grid: object = None  # a PIL image when a validation grid was drawn
     judged: dict | None = None  # what `judge` measured at that moment
 
 # %% ../nbs/06_trainer.ipynb #1d6dd671
+def _piece(rows, i: int, n: int):
+    """Piece i of n equal ones."""
+    return rows[i * len(rows) // n : (i + 1) * len(rows) // n]
+
+
 def _shares(run, batch, d):
-    "This process's part of the batch and of its draws, in `accumulate` pieces."
-    n, k = run.accelerator.num_processes * run.cfg.accumulate, run.accelerator.process_index * run.cfg.accumulate
+    """This process's part of the batch and of its draws, in `accumulate` pieces."""
+    n = run.accelerator.num_processes * run.cfg.accumulate
+    k = run.accelerator.process_index * run.cfg.accumulate
     for i in range(k, k + run.cfg.accumulate):
-        cut = lambda v: v[i * len(v) // n:(i + 1) * len(v) // n]
-        yield {name: cut(v) for name, v in batch.items()}, replace(d, **{name: cut(getattr(d, name)) for name in ("t", "s", "eps", "u")})
+        drawn = {name: _piece(getattr(d, name), i, n) for name in ("t", "s", "eps", "u")}
+        yield {name: _piece(v, i, n) for name, v in batch.items()}, replace(d, **drawn)
+
 
 def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
-    "Backward through all shares of all processes; the mean loss and its parts."
+    """Backward through all shares of all processes; the mean loss and its parts."""
     said, n = [], run.cfg.accumulate
     run.opt.zero_grad()
     for share in _shares(run, batch, d):
-        with run.accelerator.autocast(): loss, parts = run.loss(run.student, run.target, *share)
-        run.accelerator.backward(loss / n); said.append(dict(parts, loss=loss.detach()))
-    mean = {k: sum(torch.as_tensor(s[k], device=run.student.device, dtype=torch.float32) for s in said) / n for k in said[0]}
+        with run.accelerator.autocast():
+            loss, parts = run.loss(run.student, run.target, *share)
+        run.accelerator.backward(loss / n)
+        said.append(dict(parts, loss=loss.detach()))
+    mean = {
+        k: sum(torch.as_tensor(s[k], device=run.student.device, dtype=torch.float32) for s in said)
+        / n
+        for k in said[0]
+    }
     if run.accelerator.num_processes > 1:
         for p in run.params:
-            if p.grad is not None and not is_cut(p): p.grad = run.accelerator.reduce(p.grad, "mean")   # FSDP does it for the others
+            # FSDP does it for the others
+            if p.grad is not None and not is_cut(p):
+                p.grad = run.accelerator.reduce(p.grad, "mean")
         mean = run.accelerator.reduce(mean, "mean")
     parts = {k: v.item() for k, v in mean.items()}
     return mean["loss"], parts
 
 # %% ../nbs/06_trainer.ipynb #be999e26
 def one_step(run: Run, data: dict) -> dict:
-    "Draw, loss, backward, clip, step, both averages."
-    cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
+    """Draw, loss, backward, clip, step, both averages."""
+    cfg = run.cfg
+    student = run.student
+    g = torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device, run.step)
     progress, (k, delta) = run.step / cfg.steps, round_of(cfg, run.step)
-    if cfg.preset == "progressive" and k > run.round: run.next_round(k)
-    focus = cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end)) if cfg.preset == "balanced" else 0.
+    if cfg.preset == "progressive" and k > run.round:
+        run.next_round(k)
+    focus = (
+        cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end))
+        if cfg.preset == "balanced"
+        else 0.0
+    )
     d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
     loss, parts = _gradients(run, batch, d)
-    run.accelerator.unscale_gradients()                        # of fp16
+    run.accelerator.unscale_gradients()  # of fp16
     norm = clip_gradients(run.params, cfg.clip)
-    lr = run.sched.get_last_lr()[0]                            # of this step
+    lr = run.sched.get_last_lr()[0]  # of this step
     _step_if_finite(run, loss, norm)
-    run.step += 1; run.nfe += round(parts.pop("forwards"))
+    run.step += 1
+    run.nfe += round(parts.pop("forwards"))
     return parts | dict(grad_norm=float(norm), lr=lr)
 
+
 def _step_if_finite(run, loss, norm):
-    "Optimiser and averages, unless something is NaN or infinite."
+    """Optimiser and averages, unless something is NaN or infinite."""
     if torch.isfinite(loss) and torch.isfinite(torch.as_tensor(norm)):
-        run.opt.step(); run.sched.step(); run.skipped = 0
-        run.target_ema.step(run.params); run.ema.step(run.params)
+        run.opt.step()
+        run.sched.step()
+        run.skipped = 0
+        run.target_ema.step(run.params)
+        run.ema.step(run.params)
         return
     run.skipped += 1
-    if run.skipped >= 10: raise FloatingPointError(f"{run.skipped} steps in a row without a finite loss, the last one step {run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint in {run.cfg.out} is as it was")
+    if run.skipped >= 10:
+        raise FloatingPointError(
+            f"{run.skipped} steps in a row without a finite loss, the last one step "
+            f"{run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint "
+            f"in {run.cfg.out} is as it was"
+        )
 
 # %% ../nbs/06_trainer.ipynb #e958922c
 def held_examples(cfg: TrainConfig, size: int, n: int) -> dict:
-    "The first n held-out examples of a run's task, without captions (but with instructions)."
-    if not cfg.images: return examples(cfg.task, range(n), "held_out", size, "none")
+    """The first n held-out examples of a run's task, without captions (but with instructions)."""
+    if not cfg.images:
+        return examples(cfg.task, range(n), "held_out", size, "none")
     held = open_photos(cfg, size, "held_out").batch(range(n))
     return dict(held, caption=[""] * n)
 
+
 def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
-    "Rows: condition, then 1, 2, 4 and 8 steps from the sampling average; the same held-out conditions and noise every time, without captions (but with instructions)."
+    """Rows: condition, then 1, 2, 4 and 8 steps from the sampling average.
+
+    The same held-out conditions and noise every time, without captions (but with instructions).
+    """
     from diffusers.utils import make_image_grid
     from PIL import Image
+
     held = held_examples(run.cfg, run.student.teacher.image_size, n)
-    rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [draw_images(run.shown, held["caption"], held["cond"], steps=k) for k in steps]
-    tiles = [Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy()) for row in rows for im in row]
+    rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [
+        draw_images(run.shown, held["caption"], held["cond"], steps=k) for k in steps
+    ]
+    tiles = [
+        Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy())
+        for row in rows
+        for im in row
+    ]
     grid = make_image_grid(tiles, rows=len(rows), cols=n)
-    folder = Path(run.cfg.out) / "grids"; folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(run.cfg.out) / "grids"
+    folder.mkdir(parents=True, exist_ok=True)
     grid.save(folder / f"step_{run.step:06}.png")
     return grid
 
 # %% ../nbs/06_trainer.ipynb #ad704db1
-def measure_curve(student: Student, cfg: TrainConfig, judge, n: int = 64, steps=(1, 2, 4, 8)) -> list[dict]:
-    "What `judge(images, examples)` → dict of floats says of `n` held-out conditions, for each number of steps."
+def measure_curve(
+    student: Student, cfg: TrainConfig, judge, n: int = 64, steps=(1, 2, 4, 8)
+) -> list[dict]:
+    """What `judge` says of `n` held-out conditions, for each number of steps.
+
+    A judge is called with images and examples and returns a dict of floats.
+    """
     held = held_examples(cfg, student.teacher.image_size, n)
-    return [dict(steps=k, n=n) | judge(draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held) for k in steps]
+    return [
+        dict(steps=k, n=n)
+        | judge(draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held)
+        for k in steps
+    ]
+
 
 def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
-    "The judge's opinion at one number of steps; one more row in judged.csv."
-    found = {k: v for k, v in measure_curve(run.shown, run.cfg, judge, n, (steps,))[0].items() if k not in ("steps", "n")}
+    """The judge's opinion at one number of steps; one more row in judged.csv."""
+    found = {
+        k: v
+        for k, v in measure_curve(run.shown, run.cfg, judge, n, (steps,))[0].items()
+        if k not in ("steps", "n")
+    }
     _append(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
     _keep_best(run, found)
     return found
 
 # %% ../nbs/06_trainer.ipynb #414b9c35
 def _keep_best(run, found):
-    "Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."
+    """Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."""
     name = run.cfg.best or next(iter(found))
-    if name not in found: raise ValueError(f"best is {name!r}; the judge of this run measures: {', '.join(found)}")
+    if name not in found:
+        raise ValueError(f"best is {name!r}; the judge of this run measures: {', '.join(found)}")
     value, before = float(found[name]), run.best
-    if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])): return
+    if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])):
+        return
     run.best, folder = (name, value, run.step), Path(run.cfg.out) / "best"
-    part = folder.with_suffix(".part"); shutil.rmtree(part, ignore_errors=True)
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
     finish(run, part, best={name: value})
-    old = folder.with_suffix(".old"); shutil.rmtree(old, ignore_errors=True)
-    if folder.exists(): folder.replace(old)
-    part.replace(folder); shutil.rmtree(old, ignore_errors=True)
+    old = folder.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    part.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
 
 def _append(path, row: dict):
-    "One more row of a CSV file."
-    path.parent.mkdir(parents=True, exist_ok=True); new = not path.exists()
+    """One more row of a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
     with open(path, "a", newline="") as f:
-        w = csv.DictWriter(f, row); new and w.writeheader(); w.writerow({k: round(v, 6) for k, v in row.items()})
+        w = csv.DictWriter(f, row)
+        new and w.writeheader()
+        w.writerow({k: round(v, 6) for k, v in row.items()})
 
 # %% ../nbs/06_trainer.ipynb #3f4ac2d4
 def check_source(cfg):
-    "A task that can be trained on what is given; found out before anything is made."
-    if cfg.images: open_photos(cfg, 64)
-    elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene): raise ValueError(f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)")
+    """A task that can be trained on what is given; found out before anything is made."""
+    if cfg.images:
+        open_photos(cfg, 64)
+    elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene):
+        raise ValueError(
+            f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)"
+        )
+
 
 def _check_room(run):
-    "Find out before the first step, not at the first checkpoint, that `cfg.out` cannot be written or is too small."
-    out, size = Path(run.cfg.out), 5 * sum(p.numel() * p.element_size() for p in run.params)             # weights, two moments, two averages
+    """Find out before the first step that `cfg.out` cannot be written or is too small."""
+    # weights, two moments, two averages
+    out, size = Path(run.cfg.out), 5 * sum(p.numel() * p.element_size() for p in run.params)
     need = (run.cfg.keep + 1 - min(run.cfg.keep, len(checkpoints(out / "checkpoints")))) * size
-    try: out.mkdir(parents=True, exist_ok=True); probe = out / f".probe{os.getpid()}"; probe.touch(); probe.unlink()
-    except OSError as e: raise OSError(f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out FOLDER)") from e
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise OSError(
+            f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out "
+            "FOLDER)"
+        ) from e
     free = shutil.disk_usage(out).free
-    if free < need: raise OSError(f"{out} has {free / 1e9:.1f} GB free and the checkpoints need {need / 1e9:.1f} GB; make room, give another folder, or keep fewer (keep={run.cfg.keep} now)")
+    if free < need:
+        raise OSError(
+            f"{out} has {free / 1e9:.1f} GB free and the checkpoints need {need / 1e9:.1f} GB; "
+            f"make room, give another folder, or keep fewer (keep={run.cfg.keep} now)"
+        )
+
 
 @contextmanager
 def _alone(run):
-    "Nobody else trains in `cfg.out` meanwhile; the lock goes with the process, however it ends."
+    """Nobody else trains in `cfg.out` meanwhile.
+
+    The lock goes with the process, however it ends.
+    """
     lock = FileLock(Path(run.cfg.out) / ".lock")
-    try: run.main and lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"another process is training in {run.cfg.out}; give another folder: out=FOLDER (--out FOLDER), or wait for it") from None
-    try: yield
-    finally: lock.release()
+    try:
+        run.main and lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process is training in {run.cfg.out}; give another folder: out=FOLDER "
+            "(--out FOLDER), or wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 @contextmanager
 def _calm_interrupt():
-    "Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."
+    """Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."""
     asked = []
-    def on_signal(*_): asked.append(1); signal.signal(signal.SIGINT, old)
-    try: old = signal.signal(signal.SIGINT, on_signal)
-    except ValueError: yield asked; return        # not in the main thread: nothing to catch
-    try: yield asked
-    finally: signal.signal(signal.SIGINT, old)
+
+    def on_signal(*_):
+        asked.append(1)
+        signal.signal(signal.SIGINT, old)
+
+    try:
+        old = signal.signal(signal.SIGINT, on_signal)
+    except ValueError:
+        yield asked
+        return  # not in the main thread: nothing to catch
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 # %% ../nbs/06_trainer.ipynb #56645497
 def open_teacher(cfg: TrainConfig) -> Teacher:
-    "The teacher of a run on this process's own device."
+    """The teacher of a run on this process's own device."""
     from accelerate import PartialState
-    with engines_aside(): device = PartialState(cpu=not torch.cuda.is_available()).device
-    return Teacher.from_pretrained(cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch)
+
+    with engines_aside():
+        device = PartialState(cpu=not torch.cuda.is_available()).device
+    return Teacher.from_pretrained(
+        cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch
+    )
 
 # %% ../nbs/06_trainer.ipynb #c142e238
-def distill(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True,
-            judge=None):  # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
-    "Train an adaptor; yields a `Record` per step; resumes from `cfg.out`; leaves the finished adaptor there."
+def distill(
+    cfg: TrainConfig,
+    teacher: Teacher = None,
+    progress: bool = True,
+    # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
+    judge=None,
+):
+    """Train an adaptor; yields a `Record` per step; resumes from `cfg.out`.
+
+    Leaves the finished adaptor there.
+    """
     from tqdm.auto import tqdm
-    cfg = as_launched(cfg); make_loss(cfg); check_source(cfg)                         # wrong words fail before the work
-    run = Run(cfg, teacher or open_teacher(cfg)); _check_room(run)
+
+    # wrong words fail before the work
+    cfg = as_launched(cfg)
+    make_loss(cfg)
+    check_source(cfg)
+    run = Run(cfg, teacher or open_teacher(cfg))
+    _check_room(run)
     with _alone(run):
         load_run(run)
-        if len(set(steps := _agree(run, run.step))) > 1: raise ValueError(f"the processes would go on from different steps, {steps}; `out` must be one folder that all machines see")
-        data, began = training_data(run.student.teacher, cfg, progress, run.accelerator.process_index, run.accelerator.num_processes), time.time()
-        bar = tqdm(total=cfg.steps, initial=run.step, desc=f"distil {cfg.task}", disable=not (progress and run.main))
+        if len(set(steps := _agree(run, run.step))) > 1:
+            raise ValueError(
+                f"the processes would go on from different steps, {steps}; `out` must be one "
+                "folder that all machines see"
+            )
+        data = training_data(
+            run.student.teacher,
+            cfg,
+            progress,
+            run.accelerator.process_index,
+            run.accelerator.num_processes,
+        )
+        began = time.time()
+        bar = tqdm(
+            total=cfg.steps,
+            initial=run.step,
+            desc=f"distil {cfg.task}",
+            disable=not (progress and run.main),
+        )
         with _calm_interrupt() as asked:
             try:
                 while run.step < cfg.steps and not any(_agree(run, len(asked))):
                     parts = one_step(run, data)
-                    try: record = _record(run, parts, began, bar, judge)
-                    except Exception:                            # a judge that fails costs no steps; with more processes the others do not know of it
-                        run.accelerator.num_processes == 1 and save_run(run); raise
+                    try:
+                        record = _record(run, parts, began, bar, judge)
+                    except Exception:
+                        # a judge that fails costs no steps; with more processes the others do not
+                        # know of it
+                        run.accelerator.num_processes == 1 and save_run(run)
+                        raise
                     yield record
-                    if run.step % cfg.save_every == 0: save_run(run)
+                    if run.step % cfg.save_every == 0:
+                        save_run(run)
                 save_run(run)
-            except GeneratorExit: save_run(run); raise         # the caller left its loop: the state is whole there
+            except GeneratorExit:
+                # the caller left its loop: the state is whole there
+                save_run(run)
+                raise
             finally:
                 bar.close()
-                if callable(data): data.close()
-        if run.step < cfg.steps: raise KeyboardInterrupt(f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or command goes on from there")
-        run.show(); finish(run, judge=judge)
+                if callable(data):
+                    data.close()
+        if run.step < cfg.steps:
+            raise KeyboardInterrupt(
+                f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or "
+                "command goes on from there"
+            )
+        run.show()
+        finish(run, judge=judge)
         run.accelerator.wait_for_everyone()
 
+
 def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
-    "Run a training to its end; returns the folder of the adaptor."
-    for _ in distill(cfg, *args, **kwargs): pass
+    """Run a training to its end; returns the folder of the adaptor."""
+    for _ in distill(cfg, *args, **kwargs):
+        pass
     return Path(cfg.out)
 
 # %% ../nbs/06_trainer.ipynb #eb96db66
 def _record(run, parts, began, bar, judge):
-    "Log a step; draw the grid and ask the judge when it is time."
+    """Log a step; draw the grid and ask the judge when it is time."""
     rec = Record(step=run.step, nfe=run.nfe, seconds=time.time() - began, **parts)
-    bar.update(1); bar.set_postfix(loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False)
-    if due := run.cfg.grid_every and run.step % run.cfg.grid_every == 0: run.show()
-    if not run.main: return rec
-    _append(Path(run.cfg.out) / "log.csv", {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")})
+    bar.update(1)
+    bar.set_postfix(
+        loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False
+    )
+    if due := run.cfg.grid_every and run.step % run.cfg.grid_every == 0:
+        run.show()
+    if not run.main:
+        return rec
+    _append(
+        Path(run.cfg.out) / "log.csv",
+        {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")},
+    )
     if due:
         rec.grid = validation_grid(run)
-        if judge: rec.judged = run.judged = ask_judge(run, judge)
+        if judge:
+            rec.judged = run.judged = ask_judge(run, judge)
     return rec
 
-def finish(run: Run,
-           folder=None, judge=None, **more):  # where to, `cfg.out` if not said; who measures its step curve; what else to keep beside the weights
-    "Write the adaptor (sampling average, float16) with its settings and its measured step curve."
-    if not run.main: return
-    if judge: more["curve"] = measure_curve(run.shown, run.cfg, judge)
+
+def finish(
+    run: Run,
+    folder=None,  # where to, `cfg.out` if not said
+    judge=None,  # who measures its step curve
+    **more,  # what else to keep beside the weights
+):
+    """Write the adaptor (sampling average, float16), its settings and its measured step curve."""
+    if not run.main:
+        return
+    if judge:
+        more["curve"] = measure_curve(run.shown, run.cfg, judge)
     distilled = run.cfg.preset != "data_only"
-    run.shown.save(folder or run.cfg.out, torch.float16, task=run.cfg.task, steps=run.step, nfe=run.nfe, config=asdict(run.cfg),
-                     sampling_steps=[1, 2, 4, 8] if distilled else None, **run.shown.about, **more)
+    run.shown.save(
+        folder or run.cfg.out,
+        torch.float16,
+        task=run.cfg.task,
+        steps=run.step,
+        nfe=run.nfe,
+        config=asdict(run.cfg),
+        sampling_steps=[1, 2, 4, 8] if distilled else None,
+        **run.shown.about,
+        **more,
+    )
+
 
 def logged_minutes(out) -> float:
-    "Minutes of training in the log of a run, resumptions included."
+    """Minutes of training in the log of a run, resumptions included."""
     seconds = [float(r["seconds"]) for r in csv.DictReader(open(Path(out) / "log.csv"))]
-    return sum(a for a, b in zip(seconds, seconds[1:] + [0.]) if b < a) / 60
+    return sum(a for a, b in zip(seconds, seconds[1:] + [0.0]) if b < a) / 60

@@ -1,106 +1,172 @@
-"""The documentation site in _docs, built without Quarto: nbdev prepares the notebooks, smalldocs renders them, then every link is tried.
+"""The documentation site in _docs, built without Quarto.
 
-The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their number here (00_scenes -> scenes.html).
+nbdev prepares the notebooks, smalldocs renders them, then every link is tried.
+
+The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their
+number here (00_scenes -> scenes.html).
 """
-import json, os, posixpath, re, shutil, sys
+
+import json
+import os
+import posixpath
+import re
+import shutil
+import sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
+
 from notebook import ROOT
 
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
 NOTEBOOK = re.compile(r"[^\s()\[\]\"',<>`]+\.ipynb")
+
 
 def settings():
     cfg = ConfigParser(delimiters=["="], interpolation=None)
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
     return cfg["DEFAULT"]
 
+
 SITE = settings()["doc_host"] + settings()["doc_baseurl"] + "/"
 CODE = f"{settings()['git_url']}/blob/{settings()['branch']}/"
 
+
 def process():
-    "Let nbdev prepare the notebooks: show_doc, links from `names`, front matter."
+    """Let nbdev prepare the notebooks: show_doc, links from `names`, front matter."""
     shutil.rmtree(PROC, ignore_errors=True)
-    sys.path.insert(0, str(ROOT))                               # nbdev's worker processes inherit it
+    # nbdev's worker processes inherit it
+    sys.path.insert(0, str(ROOT))
     from nbdev.serve import proc_nbs
-    try: proc_nbs(n_workers=2, force=True)
-    except Exception as error: sys.exit(f"docs: a cell that is exported or imports must run on its own, this one does not. {error}")
+
+    try:
+        proc_nbs(n_workers=2, force=True)
+    except Exception as error:
+        sys.exit(
+            "docs: a cell that is exported or imports must run on its own, this one does not. "
+            f"{error}"
+        )
+
 
 def unnumbered(name):
-    "00_scenes.ipynb -> scenes.ipynb, in a relative link."
-    if ":" in name: return name
+    """00_scenes.ipynb -> scenes.ipynb, in a relative link."""
+    if ":" in name:
+        return name
     folder, slash, page = name.rpartition("/")
     return folder + slash + re.sub(r"^\d+[a-zA-Z0-9]*_", "", page)
 
+
 def links(text, folder="nbs"):
-    "Page names without numbers; files beside nbs/ on the code's site; a method is shown with its class, so links to it lead there."
+    """Page names without numbers; files beside nbs/ on the code's site.
+
+    A method is shown with its class, so links to it lead there.
+    """
     text = NOTEBOOK.sub(lambda m: unnumbered(m[0]), text)
     text = re.sub(r"(\.html#\w+)\.[\w.]+", r"\1", text)
+
     def outside(m):
         path = posixpath.normpath(posixpath.join(folder, m[1]))
         return m[0] if path.startswith("nbs/") else f"]({CODE}{path})"
+
     return re.sub(r"\]\((\.\./[^)\s]*)\)", outside, text)
 
+
 def linked(cell, folder):
-    "The cell with links as the site needs them, in prose and in shown documentation."
-    if cell["cell_type"] == "markdown": cell["source"] = links("".join(cell["source"]), folder)
-    if cell["cell_type"] == "raw": cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
+    """The cell with links as the site needs them, in prose and in shown documentation."""
+    if cell["cell_type"] == "markdown":
+        cell["source"] = links("".join(cell["source"]), folder)
+    if cell["cell_type"] == "raw":
+        cell["source"] = re.sub(r"^output-file:.*\n", "", "".join(cell["source"]), flags=re.M)
     for data in (out.get("data", {}) for out in cell.get("outputs", [])):
-        if "text/markdown" in data: data["text/markdown"] = links("".join(data["text/markdown"]), folder)
+        if "text/markdown" in data:
+            data["text/markdown"] = links("".join(data["text/markdown"]), folder)
+
 
 def rename():
-    "Give pages the names that nbdev's links use, and make links to our own site relative."
+    """Give pages the names that nbdev's links use, and make links to our own site relative."""
     for path in PROC.rglob("*.ipynb"):
         folder = path.relative_to(PROC).parent
         nb = json.loads(path.read_text(encoding="utf-8").replace(SITE, "../" * len(folder.parts)))
-        for cell in nb["cells"]: linked(cell, posixpath.join("nbs", folder.as_posix()))
+        for cell in nb["cells"]:
+            linked(cell, posixpath.join("nbs", folder.as_posix()))
         path.unlink()
         path.with_name(unnumbered(path.name)).write_text(json.dumps(nb), encoding="utf-8")
     config = PROC / "_quarto.yml"
     config.write_text(links(config.read_text(encoding="utf-8")), encoding="utf-8")
 
+
 def render():
-    "Let smalldocs make the pages; its warnings are problems."
+    """Let smalldocs make the pages; its warnings are problems."""
     from smalldocs.site import build
+
     site = build(str(PROC), quiet=True)
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC / "_docs", DOCS)
     return [f"smalldocs: {w}" for w in site.warnings]
 
+
 class Page(HTMLParser):
-    "The ids of a page and the addresses it points to."
+    """The ids of a page and the addresses it points to."""
+
     def __init__(self, path):
         super().__init__()
         self.ids, self.links = set(), []
         self.feed(path.read_text(encoding="utf-8"))
+
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
-        self.links += [attrs[k] for k in ("href", "src") if attrs.get(k) and tag in ("a", "img", "script", "link", "iframe")]
+        self.links += [
+            attrs[k]
+            for k in ("href", "src")
+            if attrs.get(k) and tag in ("a", "img", "script", "link", "iframe")
+        ]
+
 
 def dead(link, path, pages):
-    "Does this link of the page at `path` lead nowhere? Other people's sites are not asked."
-    if link.startswith(CODE): return not (ROOT / unquote(urldefrag(link)[0][len(CODE):])).exists()
-    if re.match(r"[a-z]+:|//", link): return False
+    """Does this link of the page at `path` lead nowhere? Other people's sites are not asked."""
+    if link.startswith(CODE):
+        return not (ROOT / unquote(urldefrag(link)[0][len(CODE) :])).exists()
+    if re.match(r"[a-z]+:|//", link):
+        return False
     target, anchor = urldefrag(link)
     file = (path.parent / unquote(target.split("?")[0])).resolve() if target else path
-    if file.is_dir(): file /= "index.html"
-    return not file.exists() or bool(anchor and file in pages and unquote(anchor) not in pages[file].ids)
+    if file.is_dir():
+        file /= "index.html"
+    return not file.exists() or bool(
+        anchor and file in pages and unquote(anchor) not in pages[file].ids
+    )
+
 
 def check():
-    "Try every link of the site."
+    """Try every link of the site."""
     pages = {p.resolve(): Page(p) for p in sorted(DOCS.rglob("*.html"))}
-    broken = [f"{p.relative_to(DOCS)}: {link}" for p, page in pages.items() for link in page.links if dead(link, p, pages)]
-    print(f"{len(pages)} pages, {sum(len(p.links) for p in pages.values())} links, {len(broken)} broken: {DOCS.name}/index.html")
+    broken = [
+        f"{p.relative_to(DOCS)}: {link}"
+        for p, page in pages.items()
+        for link in page.links
+        if dead(link, p, pages)
+    ]
+    print(
+        f"{len(pages)} pages, {sum(len(p.links) for p in pages.values())} links, {len(broken)} "
+        f"broken: {DOCS.name}/index.html"
+    )
     return [f"broken link in {text}" for text in sorted(set(broken))]
 
+
 def main():
-    if sys.version_info < (3, 11): sys.exit("docs: smalldocs needs Python 3.11 or newer; remove .venv and use: make docs PYTHON=python3.12")
+    if sys.version_info < (3, 11):
+        sys.exit(
+            "docs: smalldocs needs Python 3.11 or newer; remove .venv and use: make docs "
+            "PYTHON=python3.12"
+        )
     os.chdir(ROOT)
-    process(); rename()
+    process()
+    rename()
     found = render() + check()
     print(*found, sep="\n")
     sys.exit(bool(found))
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

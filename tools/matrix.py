@@ -1,11 +1,20 @@
-"""Adaptors × tasks on the shipped teacher, adaptors × families of teachers: `matrix.py [--steps 120]`. Writes results/matrix.json (resumed) and results/matrix.md.
+"""Adaptors × tasks on the shipped teacher, adaptors × families of teachers.
 
-Every pair is trained with the same few steps of the default loss and asked whether it obeys. The numbers say that a pair works and how fast it begins to; they are no contest:
-no pair is trained to its end.
+`matrix.py [--steps 120]` writes results/matrix.json (resumed) and results/matrix.md.
+
+Every pair is trained with the same few steps of the default loss and asked whether it obeys. The
+numbers say that a pair works and how fast it begins to; they are no contest: no pair is trained to
+its end.
 """
-import argparse, json, subprocess, sys, tempfile
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,20 +29,29 @@ from cond_distill.tasks import TASKS
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end
 
+
 def measure(net, task, images, held):
-    "The first number of a task's fidelity, and its name."
+    """The first number of a task's fidelity, and its name."""
     return next((k, v) for k, v in TASKS[task].fidelity(net, images, held).items())
 
+
 def cell(teacher, net, adaptor, task, cfg, n):
-    "Train a pair, draw with 4 steps, measure."
+    """Train a pair, draw with 4 steps, measure."""
     with tempfile.TemporaryDirectory() as out:
         distill_to_end(replace(cfg, adaptor=adaptor, task=task, out=out), teacher)
         student, held = Student.load(teacher, out), held_out(n, teacher.image_size, task)
-        return measure(net, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held)[1]
+        return measure(
+            net, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held
+        )[1]
+
 
 def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--steps", type=int, default=120); args.add_argument("--n", type=int, default=96); args.add_argument("--cache", default="runs/cache")
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    args.add_argument("--steps", type=int, default=120)
+    args.add_argument("--n", type=int, default=96)
+    args.add_argument("--cache", default="runs/cache")
     args = args.parse_args()
     file = ROOT / "results/matrix.json"
     teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
@@ -41,28 +59,69 @@ def main():
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
     state = json.loads(file.read_text()) if file.exists() else {}
     cells = state["cells"] if state.get("made") == made else {}
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    def keep(key, value): cells[key] = value; file.write_text(json.dumps(dict(made=made, cells=cells), indent=1) + "\n")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+
+    def keep(key, value):
+        cells[key] = value
+        file.write_text(json.dumps(dict(made=made, cells=cells), indent=1) + "\n")
+
     for task in TASKS:
         held = held_out(args.n, teacher.image_size, task)
         if f"truth/{task}" not in cells:
-            keep(f"commit/{task}", commit); keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
-            keep(f"teacher alone/{task}", measure(net, task, draw_images(teacher, held["caption"] if TASKS[task].captions else [""] * args.n, steps=25, method="ddim", batch=64), held)[1])
+            keep(f"commit/{task}", commit)
+            keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
+            keep(
+                f"teacher alone/{task}",
+                measure(
+                    net,
+                    task,
+                    draw_images(
+                        teacher,
+                        held["caption"] if TASKS[task].captions else [""] * args.n,
+                        steps=25,
+                        method="ddim",
+                        batch=64,
+                    ),
+                    held,
+                )[1],
+            )
             keep(f"truth/{task}", measure(net, task, held["image"], held)[1])
         for adaptor in ADAPTORS:
-            if adaptor != "lora" and f"{adaptor}/{task}" not in cells: keep(f"{adaptor}/{task}", cell(teacher, net, adaptor, task, cfg, args.n)); print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
-    rows = [{"task": t, "measure": cells[f"measure/{t}"]} | {name: cells[f"{name}/{t}"] for name in ("teacher alone", *[a for a in ADAPTORS if a != "lora"], "truth")} for t in TASKS]
+            if adaptor != "lora" and f"{adaptor}/{task}" not in cells:
+                keep(f"{adaptor}/{task}", cell(teacher, net, adaptor, task, cfg, args.n))
+                print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
+    rows = [
+        {"task": t, "measure": cells[f"measure/{t}"]}
+        | {
+            name: cells[f"{name}/{t}"]
+            for name in ("teacher alone", *[a for a in ADAPTORS if a != "lora"], "truth")
+        }
+        for t in TASKS
+    ]
     commits = {}
-    for t in TASKS: commits.setdefault(cells[f"commit/{t}"], []).append(t)
+    for t in TASKS:
+        commits.setdefault(cells[f"commit/{t}"], []).append(t)
     made_on = "; ".join(f"commit {c} ({', '.join(ts)})" for c, ts in commits.items())
     (ROOT / "results/matrix.md").write_text(f"""# Adaptors and tasks
 
-Made by `make matrix` on {made_on}, on a CPU ({torch.get_num_threads()} threads). Every pair: {args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
-It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` takes no condition and is not in the table. Large is good, except for *depth error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture before the edit to the one after it, where the two differ: 0 for an answer that copies its condition, negative for one that is farther away than the copy (page [Tasks](../nbs/00a_tasks.ipynb)).
+Made by `make matrix` on {made_on}, on a CPU ({torch.get_num_threads()} threads). Every pair: \
+{args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a \
+batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
+It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` \
+takes no condition and is not in the table. Large is good, except for *depth error*. *teacher \
+alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture \
+before the edit to the one after it, where the two differ: 0 for an answer that copies its \
+condition, negative for one that is farther away than the copy (page \
+[Tasks](../nbs/00a_tasks.ipynb)).
 
 {table(rows)}
 
-Adaptors and families of teachers: the table of [06b_families](../nbs/06b_families.ipynb), every cell of which is a test.
+Adaptors and families of teachers: the table of [06b_families](../nbs/06b_families.ipynb), every \
+cell of which is a test.
 """)
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,13 @@
-"""Copy finished adaptors into the package's assets, with a measured step curve and a model card each: `ship.py RUN [RUN…]`; `ship.py --measure NAME [NAME…]` measures and describes shipped ones anew."""
-import json, re, shutil, sys
+"""Copy finished adaptors into the package's assets.
+
+`ship.py RUN [RUN…]` copies runs, with a measured step curve and a model card each;
+`ship.py --measure NAME [NAME…]` measures and describes shipped ones anew.
+"""
+
+import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,41 +20,98 @@ from cond_distill.tasks import find_task
 from cond_distill.teacher import ASSETS, Teacher
 from cond_distill.trainer import logged_minutes, measure_curve
 
-WAYS = dict(ControlNetAdaptor="A `ControlNetModel` and low-rank changes (LoRA) to the decoder", T2IAdaptor="A `T2IAdapter`, computed once an image, and low-rank changes (LoRA) to the decoder",
-            ConcatAdaptor="Extra input channels for the condition's latent, and low-rank changes (LoRA) to all layers", LoRAAdaptor="Low-rank changes (LoRA) to all layers",
-            FusionAdaptor="The paper's full model: a copy of the backbone and a second copy of its encoder")
+WAYS = dict(
+    ControlNetAdaptor="A `ControlNetModel` and low-rank changes (LoRA) to the decoder",
+    T2IAdaptor="A `T2IAdapter`, computed once an image, and low-rank changes (LoRA) to the decoder",
+    ConcatAdaptor=(
+        "Extra input channels for the condition's latent, and low-rank changes (LoRA) to all layers"
+    ),
+    LoRAAdaptor="Low-rank changes (LoRA) to all layers",
+    FusionAdaptor="The paper's full model: a copy of the backbone and a second copy of its encoder",
+)
+
 
 def curve(folder, about, n=256):
-    "Rows of a measured step curve: on scenes with FID, on photographs the task's own measure."
+    """Rows of a measured step curve: on scenes with FID, on photographs the task's own measure."""
     config = {k: v for k, v in about["config"].items() if k in TrainConfig.__dataclass_fields__}
-    student, cfg = Student.load(Teacher.from_pretrained(config["teacher"]), folder), TrainConfig(**config)
+    student = Student.load(Teacher.from_pretrained(config["teacher"]), folder)
+    cfg = TrainConfig(**config)
     steps = (1, 2, 4, 8) if about["sampling_steps"] else (4, 8, 50)
-    if cfg.images: return measure_curve(student, cfg, lambda images, held: find_task(cfg.task).fidelity(None, images, held), n, steps)
+    if cfg.images:
+        return measure_curve(
+            student,
+            cfg,
+            lambda images, held: find_task(cfg.task).fidelity(None, images, held),
+            n,
+            steps,
+        )
     net, held = load_recogniser(), held_out(n, 64, cfg.task)
-    return [dict(steps=k, n=n) | {m: round(v, 4) for m, v in score(net, "", student, held, k)[0].items() if m not in ("model", "sampler", "steps", "s/image")} for k in steps]
+    return [
+        dict(steps=k, n=n)
+        | {
+            m: round(v, 4)
+            for m, v in score(net, "", student, held, k)[0].items()
+            if m not in ("model", "sampler", "steps", "s/image")
+        }
+        for k in steps
+    ]
+
 
 def card(about, name, took):
-    "The model card."
+    """The model card."""
     c, plain = about["config"], TrainConfig()
     measured = table([{k: v for k, v in r.items() if k != "n"} for r in about["curve"]])
-    kind = "An undistilled adaptor: plain finetuning, the opponent" if c["preset"] == "data_only" else "A distilled adaptor for 1, 2, 4 or 8 steps"
-    shown = {k: v for k, v in c.items() if k in vars(plain) and v != getattr(plain, k) and k not in ("out", "cache", "save_every", "grid_every", "workers")}
-    flags = " ".join(f"--no-{k.replace('_', '-')}" if v is False else f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in shown.items())
-    data = f"{c['scenes']} crops of the photographs in `{c['images']}`" if c.get("images") else f"{c['scenes']} rendered training scenes, " + (f"captions '{c['captions']}', {c['caption_dropout']:.0%} of them dropped" if find_task(c["task"]).captions else "with instructions")
+    kind = (
+        "An undistilled adaptor: plain finetuning, the opponent"
+        if c["preset"] == "data_only"
+        else "A distilled adaptor for 1, 2, 4 or 8 steps"
+    )
+    shown = {
+        k: v
+        for k, v in c.items()
+        if k in vars(plain)
+        and v != getattr(plain, k)
+        and k not in ("out", "cache", "save_every", "grid_every", "workers")
+    }
+    flags = " ".join(
+        f"--no-{k.replace('_', '-')}"
+        if v is False
+        else f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}")
+        for k, v in shown.items()
+    )
+    data = (
+        f"{c['scenes']} crops of the photographs in `{c['images']}`"
+        if c.get("images")
+        else f"{c['scenes']} rendered training scenes, "
+        + (
+            f"captions '{c['captions']}', {c['caption_dropout']:.0%} of them dropped"
+            if find_task(c["task"]).captions
+            else "with instructions"
+        )
+    )
+    reader = "; a small transformer reads the instruction" if about.get("reader") else ""
+    if not find_task(about["task"]).captions:
+        captions = "with instructions"
+    else:
+        captions = "without captions" if c.get("images") else "the first half with captions"
     return f"""---
 license: apache-2.0
 library_name: diffusers
 ---
 # {name}
 
-{kind}. {WAYS[about["adaptor"]]}{"; a small transformer reads the instruction" if about.get("reader") else ""}, for the teacher with the fingerprint {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. Task: {find_task(about["task"]).about} (`{about["task"]}`).
+{kind}. {WAYS[about["adaptor"]]}{reader}, for the teacher with the fingerprint \
+{about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. \
+Task: {find_task(about["task"]).about} (`{about["task"]}`).
 
 - data: {data}; seed {c["seed"]}
-- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per image of a batch, {took:.0f} minutes on a CPU
+- training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per \
+image of a batch, {took:.0f} minutes on a CPU
 - command: `cond-distill distill {flags}`
 - sampler it was made for: {about["method"]}
 
-Measured on {about["curve"][0]["n"]} held-out conditions ({"the first half with captions" if find_task(about["task"]).captions and not c.get("images") else "with instructions" if not find_task(about["task"]).captions else "without captions"}), noise seed {0 if c.get("images") else 1234}, on a CPU:
+Measured on {about["curve"][0]["n"]} held-out conditions ({captions}), noise seed \
+{0 if c.get("images") else 1234}, on a CPU:
 
 {measured}
 
@@ -55,31 +120,51 @@ More, and beside others: `results/` in the repository.
 `cond_distill.json` has the whole configuration.
 """
 
+
 def describe(folder, took):
-    "Measure what lies in a folder of the assets, and write its card."
+    """Measure what lies in a folder of the assets, and write its card."""
     about = json.loads((folder / "cond_distill.json").read_text())
     about |= dict(minutes=took, curve=curve(folder, about))
-    (folder / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    (folder / "cond_distill.json").write_text(
+        json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    )
     (folder / "README.md").write_text(card(about, folder.name, took))
-    print(f"{folder.name}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n{table(about['curve'])}", flush=True)
+    print(
+        (
+            f"{folder.name}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n"
+            f"{table(about['curve'])}"
+        ),
+        flush=True,
+    )
+
 
 def ship(run):
-    "Copy a finished run."
+    """Copy a finished run."""
     about, out = json.loads((run / "cond_distill.json").read_text()), ASSETS / run.name
     files = [*run.glob("*.safetensors"), *run.glob("config.json")]
-    if not files: raise SystemExit(f"{run} holds no weights; has its training finished?")
-    shutil.rmtree(out, ignore_errors=True); out.mkdir(parents=True)
-    for file in files: shutil.copy(file, out / file.name)
-    about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")  # not the folders of the machine it was made on
+    if not files:
+        raise SystemExit(f"{run} holds no weights; has its training finished?")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, out / file.name)
+    # not the folders of the machine it was made on
+    about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")
     (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     describe(out, logged_minutes(run))
 
+
 def old_minutes(folder):
-    "Of a shipped one, from its file, or from the card that it has."
+    """Of a shipped one, from its file, or from the card that it has."""
     about = json.loads((folder / "cond_distill.json").read_text())
-    return about.get("minutes") or float(re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text())[1])
+    return about.get("minutes") or float(
+        re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text())[1]
+    )
+
 
 if sys.argv[1] == "--measure":
-    for name in sys.argv[2:]: describe(ASSETS / name, old_minutes(ASSETS / name))
+    for name in sys.argv[2:]:
+        describe(ASSETS / name, old_minutes(ASSETS / name))
 else:
-    for run in map(Path, sys.argv[1:]): ship(run)
+    for run in map(Path, sys.argv[1:]):
+        ship(run)

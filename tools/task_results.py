@@ -1,6 +1,13 @@
-"""results/tasks.md and the picture of unselected samples of every task, from what `make tasks` measured."""
-import json, subprocess, sys
+"""results/tasks.md and the picture of unselected samples of every task.
+
+They are made from what `make tasks` measured.
+"""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,8 +21,11 @@ from cond_distill.teacher import ASSETS, Teacher
 
 TEXT = """# Results: super-resolution, inpainting, editing
 
-Made by `make tasks` on commit {commit}, on {device}; training seed 0, noise seed 1234, {n} held-out scenes. Budgets in network evaluations: {budget}.
-FID and *LPIPS-like* are on the features of the shipped recogniser; every other column is explained on the page [Tasks](../nbs/00a_tasks.ipynb). Large is good, except for FID and LPIPS-like.
+Made by `make tasks` on commit {commit}, on {device}; training seed 0, noise seed 1234, {n} \
+held-out scenes. Budgets in network evaluations: {budget}.
+FID and *LPIPS-like* are on the features of the shipped recogniser; every other column is \
+explained on the page [Tasks](../nbs/00a_tasks.ipynb). Large is good, except for FID and \
+LPIPS-like.
 
 {tables}
 
@@ -25,17 +35,41 @@ The first held-out scenes, nothing selected: {pictures}.
 rows = json.loads((ROOT / "results/tasks_distilled.json").read_text())
 teacher, names, tables, budget = Teacher.from_pretrained("shipped"), [], [], []
 for task in dict.fromkeys(r["task"] for r in rows):
-    mine, floors = [r for r in rows if r["task"] == task and r["steps"]], [r for r in rows if r["task"] == task and not r["steps"]]
-    tables.append(f"## {task}: {TASKS[task].about}\n\n" + table([{k: v for k, v in r.items() if k != "task"} for r in floors[:1] + mine]))
+    mine = [r for r in rows if r["task"] == task and r["steps"]]
+    floors = [r for r in rows if r["task"] == task and not r["steps"]]
+    tables.append(
+        f"## {task}: {TASKS[task].about}\n\n"
+        + table([{k: v for k, v in r.items() if k != "task"} for r in floors[:1] + mine])
+    )
     held, drawn = held_out(256, teacher.image_size, task), {}
-    shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(task=task)
+    shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(
+        task=task
+    )
     student = Student.load(teacher, ASSETS / f"{task}_distilled")
     for k in (1, 2, 4):
         images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234)
         drawn[f"distilled\n{k} step{'s' * (k > 1)}"] = TASKS[task].finish(images, shown["cond"])
-    budget.append(f"{task} {student.about['steps']} steps, {student.about['nfe']} an image of a batch")
-    file = ROOT / "nbs/images" / f"task_{task}.png"; names.append(f"[{task}](../nbs/images/{file.name})")
+    budget.append(
+        f"{task} {student.about['steps']} steps, {student.about['nfe']} an image of a batch"
+    )
+    file = ROOT / "nbs/images" / f"task_{task}.png"
+    names.append(f"[{task}](../nbs/images/{file.name})")
     comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=80)
-commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({torch.get_num_threads()} threads)"
-(ROOT / "results/tasks.md").write_text(TEXT.format(commit=commit, device=device, n=256, budget="; ".join(budget), tables="\n\n".join(tables), pictures=", ".join(names)))
+commit = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+).stdout.strip()
+device = (
+    torch.cuda.get_device_name()
+    if torch.cuda.is_available()
+    else f"a CPU ({torch.get_num_threads()} threads)"
+)
+(ROOT / "results/tasks.md").write_text(
+    TEXT.format(
+        commit=commit,
+        device=device,
+        n=256,
+        budget="; ".join(budget),
+        tables="\n\n".join(tables),
+        pictures=", ".join(names),
+    )
+)

@@ -1,155 +1,282 @@
-"""All tests: the exported package, the notebooks' hygiene, the README, links, import time, and every notebook run from a clean kernel.
+"""All tests.
 
-`test.py --fast` runs no notebook; `test.py --only scenes readme` runs the tests whose name contains one of the words. Notebooks run two at a time.
+The exported package, the notebooks' hygiene, the README, links, import time, the tests under
+tests/, and every notebook run from a clean kernel.
+
+`test.py --fast` runs no notebook; `test.py --only scenes readme` runs the tests whose name contains
+one of the words. Notebooks run two at a time.
 """
-import argparse, hashlib, multiprocessing, os, re, subprocess, sys, time
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from urllib.parse import unquote
+
 import nbformat
+import readme as readme_tool
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from notebook import ROOT, execute, notebooks, plain, problems, short, skips_all
-import readme as readme_tool
 
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=["'])([^)\s"']+)""")
 MACHINE = re.compile(r"(?<![\w.:/~-])/(?:home|root|tmp|work|Users|workspace)(?![\w-])[^\s\"'`)]*")
 FENCE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.M | re.S)
 
-def call(*command): return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-def tool(name): return os.path.join(os.path.dirname(sys.executable), name)
+def call(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def tool(name):
+    return os.path.join(os.path.dirname(sys.executable), name)
+
 
 def tracked():
-    "All files of the project that git does not ignore."
+    """All files of the project that git does not ignore."""
     names = call("git", "ls-files", "-co", "--exclude-standard", "-z")
     assert names.returncode == 0, f"git is needed to list the project's files: {names.stderr}"
     return [p for p in map(ROOT.joinpath, filter(None, names.stdout.split("\0"))) if p.is_file()]
 
-def digests(): return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(ROOT.glob("cond_distill/*.py")) + [ROOT / "pyproject.toml"]}
+
+def digests():
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(ROOT.glob("cond_distill/*.py")) + [ROOT / "pyproject.toml"]
+    }
+
 
 def test_export():
-    "The package is what the notebooks export."
+    """The package is what the notebooks export."""
     before = digests()
     run = call(tool("nbdev_export"))
     assert run.returncode == 0, run.stderr
     changed = sorted(k for k, v in digests().items() if before.get(k) != v)
-    assert not changed, f"not what the notebooks export (now it is; commit it): {', '.join(changed)}"
-    sources = [(p.name, re.search(r"File to edit: \.\./(\S+\.ipynb)", p.read_text())) for p in ROOT.glob("cond_distill/[!_]*.py")]
+    assert not changed, (
+        f"not what the notebooks export (now it is; commit it): {', '.join(changed)}"
+    )
+    sources = [
+        (p.name, re.search(r"File to edit: \.\./(\S+\.ipynb)", p.read_text()))
+        for p in ROOT.glob("cond_distill/[!_]*.py")
+    ]
     alone = [name for name, source in sources if not source or not (ROOT / source[1]).exists()]
-    assert not alone, f"{', '.join(alone)}: no notebook exports these modules; delete them or name the notebook"
+    assert not alone, (
+        f"{', '.join(alone)}: no notebook exports these modules; delete them or name the notebook"
+    )
+
 
 def test_clean():
-    "Notebooks hold sources and real outputs and nothing else."
+    """Notebooks hold sources and real outputs and nothing else."""
     found = [f"{short(p)}: {text}" for p in notebooks() for text in problems(p)]
     assert not found, "\n".join(found)
 
+
 def test_readme():
-    "README.md is what nbs/index.ipynb says."
+    """README.md is what nbs/index.ipynb says."""
     text = readme_tool.readme(nbformat.read(readme_tool.SOURCE, 4))
-    assert readme_tool.TARGET.read_text(encoding="utf-8") == text, "README.md differs from nbs/index.ipynb; run: make readme"
+    assert readme_tool.TARGET.read_text(encoding="utf-8") == text, (
+        "README.md differs from nbs/index.ipynb; run: make readme"
+    )
+
 
 def prose(path):
-    "The markdown of a page or a notebook, without its code."
-    if path.suffix == ".md": text = path.read_text(encoding="utf-8")
-    else: text = "\n\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    """The markdown of a page or a notebook, without its code."""
+    if path.suffix == ".md":
+        text = path.read_text(encoding="utf-8")
+    else:
+        text = "\n\n".join(
+            c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"
+        )
     return FENCE.sub("", text)
 
+
 def dead_links(path):
-    "Relative links of a page that lead to no file."
+    """Relative links of a page that lead to no file."""
     links = [m for m in LINK.findall(prose(path)) if not re.match(r"[a-z]+:|#|//", m)]
     return [link for link in links if not (path.parent / unquote(link.split("#")[0])).exists()]
 
+
 def test_links():
-    "Relative links lead to files; a link to our repository's own files leads to one too."
+    """Relative links lead to files; a link to our repository's own files leads to one too."""
     pages = notebooks() + [p for p in tracked() if p.suffix == ".md"]
     found = [f"{short(p)}: {link}" for p in pages for link in dead_links(p)]
     badge = re.compile(r"github/[\w-]+/cond_distill/blob/main/([^)\s\"]+)")
-    found += [f"{short(p)}: Colab badge of {m}" for p in pages for m in badge.findall(prose(p)) if not (ROOT / m).exists()]
+    found += [
+        f"{short(p)}: Colab badge of {m}"
+        for p in pages
+        for m in badge.findall(prose(p))
+        if not (ROOT / m).exists()
+    ]
     assert not found, "these lead nowhere:\n" + "\n".join(found)
 
+
 def test_sidebar():
-    "The documentation's sidebar names every page."
+    """The documentation's sidebar names every page."""
     sidebar = (ROOT / "nbs/_quarto.yml").read_text(encoding="utf-8")
-    alone = [short(p) for p in notebooks() if p.name not in sidebar and f"{p.parent.name}/*.ipynb" not in sidebar]
+    alone = [
+        short(p)
+        for p in notebooks()
+        if p.name not in sidebar and f"{p.parent.name}/*.ipynb" not in sidebar
+    ]
     assert not alone, f"nbs/_quarto.yml does not name {', '.join(alone)}"
 
+
 def seconds(*command):
-    "The fastest of three runs."
+    """The fastest of three runs."""
+
     def once():
-        start = time.perf_counter(); run = call(*command)
+        start = time.perf_counter()
+        run = call(*command)
         assert run.returncode == 0, f"{' '.join(command)}\n{run.stderr}"
         return time.perf_counter() - start
+
     return min(once() for _ in range(3))
 
+
 def test_import():
-    "`import cond_distill` and `cond-distill --help` are fast: they load no heavy library."
+    """`import cond_distill` and `cond-distill --help` are fast: they load no heavy library."""
     heavy = "{'torch', 'diffusers', 'transformers', 'matplotlib', 'numpy'} & set(sys.modules)"
-    for name, text in {"import": "cond_distill", "help": "cond_distill.cli"}.items():
+    for text in ("cond_distill", "cond_distill.cli"):
         run = call(sys.executable, "-c", f"import sys, {text}; print(*({heavy}))")
-        assert run.returncode == 0 and not run.stdout.strip(), f"import {text} loads {run.stdout or run.stderr}"
+        assert run.returncode == 0 and not run.stdout.strip(), (
+            f"import {text} loads {run.stdout or run.stderr}"
+        )
     bare = seconds(sys.executable, "-c", "pass")
-    took = seconds(sys.executable, "-c", "import cond_distill") - bare, seconds(tool("cond-distill"), "--help")
-    assert took[0] < .5 and took[1] < 1, f"import {took[0]:.2f} s (at most 0.5), --help {took[1]:.2f} s (at most 1)"
+    took = (
+        seconds(sys.executable, "-c", "import cond_distill") - bare,
+        seconds(tool("cond-distill"), "--help"),
+    )
+    assert took[0] < 0.5 and took[1] < 1, (
+        f"import {took[0]:.2f} s (at most 0.5), --help {took[1]:.2f} s (at most 1)"
+    )
+
 
 def test_names():
-    "Every public name of the package exists."
-    run = call(sys.executable, "-c", "import cond_distill as c\nfor name in c.__all__: getattr(c, name)")
+    """Every public name of the package exists."""
+    run = call(
+        sys.executable, "-c", "import cond_distill as c\nfor name in c.__all__: getattr(c, name)"
+    )
     assert run.returncode == 0, run.stderr.strip()[-600:]
 
+
 def texts():
-    "Every text file of the project with its name."
+    """Every text file of the project with its name."""
     for path in tracked():
-        try: yield path, path.read_text(encoding="utf-8")
-        except UnicodeDecodeError: pass
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            pass
+
 
 def test_paths():
-    "No file names a folder of somebody's machine."
+    """No file names a folder of somebody's machine."""
     found = [f"{short(path)}: {m[0]}" for path, text in texts() for m in MACHINE.finditer(text)]
     assert not found, "paths of one machine:\n" + "\n".join(found[:20])
 
-def run_notebook(path):
-    "One notebook from a clean kernel; nothing is written back."
-    nb = nbformat.read(path, 4)
-    if skips_all(nb): return
-    os.environ.update(COND_DISTILL_TEST="1", HF_HUB_OFFLINE="1")
-    try: execute(nb, path.parent, {"eval", "notest", "slow", "cuda"})
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error: raise AssertionError(plain(error)) from None
 
-def quick_tests(): return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
+def test_format():
+    """Notebooks and scripts are formatted, and the linter has nothing to say about them."""
+    for verb in (["format", "--check"], ["check"]):
+        run = call(tool("ruff"), *verb, ".")
+        assert run.returncode == 0, f"ruff {' '.join(verb)}:\n{(run.stdout + run.stderr)[-4000:]}"
+
+
+def test_pytest():
+    """The tests under tests/."""
+    run = call(sys.executable, "-m", "pytest")
+    print(run.stdout.strip().splitlines()[-1], flush=True)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
+
+def run_notebook(path):
+    """One notebook from a clean kernel; nothing is written back."""
+    nb = nbformat.read(path, 4)
+    if skips_all(nb):
+        return
+    os.environ.update(COND_DISTILL_TEST="1", HF_HUB_OFFLINE="1")
+    try:
+        execute(nb, path.parent, {"eval", "notest", "slow", "cuda"})
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise AssertionError(plain(error)) from None
+
+
+def quick_tests():
+    return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
+
+
+LONGER = {"pytest"}  # about a minute: not among the tests of `make lint`
+
 
 def outcome(name):
-    "Run one test; its line, and whether it passed."
+    """Run one test; its line, and whether it passed."""
     start, error = time.perf_counter(), ""
-    try: run_notebook(ROOT / name) if name.endswith(".ipynb") else quick_tests()[name]()
-    except Exception as e: error = str(e) if isinstance(e, AssertionError) else f"{type(e).__name__}: {e}"
+    try:
+        run_notebook(ROOT / name) if name.endswith(".ipynb") else quick_tests()[name]()
+    except Exception as e:
+        error = str(e) if isinstance(e, AssertionError) else f"{type(e).__name__}: {e}"
     line = f"{'FAIL' if error else 'ok  '} {name} ({time.perf_counter() - start:.1f} s)"
     return line + (f"\n{error}".replace("\n", "\n     ") if error else ""), not error
 
+
 def outcomes(names, jobs):
-    "The outcome of every test: the quick ones first, one by one (they measure times), then notebooks, the longest first, `jobs` at a time."
+    """The outcome of every test.
+
+    The quick ones first, one by one (they measure times), then notebooks, the longest first, `jobs`
+    at a time.
+    """
     for name in names:
-        if not name.endswith(".ipynb"): yield outcome(name)
+        if not name.endswith(".ipynb"):
+            yield outcome(name)
     books = sorted((n for n in names if n.endswith(".ipynb")), key=lambda n: -expected(ROOT / n))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(outcome, n) for n in books]): yield done.result()
+        for done in as_completed([pool.submit(outcome, n) for n in books]):
+            yield done.result()
+
 
 def expected(path):
-    "Minutes on two cores, from the notebook's own second cell."
+    """Minutes on two cores, from the notebook's own second cell."""
     text = "\n".join(c.source for c in nbformat.read(path, 4).cells[:3])
     found = re.search(r"runs in\*{0,2} (?:about |under )?(\d+)", text)
     return int(found[1]) if found else 0
 
+
 def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     args.add_argument("--fast", action="store_true", help="run no notebook")
-    args.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="only tests whose name contains a word")
+    args.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="WORD",
+        help="only tests whose name contains a word",
+    )
     args.add_argument("--jobs", type=int, default=2, help="notebooks at a time (2)")
     args = args.parse_args()
-    chosen = [n for n in [*quick_tests(), *([] if args.fast else map(short, notebooks()))] if any(word in n for word in args.only)]
-    if not chosen: sys.exit("no test has a name with " + " or ".join(args.only))
+    names = (
+        [n for n in quick_tests() if n not in LONGER]
+        if args.fast
+        else [*quick_tests(), *map(short, notebooks())]
+    )
+    chosen = [n for n in names if any(word in n for word in args.only)]
+    if not chosen:
+        sys.exit("no test has a name with " + " or ".join(args.only))
     start, passed = time.perf_counter(), 0
-    for line, good in outcomes(chosen, args.jobs): print(line, flush=True); passed += good
-    print(f"{time.perf_counter() - start:.0f} s in all\n{passed} passed, {len(chosen) - passed} failed")
+    for line, good in outcomes(chosen, args.jobs):
+        print(line, flush=True)
+        passed += good
+    print(
+        f"{time.perf_counter() - start:.0f} s in all\n{passed} passed, {len(chosen) - passed} "
+        "failed"
+    )
     sys.exit(passed < len(chosen))
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()
