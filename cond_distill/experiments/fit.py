@@ -36,21 +36,25 @@ class FitPlan:
     cooldown: float = 0.4  # share of the steps, at the end, over which the rate falls
     decay: float = 0.999  # of the moving average, per step
     weight_decay: float = 1e-3
+    minutes: float = math.inf  # of training, after which it ends too
     save_minutes: float = 3.0  # between checkpoints
 
     def __post_init__(self):
-        if self.steps < 1 or not 0 < self.lr < 1 or not 0 <= self.decay < 1:
+        if self.steps < 1 or not 0 < self.lr < 1 or not 0 <= self.decay < 1 or self.minutes <= 0:
             raise ValueError(
-                f"steps is {self.steps}, lr {self.lr} and decay {self.decay}; "
-                "expected steps >= 1, 0 < lr < 1 and 0 <= decay < 1"
+                f"steps is {self.steps}, lr {self.lr}, decay {self.decay} and minutes "
+                f"{self.minutes}; expected steps >= 1, 0 < lr < 1, 0 <= decay < 1, minutes > 0"
             )
 
-    def rate(self, step: int) -> float:
+    def progress(self, step: int, seconds: float = 0.0) -> float:
+        """How much of the training is done, 0 to 1, after so many steps and seconds."""
+        return min(1.0, max(step / self.steps, seconds / 60 / self.minutes))
+
+    def rate(self, step: int, seconds: float = 0.0) -> float:
         """The learning rate of a step, counted from 0."""
         rising = min(1.0, (step + 1) / self.warmup)
-        begins = self.steps * (1 - self.cooldown)
-        part = max(0.0, step - begins) / max(1.0, self.steps - begins)
-        return self.lr * rising * (0.02 + 0.98 * (1 + math.cos(math.pi * part)) / 2)
+        falling = max(0.0, self.progress(step, seconds) - 1 + self.cooldown) / self.cooldown
+        return self.lr * rising * (0.02 + 0.98 * (1 + math.cos(math.pi * falling)) / 2)
 
 # %% ../../nbs/library/experiments/fit.ipynb #a1e2701f
 @contextmanager
@@ -83,7 +87,11 @@ class _Run:
     def __init__(self, folder: Path, module: nn.Module, plan: FitPlan, settings: dict):
         self.folder, self.module, self.plan, self.settings = folder, module, plan, settings
         self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=plan.lr, betas=(0.9, 0.99), weight_decay=plan.weight_decay
+            module.parameters(),
+            lr=plan.lr,
+            betas=(0.9, 0.99),
+            weight_decay=plan.weight_decay,
+            fused=next(module.parameters()).is_cuda,
         )
         average = get_ema_multi_avg_fn(plan.decay)
         self.average = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
@@ -91,6 +99,10 @@ class _Run:
 
     def parts(self) -> dict:
         return dict(module=self.module, optimizer=self.optimizer, average=self.average)
+
+    @property
+    def done(self) -> bool:
+        return self.plan.progress(self.step, self.seconds) >= 1
 
     def save(self):
         states = {name: part.state_dict() for name, part in self.parts().items()}
@@ -115,7 +127,7 @@ class _Run:
     def take(self, loss_fn: LossFn, seed: int) -> dict[str, float]:
         """One optimiser step; the numbers for the log."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.step)
+            group["lr"] = self.plan.rate(self.step, self.seconds)
         loss, numbers = loss_fn(self.step, torch.Generator().manual_seed(seed + self.step))
         self.optimizer.zero_grad()
         loss.backward()
@@ -151,7 +163,7 @@ def fit(
     before, saved = run.seconds, time.monotonic()
     began = saved
     with stop_on_signals() as asked:
-        while run.step < plan.steps and not asked.is_set():
+        while not (run.done or asked.is_set()):
             numbers = run.take(loss_fn, seed * 1_000_003)
             run.seconds = before + time.monotonic() - began
             bar.update()
@@ -159,10 +171,10 @@ def fit(
                 bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
             if numbers and run.step % 100 == 0:
                 _log(folder / "log.csv", dict(step=run.step, seconds=run.seconds, **numbers))
-            if time.monotonic() - saved > 60 * plan.save_minutes or run.step == plan.steps:
+            if time.monotonic() - saved > 60 * plan.save_minutes or run.done:
                 run.save()
                 saved = time.monotonic()
-        if run.step < plan.steps:
+        if not run.done:
             run.save()
             raise KeyboardInterrupt(
                 f"stopped {name} at step {run.step} of {plan.steps}; the same command goes on"

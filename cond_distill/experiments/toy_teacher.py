@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class ToyTeacherConfig:
     steps: int = 50_000  # steps of U-Net and text encoder
     batch: int = 64  # latents a step
     lr: float = 1e-3  # peak learning rate of U-Net and text encoder
+    minutes: float = math.inf  # of the U-Net's training at most; the learning rate follows
     seed: int = 0  # of weights, order and noise
     device: str = "cpu"  # "cpu" or "cuda"
     bfloat16: bool = False  # mixed precision; faster on a GPU, slower on most CPUs
@@ -58,8 +60,8 @@ class ToyTeacherConfig:
 
 
 GPU = dict(
-    scenes=200_000, vae_scenes=100_000, vae_steps=6_000, vae_batch=64, steps=10_000, batch=512,
-    device="cuda", bfloat16=True,
+    scenes=120_000, vae_scenes=60_000, vae_steps=6_000, vae_batch=64, steps=12_000, batch=512,
+    minutes=5.0, device="cuda", bfloat16=True,
 )  # fmt: skip
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #888dc464
@@ -293,7 +295,7 @@ def train_text_to_image(latents, tokens, tokenizer, config: ToyTeacherConfig) ->
             v = model["unet"](z, t, text).sample
         return F.mse_loss(v.float(), schedule.target(x, eps, t)), {}
 
-    plan = FitPlan(config.steps, config.lr, decay=0.9995)
+    plan = FitPlan(config.steps, config.lr, decay=0.9995, minutes=config.minutes)
     settings = dict(batch=count, scenes=latents.shape[1], world=WORLD)
     return fit("text_to_image", model, loss_fn, plan, config.work, settings, config.seed)
 
