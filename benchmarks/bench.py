@@ -21,12 +21,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.adaptor import Student
 from cond_distill.cache import cache_examples, make_batch
 from cond_distill.config import TrainConfig
 from cond_distill.loss import draw
 from cond_distill.metrics import table
 from cond_distill.sampler import draw_images
+from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher, best_device
 from cond_distill.trainer import Run, one_step
 

@@ -21,13 +21,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
-from cond_distill.adaptor import Student
-from cond_distill.adaptors import make_adaptor
+from cond_distill.adaptors.catalogue import make_adaptor
 from cond_distill.cache import cache_examples
 from cond_distill.config import TrainConfig
 from cond_distill.plan import plan, shapes_only
 from cond_distill.reproduce import commit
 from cond_distill.sampler import draw_images
+from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import Run, one_step
 
@@ -73,7 +73,8 @@ DEVICE = "cuda" if CUDA else "cpu"
 
 
 def sync():
-    CUDA and torch.cuda.synchronize()
+    if CUDA:
+        torch.cuda.synchronize()
 
 
 def memory(reset=False):

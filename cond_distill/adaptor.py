@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .schedule import Prediction
-from .teacher import Teacher, _check_image, as_timesteps, guide
+from ._moved import forward
+from .teacher import Teacher
+from .utils import check_image
 
 # %% auto #0
-__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'Adaptor', 'keep_signal', 'ControlNetAdaptor', 'Prepared', 'Student',
-           'save', 'load']
+__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'Adaptor', 'keep_signal', 'ControlNetAdaptor']
 
 # %% ../nbs/04_adaptor.ipynb #3cdfa4bf
 # names of files
@@ -115,6 +113,20 @@ class LowRank(nn.Module):
         }
 
 # %% ../nbs/04_adaptor.ipynb #8c55239d
+def write_weights(module: nn.Module, file: Path, dtype):
+    """The parameters of a module, except an adaptor's reader, into a safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {
+            k: v.detach().to("cpu", dtype or v.dtype).contiguous()
+            for k, v in module.state_dict().items()
+            if not k.startswith("reader.")
+        },
+        file,
+    )
+
+
 class Adaptor(nn.Module):
     """Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone.
 
@@ -168,7 +180,7 @@ class Adaptor(nn.Module):
 
     def check(self, cond, n: int):
         """Refuse conditions of another shape, number or range than this was made for."""
-        _check_image(cond, self.channels, 1, "condition")
+        check_image(cond, self.channels, 1, "condition")
         size = self.image_size
         if cond.shape[-2:] != (size, size):
             raise ValueError(
@@ -183,7 +195,7 @@ class Adaptor(nn.Module):
 
     def write(self, folder: Path, dtype):
         """The parameters, into a folder."""
-        _write(self, folder / WEIGHTS, dtype)
+        write_weights(self, folder / WEIGHTS, dtype)
 
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> Adaptor:
@@ -276,163 +288,5 @@ class ControlNetAdaptor(Adaptor):
             teacher.image_size,
         ).to(teacher.device)
 
-# %% ../nbs/04_adaptor.ipynb #2ce4c75b
-@dataclass(frozen=True)
-class Prepared:
-    """A batch of conditions as the adaptor's `prepare` left it, and the backbone's changed weights.
-
-    `n` is None where the adaptor takes no condition.
-    """
-
-    n: int | None
-    weights: dict
-    parts: torch.Tensor | tuple
-
-# %% ../nbs/04_adaptor.ipynb #f5aa5fd2
-class Student(nn.Module):
-    """A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."""
-
-    def __init__(self, teacher: Teacher, adaptor: nn.Module):
-        super().__init__()
-        self.adaptor = adaptor
-        # shared, and not one of this module's own weights
-        object.__setattr__(self, "teacher", teacher)
-
-    @property
-    def schedule(self):
-        return self.teacher.schedule
-
-    @property
-    def device(self):
-        return self.teacher.device
-
-    def prepare(self, cond) -> Prepared:
-        """What the adaptor computes once an image; a call takes it in place of `cond`."""
-        first = (
-            next((c for c in cond if c is not None), None)
-            if isinstance(cond, (list, tuple))
-            else cond
-        )
-        return Prepared(
-            None if first is None else len(first),
-            dict(self.adaptor.weights(self.teacher.backbone)),
-            self.adaptor.prepare(self.teacher, cond),
-        )
-
-    def forward(self, z, t, cond, text, guidance: float = 1.0) -> Prediction:
-        """z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D].
-
-        Guidance is on the caption, the condition stays.
-        """
-        ready = cond if isinstance(cond, Prepared) else self.prepare(cond)
-        if not len(z) == len(text) == (len(z) if ready.n is None else ready.n):
-            raise ValueError(
-                f"{len(z)} latents, {ready.n} conditions and {len(text)} captions; give one of "
-                "each per image"
-            )
-
-        def predict(z, t, text, cond):
-            if self.adaptor.reader is not None:
-                text = self.adaptor.reader(text.float())
-            time = self.schedule.network_time(t).to(z.device)
-            return self.teacher.predict(
-                z,
-                t,
-                text,
-                weights=ready.weights,
-                **self.adaptor(
-                    z.float(), time, cond, self.teacher.text_inputs(text.float()), **told
-                ),
-            )
-
-        # such an adaptor does in one call what costs others two
-        told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}
-        return guide(
-            predict,
-            z,
-            as_timesteps(t, z),
-            text,
-            self.teacher.empty(),
-            1.0 if told else guidance,
-            ready.parts,
-        )
-
-    def copy(self) -> Student:
-        """A student with its own copy of the adaptor and the same teacher; for moving averages."""
-        return Student(self.teacher, copy.deepcopy(self.adaptor).requires_grad_(False).eval())
-
-# %% ../nbs/04_adaptor.ipynb #c0f57969
-def _write(module: nn.Module, file: Path, dtype):
-    """The parameters of a module, except an adaptor's reader, into a safetensors file."""
-    from safetensors.torch import save_file
-
-    save_file(
-        {
-            k: v.detach().to("cpu", dtype or v.dtype).contiguous()
-            for k, v in module.state_dict().items()
-            if not k.startswith("reader.")
-        },
-        file,
-    )
-
-
-def save(
-    self: Student,
-    folder,
-    dtype=None,  # torch.float16 halves the file; None keeps the bits
-    **about,  # JSON values to keep beside the weights: task, steps, command …
-):
-    """Write the adaptor and what it belongs to."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    self.adaptor.write(folder, dtype)
-    reader = self.adaptor.reader
-    if reader is not None:
-        _write(reader, folder / READER, dtype)
-    info = dict(
-        adaptor=type(self.adaptor).__name__,
-        settings=self.adaptor.settings,
-        teacher=self.teacher.fingerprint(),
-        image_size=self.adaptor.image_size,
-        reader=reader.layers if reader is not None else 0,
-        **about,
-    )
-    (folder / ABOUT).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
-
-# %% ../nbs/04_adaptor.ipynb #4cdac805
-def load(teacher: Teacher, folder) -> Student:
-    """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
-    folder = Path(folder)
-    if not (folder / ABOUT).is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
-        )
-    info, mine = json.loads((folder / ABOUT).read_text()), teacher.fingerprint()
-    if info["teacher"] != mine:
-        raise ValueError(
-            f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
-            f"teacher is {mine}; open the teacher it was trained on"
-        )
-    # the other kinds of adaptor register themselves
-    import cond_distill.adaptors  # noqa: F401
-    import cond_distill.baselines  # noqa: F401
-
-    if info["adaptor"] not in Adaptor.kinds:
-        raise ValueError(
-            f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: "
-            f"{', '.join(Adaptor.kinds)}"
-        )
-    adaptor = Adaptor.kinds[info["adaptor"]].read(teacher, folder, info["settings"])
-    if info.get("reader"):
-        from safetensors.torch import load_file
-
-        from cond_distill.reader import TextReader
-
-        adaptor.reader = TextReader.of(teacher, info["reader"])
-        adaptor.reader.load_state_dict(load_file(folder / READER))
-    student = Student(teacher, adaptor)
-    student.about = info
-    return student
-
-
-Student.save, Student.load = save, staticmethod(load)
+# %% ../nbs/04_adaptor.ipynb #8cd38fd3
+__getattr__ = forward("cond_distill.adaptor")  # what stood here once

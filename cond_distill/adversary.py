@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .adaptor import Adaptor
-from .adaptors import as_latent, encoder, latent_channels
+from cond_distill.adaptors.concat import (
+    as_latent,
+    latent_channels,
+)
+from .adaptors.fusion import encoder
 from .loss import Draw, ramp
 from .teacher import Teacher
 

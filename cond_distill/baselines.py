@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .adaptor import Adaptor, Student
+from ._moved import forward
 from .loss import DISTANCES, Draw
 from .schedule import Schedule
+from .student import Student
 from .teacher import Teacher, find_folder
 
 # %% auto #0
-__all__ = ['FOLLOWERS', 'followed', 'answer_for', 'plain', 'progressive', 'consistency', 'GuidanceEmbedded', 'Backbone', 'merged']
+__all__ = ['FOLLOWERS', 'followed', 'answer_for', 'plain', 'progressive', 'consistency', 'merged']
 
 # %% ../nbs/04b_baselines.ipynb #6010ba7c
 def followed(source, batch: dict, z, t, s, guidance=1.0):
@@ -109,87 +110,7 @@ FOLLOWERS = dict(
     progressive=progressive, consistency=consistency, lcm=partial(consistency, embedded=True)
 )
 
-# %% ../nbs/04b_baselines.ipynb #3e2745e9
-class GuidanceEmbedded(Adaptor):
-    """Another adaptor, and an input for the guidance beside the time's.
-
-    Zero effect at the start.
-    """
-
-    embeds_guidance = True
-
-    def __init__(self, inner: Adaptor, width: int):
-        super().__init__(inner.channels, inner.image_size)
-        self.reader, inner.reader = inner.reader, None
-        self.inner = inner
-        self.settings = dict(inner=type(inner).__name__, inner_settings=inner.settings)
-        self.embed = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.embed[-1].weight)
-        nn.init.zeros_(self.embed[-1].bias)
-
-    @classmethod
-    def of(cls, teacher: Teacher, inner: Adaptor) -> GuidanceEmbedded:
-        cls.needs(teacher, "UNet2DConditionModel")
-        return cls(inner, teacher.backbone.time_embedding.linear_2.out_features).to(teacher.device)
-
-    @classmethod
-    def from_teacher(cls, teacher, inner: str, inner_settings: dict):
-        return cls.of(teacher, Adaptor.kinds[inner].from_teacher(teacher, **inner_settings))
-
-    def told(self, guidance, n: int):
-        """What is added to the time's embedding [n, width]."""
-        w = torch.as_tensor(
-            guidance, dtype=torch.float32, device=self.embed[0].weight.device
-        ).expand(n)
-        angle = (w - 1)[:, None] * torch.logspace(-1, 1, 16, device=w.device)
-        return self.embed(torch.cat([angle.sin(), angle.cos()], 1))
-
-    def prepare(self, teacher, cond):
-        return self.inner.prepare(teacher, cond)
-
-    def weights(self, net):
-        return self.inner.weights(net)
-
-    def check(self, cond, n):
-        self.inner.check(cond, n)
-
-    def forward(self, z, time, cond, inputs, guidance=1.0):
-        said = self.inner(z, time, cond, inputs)
-        return said | dict(
-            outputs=said.get("outputs", {}) | dict(time_embedding=self.told(guidance, len(z)))
-        )
-
 # %% ../nbs/04b_baselines.ipynb #d8f3344f
-class Backbone(Adaptor):
-    """Changes to every weight of the backbone, zero at the start; takes no condition."""
-
-    def __init__(self, shapes: dict, image_size: int):
-        super().__init__(0, image_size)
-        self.names = list(shapes)
-        self.change = nn.ParameterList(nn.Parameter(torch.zeros(s)) for s in shapes.values())
-
-    @classmethod
-    def from_teacher(cls, teacher, channels: int = 0, rank: int = 0):
-        return cls(
-            {k: p.shape for k, p in teacher.backbone.named_parameters()}, teacher.image_size
-        ).to(teacher.device)
-
-    def prepare(self, teacher, cond):
-        return ()
-
-    def check(self, cond, n):
-        pass
-
-    def weights(self, net):
-        return (
-            (n, net.get_parameter(n).clone().add_(change))
-            for n, change in zip(self.names, self.change)
-        )
-
-    def forward(self, z, time, cond, inputs):
-        return {}
-
-
 def merged(
     student: Student, teacher: str, folder
 ) -> Path:  # teacher: name or folder that the student's teacher was opened from
@@ -208,3 +129,6 @@ def merged(
         old.unlink()
     net.save_pretrained(Path(folder) / "unet")
     return Path(folder)
+
+# %% ../nbs/04b_baselines.ipynb #bf9cd145
+__getattr__ = forward("cond_distill.baselines")  # what stood here once

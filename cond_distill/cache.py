@@ -22,7 +22,7 @@ from .tasks import examples, find_task
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['cache_examples', 'encode_examples', 'make_batch']
+__all__ = ['cache_name', 'cache_examples', 'encode_examples', 'make_batch']
 
 # %% ../nbs/05c_cache.ipynb #753caf10
 def _pieces(teacher, cfg, done):
@@ -60,7 +60,7 @@ def _render(task, size, level, numbers):
     return {k: made[k] for k in ("image", "cond", "caption")}
 
 
-def _cache_name(teacher, cfg):
+def cache_name(teacher, cfg):
     """Different for everything that changes the examples."""
     dtype = "" if cfg.dtype == "float32" else f"_{cfg.dtype}"
     if not cfg.images:
@@ -76,7 +76,7 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     Made on the first call, in pieces, resumable. One process makes them, others that want the same
     wait for it.
     """
-    folder = Path(cfg.cache) / _cache_name(teacher, cfg)
+    folder = Path(cfg.cache) / cache_name(teacher, cfg)
     folder.mkdir(parents=True, exist_ok=True)
     if _done(folder) < cfg.scenes:
         with _alone(folder, progress):

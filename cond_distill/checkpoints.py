@@ -91,7 +91,8 @@ def write_checkpoint(
             os.fsync(f.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError) as e:
-        path.with_suffix(".part").unlink(missing_ok=True) if folder.is_dir() else None
+        if folder.is_dir():
+            path.with_suffix(".part").unlink(missing_ok=True)
         size = sum(t.nbytes for t in tensors.values()) / 1e6
         raise OSError(
             f"cannot write the checkpoint of step {step} ({size:.0f} MB) into {folder}: {e}. Make "
@@ -99,7 +100,8 @@ def write_checkpoint(
             "command goes on from them"
         ) from e
     for old in checkpoints(folder)[keep:]:
-        old == path or old.unlink()
+        if old != path:
+            old.unlink()
     return path
 
 # %% ../nbs/05d_checkpoints.ipynb #bc38e96e

@@ -11,12 +11,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import TeachConfig, TrainConfig
+from ._moved import forward
+from .config import ReproduceConfig, TeachConfig, TrainConfig
 
 # %% auto #0
-__all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'ReproduceConfig',
-           'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'picture_file', 'sample', 'distill', 'check',
-           'teach', 'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'main']
+__all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'read_picture',
+           'fitted', 'read_condition', 'find_adaptor', 'picture_file', 'sample', 'distill', 'check', 'teach',
+           'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'main']
 
 # %% ../nbs/08_cli.ipynb #b30eab0b
 @dataclass(frozen=True)
@@ -97,31 +98,6 @@ class PlanConfig:
     rank: int = 16  # of the low-rank changes
     memory: float = 24.0  # of your GPU, GB
     dtype: str = "float16"  # of the frozen teacher and of activations
-
-# %% ../nbs/08_cli.ipynb #1414eebc
-@dataclass(frozen=True)
-class ReproduceConfig:
-    """Train and examine every method at equal budget.
-
-    Can be stopped, and goes on with the jobs that are missing.
-    """
-
-    tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare on
-    methods: tuple[str, ...] = ()  # of `reproduce.METHODS`; none: all of them
-    # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
-    ablations: bool = False
-    seeds: tuple[int, ...] = (0, 1, 2)  # of the trainings
-    part: float = 1.0  # of the budget, for curves over it
-    budget: float = 1.0  # of each training, in trainings of the demo
-    n: int = 2000  # held-out conditions of the depth task
-    others_n: int = 512  # of the other tasks
-    search_n: int = 512  # of them in the search of the learning rate
-    # jobs at a time, in processes of their own: on a GPU, which one of these networks does not
-    # fill, 14, say
-    at_once: int = 1
-    results: str = "results/reproduce"  # folder of a small file for each job
-    runs: str = "runs/reproduce"  # folder of the trainings
-    cache: str = "runs/cache"  # folder of rendered, encoded scenes
 
 # %% ../nbs/08_cli.ipynb #875379ce
 def read_picture(path: str, grey: bool = False):
@@ -250,8 +226,8 @@ def sample(cfg: SampleConfig):
     """Draw `n` pictures for one condition into a file; returns them [n, 3, H, W]."""
     import torch
 
-    from cond_distill.adaptor import Student
     from cond_distill.sampler import draw_images, figure
+    from cond_distill.student import Student
     from cond_distill.tasks import find_task
     from cond_distill.teacher import Teacher, best_device
 
@@ -393,7 +369,7 @@ def teach(cfg: TeachConfig) -> dict:
 def evaluate(cfg: EvaluateConfig) -> list[dict]:
     """Print the table of `cond_distill.compare.score` rows."""
     from cond_distill import compare, metrics
-    from cond_distill.adaptor import Student
+    from cond_distill.student import Student
     from cond_distill.teacher import Teacher, best_device
 
     if cfg.n < 2:
@@ -437,7 +413,7 @@ UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 8), ("unipc", 8), ("ddim", 50
 def demo(cfg: DemoConfig) -> list[dict]:
     """Train, compare, draw: a thin composition of public functions."""
     from cond_distill import compare, metrics
-    from cond_distill.adaptor import Student
+    from cond_distill.student import Student
     from cond_distill.teacher import Teacher, best_device
 
     print(
@@ -573,3 +549,6 @@ def main(argv: list[str] | None = None):
     except KeyboardInterrupt as e:
         print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
+
+# %% ../nbs/08_cli.ipynb #dbeb324b
+__getattr__ = forward("cond_distill.cli")  # what stood here once

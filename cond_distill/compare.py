@@ -9,9 +9,9 @@ import time
 
 import torch
 
-from .adaptor import Student
 from .metrics import diversity, evaluate, load_recogniser
 from .sampler import draw_images, figure, pick_method
+from .student import Student
 from .tasks import examples, find_task
 from .teacher import ASSETS, Teacher
 

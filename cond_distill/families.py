@@ -11,10 +11,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .teacher import Teacher, _check_image, read_schedule
+from ._moved import forward
+from cond_distill.teacher import (
+    Teacher,
+    read_schedule,
+)
+from .utils import check_image
 
 # %% auto #0
-__all__ = ['FAMILIES', 'pack', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher']
+__all__ = ['pack', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher']
 
 # %% ../nbs/06b_families.ipynb #f93e9ee8
 def pack(
@@ -137,6 +142,8 @@ class StableDiffusion3(Teacher):
 class PixelTeacher(Teacher):
     """An unconditional `UNet2DModel` on pixels; captions are accepted and ignored."""
 
+    has_text = False
+
     def __init__(self, unet, schedule):
         super().__init__(unet, None, None, None, schedule)
 
@@ -156,7 +163,7 @@ class PixelTeacher(Teacher):
         return 1
 
     def encode(self, image):
-        _check_image(image, self.backbone.config.in_channels, 1)
+        check_image(image, self.backbone.config.in_channels, 1)
         return image.to(self.device).float() * 2 - 1
 
     def decode(self, x):
@@ -172,11 +179,5 @@ class PixelTeacher(Teacher):
     def text_inputs(self, text):
         return {}
 
-
-FAMILIES = dict(
-    StableDiffusionPipeline=Teacher,
-    StableDiffusionXLPipeline=StableDiffusionXL,
-    StableDiffusion3Pipeline=StableDiffusion3,
-    DDPMPipeline=PixelTeacher,
-    DDIMPipeline=PixelTeacher,
-)
+# %% ../nbs/06b_families.ipynb #7bb5f271
+__getattr__ = forward("cond_distill.families")  # what stood here once

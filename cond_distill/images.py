@@ -18,8 +18,8 @@ import torch
 from .tasks import find_task, resize
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'PICTURES', 'HELD_PHOTOS', 'read_pil', 'open_image', 'Item', 'list_images', 'digest', 'Photos',
-           'collate', 'sample_photos']
+__all__ = ['MAX_PIXELS', 'PICTURES', 'HELD_PHOTOS', 'read_pil', 'open_image', 'Item', 'list_images', 'digest', 'collate',
+           'Photos', 'sample_photos']
 
 # %% ../nbs/00b_images.ipynb #999da13d
 # a picture with more is refused: a few kilobytes can claim to be gigabytes
@@ -242,6 +242,20 @@ def _read(file):
 def _is_held_out(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
 
+# %% ../nbs/00b_images.ipynb #b4bc837c
+def collate(examples: list[dict]) -> dict:
+    """A batch as the trainer takes it."""
+
+    def stack(k):
+        return torch.stack([e[k] for e in examples])
+
+    return dict(
+        image=stack("image"),
+        cond=stack("cond"),
+        caption=[e["caption"] for e in examples],
+        skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])),
+    )
+
 # %% ../nbs/00b_images.ipynb #b83247e8
 class Photos(torch.utils.data.Dataset):
     """Endless examples of a folder.
@@ -310,45 +324,29 @@ class Photos(torch.utils.data.Dataset):
         """Several examples at once."""
         return collate([self[k] for k in indices])
 
-# %% ../nbs/00b_images.ipynb #b83247ea
-def _example(self: Photos, item: Item, k: int) -> dict:
-    """Example k, made of that picture."""
-    rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
-    views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
-    if len({v.shape for v in views}) > 1:
-        raise ValueError(
-            "input and target have different sizes, "
-            f"{' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}"
-        )
-    mirror = rng.random() < 0.5 and not re.search(r"\b(left|right)\b", item.caption.lower())
-    h, w = views[0].shape[-2:]
-    side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
-    top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
-    views = [resize(v[None, :, top : top + side, left : left + side], self.size)[0] for v in views]
-    if mirror:
-        views = [v.flip(-1) for v in views]
-    if self.recolour:
-        order = rng.permutation(3)
-        views = [v[order] for v in views]
-    cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
-    return dict(image=views[0], cond=cond, caption=item.caption)
-
-
-Photos._example = _example
-
-# %% ../nbs/00b_images.ipynb #b4bc837c
-def collate(examples: list[dict]) -> dict:
-    """A batch as the trainer takes it."""
-
-    def stack(k):
-        return torch.stack([e[k] for e in examples])
-
-    return dict(
-        image=stack("image"),
-        cond=stack("cond"),
-        caption=[e["caption"] for e in examples],
-        skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])),
-    )
+    def _example(self, item: Item, k: int) -> dict:
+        """Example k, made of that picture."""
+        rng = np.random.default_rng((self.seed, k, self.split == "held_out"))
+        views = [_read(item.file)] + ([_read(item.before)] if item.before else [])
+        if len({v.shape for v in views}) > 1:
+            raise ValueError(
+                "input and target have different sizes, "
+                f"{' and '.join(f'{v.shape[2]} × {v.shape[1]}' for v in views)}"
+            )
+        mirror = rng.random() < 0.5 and not re.search(r"\b(left|right)\b", item.caption.lower())
+        h, w = views[0].shape[-2:]
+        side = int(min(h, w, self.size * rng.uniform(1, self.zoom)))
+        top, left = int(rng.integers(h - side + 1)), int(rng.integers(w - side + 1))
+        views = [
+            resize(v[None, :, top : top + side, left : left + side], self.size)[0] for v in views
+        ]
+        if mirror:
+            views = [v.flip(-1) for v in views]
+        if self.recolour:
+            order = rng.permutation(3)
+            views = [v[order] for v in views]
+        cond = views[-1] if item.before or not self.task else self.task.of_image(views[0], rng)
+        return dict(image=views[0], cond=cond, caption=item.caption)
 
 # %% ../nbs/00b_images.ipynb #d7b937bf
 HELD_PHOTOS = ("astronaut", "flower")

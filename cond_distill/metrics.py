@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .scenes import _FOV, COLOURS, FAR, FLOORS, NEAR, PATTERNS, SHAPES, Caption
+from .scenes import COLOURS, FAR, FIELD_OF_VIEW, FLOORS, NEAR, PATTERNS, SHAPES, Caption
+from .utils import table  # noqa: F401
 
 # %% auto #0
 __all__ = ['Recogniser', 'save_recogniser', 'load_recogniser', 'features', 'read_maps', 'Seen', 'Read', 'read_scene', 'judge',
            'caption_accuracy', 'condition_fidelity', 'frechet', 'kernel_distance', 'fid', 'kid', 'perceptual',
-           'lpips_like', 'psnr', 'ssim', 'sharpness', 'diversity', 'evaluate', 'table']
+           'lpips_like', 'psnr', 'ssim', 'sharpness', 'diversity', 'evaluate']
 
 # %% ../nbs/07_metrics.ipynb #09684721
 class _Res(nn.Module):
@@ -240,7 +241,7 @@ def _seen(mask, shape, colour, pattern, depth) -> Seen:
     """
     row, col = mask.nonzero(as_tuple=True)
     t = 1 / (depth[0, row, col] * (1 / NEAR - 1 / FAR) + 1 / FAR)  # inverse of `scenes.disparity`
-    x = ((col + 0.5) / 16 - 1) * _FOV * t
+    x = ((col + 0.5) / 16 - 1) * FIELD_OF_VIEW * t
     kind = pattern[1:, row, col].softmax(0).sum(1).argmax()
     return Seen(
         SHAPES[shape],
@@ -553,20 +554,3 @@ def evaluate(
     if captions is not None:
         out |= {f"caption_{k}": v for k, v in caption_accuracy(net, fake, captions).items()}
     return out
-
-
-def table(rows: list[dict]) -> str:
-    """Rows as a Markdown table.
-
-    Columns in the order of their first appearance, – where a row has no value.
-    """
-    keys = list(dict.fromkeys(k for r in rows for k in r))
-
-    def number(v):
-        return f"{v:.1f}" if abs(v) >= 10 else f"{v:.3f}"
-
-    def cell(v):
-        return "–" if v is None or v != v else number(v) if isinstance(v, float) else str(v)
-
-    lines = [keys, ["---"] * len(keys)] + [[cell(r.get(k)) for k in keys] for r in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

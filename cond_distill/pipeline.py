@@ -15,19 +15,23 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .adaptor import ABOUT, READER, Student, _write
-from .adaptors import Composed
+from cond_distill.adaptor import (
+    ABOUT,
+    READER,
+    write_weights,
+)
+from .adaptors.several import Composed
 from .families import PixelTeacher
 from .images import read_pil
-from .metrics import table
-from .sampler import said_curve
+from .sampler import denoise, said_curve
 from .schedule import Schedule
+from .student import Student
 from .tasks import find_task
 from .teacher import Teacher
+from .utils import table
 
 # %% auto #0
-__all__ = ['MAX_GUIDANCE', 'CoDiSchedulerOutput', 'CoDiScheduler', 'set_timesteps', 'step', 'scale_model_input', 'add_noise',
-           'PipelineAdaptor', 'CoDiPipeline', 'save_pretrained']
+__all__ = ['MAX_GUIDANCE', 'CoDiSchedulerOutput', 'CoDiScheduler', 'PipelineAdaptor', 'CoDiPipeline']
 
 # %% ../nbs/05b_pipeline.ipynb #d4663e34
 @dataclass
@@ -70,54 +74,49 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             about.get("curve"),
         )
 
-# %% ../nbs/05b_pipeline.ipynb #5abfef6f
-def set_timesteps(self: CoDiScheduler, num_inference_steps: int, device=None):
-    """Choose the timesteps; `ValueError` for a number of steps that the model was not made for."""
-    made_for = self.config.trained_steps
-    if made_for and num_inference_steps not in made_for:
-        raise ValueError(
-            f"{num_inference_steps} steps: this model was distilled for "
-            f"{', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More "
-            "steps than it was made for do not make its pictures better"
-        )
-    self.num_inference_steps = num_inference_steps
-    self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
+    def set_timesteps(self, num_inference_steps: int, device=None):
+        """Choose the timesteps.
 
+        `ValueError` for a number of steps that the model was not made for.
+        """
+        made_for = self.config.trained_steps
+        if made_for and num_inference_steps not in made_for:
+            raise ValueError(
+                f"{num_inference_steps} steps: this model was distilled for "
+                f"{', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More "
+                "steps than it was made for do not make its pictures better"
+            )
+        self.num_inference_steps = num_inference_steps
+        self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
 
-def step(
-    self: CoDiScheduler, model_output, timestep, sample, generator=None, return_dict: bool = True
-):
-    """z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."""
-    at = (self.timesteps == int(timestep)).nonzero().flatten()
-    if self.num_inference_steps is None or not len(at):
-        first = "the chosen ones: call set_timesteps first"
-        chosen = self.timesteps.tolist() if self.num_inference_steps else first
-        raise ValueError(f"timestep {int(timestep)} is none of {chosen}")
-    s = int(self.timesteps[at[0] + 1]) if at[0] + 1 < len(self.timesteps) else -1
-    pred = self.schedule.predict(model_output, sample, int(timestep))
-    if self.config.method == "ddim" or s < 0:
-        z = self.schedule.step(pred, s)
-    else:
-        z = self.schedule.add_noise(
-            pred.x, randn_tensor(sample.shape, generator, sample.device, torch.float32), s
-        )
-    z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
-    return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
+    def step(self, model_output, timestep, sample, generator=None, return_dict: bool = True):
+        """z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."""
+        at = (self.timesteps == int(timestep)).nonzero().flatten()
+        if self.num_inference_steps is None or not len(at):
+            first = "the chosen ones: call set_timesteps first"
+            chosen = self.timesteps.tolist() if self.num_inference_steps else first
+            raise ValueError(f"timestep {int(timestep)} is none of {chosen}")
+        s = int(self.timesteps[at[0] + 1]) if at[0] + 1 < len(self.timesteps) else -1
+        pred = self.schedule.predict(model_output, sample, int(timestep))
+        if self.config.method == "ddim" or s < 0:
+            z = self.schedule.step(pred, s)
+        else:
+            z = self.schedule.add_noise(
+                pred.x, randn_tensor(sample.shape, generator, sample.device, torch.float32), s
+            )
+        z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
+        return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 
+    def scale_model_input(self, sample, timestep=None):
+        """Nothing to scale."""
+        return sample
 
-def scale_model_input(self: CoDiScheduler, sample, timestep=None):
-    """Nothing to scale."""
-    return sample
+    def add_noise(self, original_samples, noise, timesteps):
+        """z_t = α_t x + σ_t ε."""
+        return self.schedule.add_noise(original_samples, noise, timesteps)
 
-
-def add_noise(self: CoDiScheduler, original_samples, noise, timesteps):
-    """z_t = α_t x + σ_t ε."""
-    return self.schedule.add_noise(original_samples, noise, timesteps)
-
-
-for _f in (set_timesteps, step, scale_model_input, add_noise):
-    setattr(CoDiScheduler, _f.__name__, _f)
-CoDiScheduler.__len__ = lambda self: self.schedule.T
+    def __len__(self) -> int:
+        return self.schedule.T
 
 # %% ../nbs/05b_pipeline.ipynb #05f5e4ff
 class PipelineAdaptor(ModelMixin, ConfigMixin):
@@ -142,7 +141,7 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         folder.mkdir(parents=True, exist_ok=True)
         self.inner.write(folder, None)
         if self.inner.reader is not None:
-            _write(self.inner.reader, folder / READER, None)
+            write_weights(self.inner.reader, folder / READER, None)
         (folder / ABOUT).write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -154,80 +153,14 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         return self if device is None else torch.nn.Module.to(self, device)
 
-# %% ../nbs/05b_pipeline.ipynb #f4c73028
-MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
-
-
-class CoDiPipeline(DiffusionPipeline):
-    """A student as a diffusers pipeline.
-
-    Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts).
-    """
-
-    _optional_components = ["vae", "text_encoder", "tokenizer"]
-    _callback_tensor_inputs = ["latents"]
-    # the adaptor works when the U-Net does
-    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
-
-    def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
-        super().__init__()
-        self.register_modules(
-            unet=unet,
-            adaptor=adaptor,
-            scheduler=scheduler,
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
-        if not isinstance(scheduler, CoDiScheduler):
-            raise ValueError(
-                f"scheduler is a {type(scheduler).__name__}; this model is distilled and needs "
-                "its own, a CoDiScheduler: CoDiScheduler.of(student)"
-            )
-        adaptor.attach(self.teacher)
-
-    @classmethod
-    def from_student(cls, student: Student) -> CoDiPipeline:
-        """The pipeline of a student that was loaded from a file."""
-        t, about = student.teacher, getattr(student, "about", None)
-        if type(t) not in (Teacher, PixelTeacher):
-            raise ValueError(
-                f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
-                "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
-            )
-        if not about or "task" not in about:
-            raise ValueError(
-                "this student knows nothing about itself; save it (Student.save) and load it again"
-            )
-        return cls(
-            t.backbone,
-            PipelineAdaptor(student.adaptor, about),
-            CoDiScheduler.of(student),
-            t.vae,
-            t.text_encoder,
-            t.tokenizer,
-        )
-
-    @property
-    def teacher(self) -> Teacher:
-        """The frozen model, put together from the parts as they are now."""
-        if self.vae is None:
-            return PixelTeacher(self.unet, self.scheduler.schedule)
-        return Teacher(
-            self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule
-        )
-
 # %% ../nbs/05b_pipeline.ipynb #75cad66f
-def _no_offload(self, *args, **kwargs):
+def _refuse_offload(self, *args, **kwargs):
     """Refuse: an adaptor changes all weights of the backbone before its first layer is called."""
     raise ValueError(
         "CoDiPipeline cannot move single layers to the GPU and back: the adaptor changes the "
         "backbone's weights before its first layer is called. Use enable_model_cpu_offload(), "
         "which moves whole networks, or torch_dtype=torch.float16 to halve the memory"
     )
-
-
-CoDiPipeline.enable_sequential_cpu_offload = CoDiPipeline.enable_group_offload = _no_offload
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8b
 def _check_picture(name: str, picture, grey: bool):
@@ -244,10 +177,10 @@ def _check_picture(name: str, picture, grey: bool):
 
 
 def _condition(
-    self: CoDiPipeline, image, mask_image=None
+    pipe: CoDiPipeline, image, mask_image=None
 ) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     """Pictures (PIL, or tensors that are conditions already), one or several."""
-    task = find_task(self.adaptor.about["task"])
+    task = find_task(pipe.adaptor.about["task"])
     if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)):
         raise ValueError(
             "a mask_image belongs to PIL images and a model for inpainting; here are a "
@@ -261,7 +194,8 @@ def _condition(
     for im in images:
         _check_picture("image", im, grey=task.name == "depth")
     for m in masks:
-        m is None or _check_picture("mask_image", m, grey=True)
+        if m is not None:
+            _check_picture("mask_image", m, grey=True)
     size = max(len(images), len(masks))
     if {len(images), len(masks)} - {1, size}:
         raise ValueError(
@@ -311,133 +245,34 @@ def _negatives(negative, size: int, n: int) -> list[str]:
     return [p or "" for p in negative for _ in range(n)]
 
 # %% ../nbs/05b_pipeline.ipynb #f4b59e8f
-def _max_guidance(self: CoDiPipeline) -> float:
+def _max_guidance(pipe: CoDiPipeline) -> float:
     """The largest guidance that the model takes.
 
     1 for a model without captions, and where the caption is an instruction, which training never
     left out.
     """
     # what it has seen in training
-    if self.adaptor.inner.embeds_guidance:
-        return self.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)
+    if pipe.adaptor.inner.embeds_guidance:
+        return pipe.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)
     return (
         MAX_GUIDANCE
-        if self.vae is not None and find_task(self.adaptor.about["task"]).captions
+        if pipe.vae is not None and find_task(pipe.adaptor.about["task"]).captions
         else 1.0
     )
 
 
-def _check_guidance(self: CoDiPipeline, w: float):
+def _check_guidance(pipe: CoDiPipeline, w: float):
     """Refuse guidance that the model was not made for."""
-    high = _max_guidance(self)
+    high = _max_guidance(pipe)
     if 1.0 <= w <= high:
         return
     if high == 1.0:
         takes = "1 (it hears no captions, or always needs its instruction)"
-    elif self.adaptor.inner.embeds_guidance:
+    elif pipe.adaptor.inner.embeds_guidance:
         takes = f"1 … {high:g}, for which it was distilled"
     else:
         takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
     raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
-
-# %% ../nbs/05b_pipeline.ipynb #cb68465d
-@torch.no_grad()
-def __call__(
-    self: CoDiPipeline,
-    prompt: str | list[str] | None = None,
-    image=None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
-    # PIL, white where to fill (inpainting)
-    mask_image=None,
-    num_inference_steps: int = 4,
-    guidance_scale: float = 1.0,
-    negative_prompt: str | list[str] | None = None,
-    num_images_per_prompt: int = 1,
-    conditioning_scale: float = 1.0,  # how strongly the adaptor speaks
-    generator=None,
-    latents=None,
-    output_type: str = "pil",  # "pil", "np", "pt" or "latent"
-    return_dict: bool = True,
-    callback_on_step_end=None,
-    callback_on_step_end_tensor_inputs=("latents",),
-):
-    """Draw."""
-    if image is None:
-        raise ValueError("image is missing: the picture that is to be obeyed")
-    if num_images_per_prompt < 1:
-        raise ValueError(f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more")
-    if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
-    if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-        raise ValueError(
-            f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: "
-            f"{', '.join(self._callback_tensor_inputs)}"
-        )
-    device = self._execution_device
-    _check_guidance(self, guidance_scale)
-    self.scheduler.set_timesteps(num_inference_steps, device)
-    prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
-    teacher = self.teacher
-    shape = (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
-    if latents is not None and tuple(latents.shape) != shape:
-        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    z = (
-        randn_tensor(shape, generator, device, torch.float32)
-        if latents is None
-        else latents.to(device).float()
-    )
-    text = teacher.embed(prompts)
-    teacher._empty = teacher.embed(_negatives(negative_prompt, len(prompts), num_images_per_prompt))
-    z = self._draw(
-        teacher,
-        z,
-        text,
-        cond,
-        guidance_scale,
-        conditioning_scale,
-        generator,
-        callback_on_step_end,
-        callback_on_step_end_tensor_inputs,
-    )
-    images = z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
-    self.maybe_free_model_hooks()
-    return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-# %% ../nbs/05b_pipeline.ipynb #525db74f
-def _draw(self: CoDiPipeline, teacher, z, text, cond, guidance, scale, generator, callback, names):
-    """All steps."""
-    adaptor = self.adaptor.inner
-    cond = cond.to(z.device)
-    adaptor.check(cond, len(z))
-    student = Student(teacher, adaptor if scale == 1.0 else Composed([adaptor], [scale]))
-
-    # offloaded: its weights are wanted before its call
-    def fetch():
-        hasattr(self.unet, "_hf_hook") and self.unet._hf_hook.pre_forward(self.unet)
-
-    # an autoencoder that read the condition has sent it away again
-    fetch()
-    ready = student.prepare(cond if scale == 1.0 else [cond])
-    fetch()
-    for i, t in enumerate(self.progress_bar(self.scheduler.timesteps.tolist())):
-        pred = student(z, t, ready, text, guidance=guidance)
-        output = dict(epsilon=pred.eps, sample=pred.x).get(teacher.schedule.prediction_type, pred.v)
-        z = self.scheduler.step(output, t, z, generator, return_dict=False)[0]
-        if callback:
-            z = (callback(self, i, t, {k: z for k in names}) or {}).pop("latents", z)
-    return z
-
-
-def _finished(self: CoDiPipeline, images, cond, output_type: str):
-    """What is known exactly is put back; then the wanted form."""
-    from diffusers.image_processor import VaeImageProcessor
-
-    images = find_task(self.adaptor.about["task"]).finish(images.cpu(), cond.cpu())
-    return VaeImageProcessor(do_normalize=False).postprocess(
-        images, output_type, [False] * len(images)
-    )
-
-
-CoDiPipeline.__call__, CoDiPipeline._draw, CoDiPipeline._finished = __call__, _draw, _finished
 
 # %% ../nbs/05b_pipeline.ipynb #0de6a36e
 _CARD = """---
@@ -476,33 +311,204 @@ def _measured(curve) -> str:
         )
     )
 
-# %% ../nbs/05b_pipeline.ipynb #3a2cc1d0
-def save_pretrained(self: CoDiPipeline, save_directory, **kwargs):
-    """All parts, and a model card."""
-    DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
-    about, rules, folder = self.adaptor.about, self.scheduler.config, Path(save_directory)
-    steps, config = rules.trained_steps or [50], about.get("config", {})
-    (folder / "README.md").write_text(
-        _CARD.format(
-            name=folder.name,
-            what=find_task(about["task"]).about,
-            steps=steps[-2:],
-            size=about["image_size"],
-            said=", ".join(map(str, rules.trained_steps or ["any number"])),
-            method=rules.method,
-            guidance=f"1 … {_max_guidance(self):g}",
-            kind=about["adaptor"],
-            teacher=about["teacher"],
-            trained=", ".join(
-                f"{k} {config[k]}"
-                for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed")
-                if k in config
+# %% ../nbs/05b_pipeline.ipynb #f4c73028
+MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
+
+
+class CoDiPipeline(DiffusionPipeline):
+    """A student as a diffusers pipeline.
+
+    Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts).
+    """
+
+    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    _callback_tensor_inputs = ["latents"]
+    # the adaptor works when the U-Net does
+    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
+
+    def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            adaptor=adaptor,
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        if not isinstance(scheduler, CoDiScheduler):
+            raise ValueError(
+                f"scheduler is a {type(scheduler).__name__}; this model is distilled and needs "
+                "its own, a CoDiScheduler: CoDiScheduler.of(student)"
             )
-            or "not recorded",
-            measured=_measured(about.get("curve")),
-        ),
-        encoding="utf-8",
-    )
+        adaptor.attach(self.teacher)
 
+    enable_sequential_cpu_offload = enable_group_offload = _refuse_offload
 
-CoDiPipeline.save_pretrained = save_pretrained
+    @classmethod
+    def from_student(cls, student: Student) -> CoDiPipeline:
+        """The pipeline of a student that was loaded from a file."""
+        t, about = student.teacher, getattr(student, "about", None)
+        if type(t) not in (Teacher, PixelTeacher):
+            raise ValueError(
+                f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
+                "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
+            )
+        if not about or "task" not in about:
+            raise ValueError(
+                "this student knows nothing about itself; save it (Student.save) and load it again"
+            )
+        return cls(
+            t.backbone,
+            PipelineAdaptor(student.adaptor, about),
+            CoDiScheduler.of(student),
+            t.vae,
+            t.text_encoder,
+            t.tokenizer,
+        )
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen model, put together from the parts as they are now."""
+        if self.vae is None:
+            return PixelTeacher(self.unet, self.scheduler.schedule)
+        return Teacher(
+            self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        image=None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
+        # PIL, white where to fill (inpainting)
+        mask_image=None,
+        num_inference_steps: int = 4,
+        guidance_scale: float = 1.0,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        conditioning_scale: float = 1.0,  # how strongly the adaptor speaks
+        generator=None,
+        latents=None,
+        output_type: str = "pil",  # "pil", "np", "pt" or "latent"
+        return_dict: bool = True,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=("latents",),
+    ):
+        """Draw."""
+        if image is None:
+            raise ValueError("image is missing: the picture that is to be obeyed")
+        if num_images_per_prompt < 1:
+            raise ValueError(
+                f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more"
+            )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
+        if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands "
+                "on: "
+                f"{', '.join(self._callback_tensor_inputs)}"
+            )
+        device = self._execution_device
+        _check_guidance(self, guidance_scale)
+        self.scheduler.set_timesteps(num_inference_steps, device)
+        prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
+        teacher = self.teacher
+        shape = (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
+        z = (
+            randn_tensor(shape, generator, device, torch.float32)
+            if latents is None
+            else latents.to(device).float()
+        )
+        text = teacher.embed(prompts)
+        teacher._empty = teacher.embed(
+            _negatives(negative_prompt, len(prompts), num_images_per_prompt)
+        )
+        z = self._draw(
+            teacher,
+            z,
+            text,
+            cond,
+            guidance_scale,
+            conditioning_scale,
+            generator,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+        images = (
+            z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
+        )
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _draw(self, teacher, z, text, cond, guidance, scale, generator, callback, names):
+        """All steps."""
+        adaptor = self.adaptor.inner
+        cond = cond.to(z.device)
+        adaptor.check(cond, len(z))
+        student = Student(teacher, adaptor if scale == 1.0 else Composed([adaptor], [scale]))
+
+        # offloaded: its weights are wanted before its call
+        def fetch():
+            if hasattr(self.unet, "_hf_hook"):
+                self.unet._hf_hook.pre_forward(self.unet)
+
+        # an autoencoder that read the condition has sent it away again
+        fetch()
+        ready = student.prepare(cond if scale == 1.0 else [cond])
+        fetch()
+        timesteps, kind = self.scheduler.timesteps.tolist(), teacher.schedule.prediction_type
+
+        def predict(z, t):
+            return student(z, t, ready, text, guidance=guidance)
+
+        def move(i, pred, z):
+            output = dict(epsilon=pred.eps, sample=pred.x).get(kind, pred.v)
+            z = self.scheduler.step(output, timesteps[i], z, generator, return_dict=False)[0]
+            if not callback:
+                return z
+            return (callback(self, i, timesteps[i], {k: z for k in names}) or {}).pop("latents", z)
+
+        with self.progress_bar(total=len(timesteps)) as bar:
+            for state in denoise(predict, z, timesteps, move):
+                bar.update()
+        return state.z
+
+    def _finished(self, images, cond, output_type: str):
+        """What is known exactly is put back; then the wanted form."""
+        from diffusers.image_processor import VaeImageProcessor
+
+        images = find_task(self.adaptor.about["task"]).finish(images.cpu(), cond.cpu())
+        return VaeImageProcessor(do_normalize=False).postprocess(
+            images, output_type, [False] * len(images)
+        )
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """All parts, and a model card."""
+        DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
+        about, rules, folder = self.adaptor.about, self.scheduler.config, Path(save_directory)
+        steps, config = rules.trained_steps or [50], about.get("config", {})
+        (folder / "README.md").write_text(
+            _CARD.format(
+                name=folder.name,
+                what=find_task(about["task"]).about,
+                steps=steps[-2:],
+                size=about["image_size"],
+                said=", ".join(map(str, rules.trained_steps or ["any number"])),
+                method=rules.method,
+                guidance=f"1 … {_max_guidance(self):g}",
+                kind=about["adaptor"],
+                teacher=about["teacher"],
+                trained=", ".join(
+                    f"{k} {config[k]}"
+                    for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed")
+                    if k in config
+                )
+                or "not recorded",
+                measured=_measured(about.get("curve")),
+            ),
+            encoding="utf-8",
+        )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from .adaptors import make_adaptor
+from .adaptors.catalogue import make_adaptor
 from .schedule import Schedule
 from .teacher import Teacher, added, find_folder
 

@@ -17,22 +17,23 @@ from pathlib import Path
 
 import torch
 
-from .adaptor import ABOUT, Student
-from .adaptors import make_adaptor
+from .adaptor import ABOUT
+from .adaptors.catalogue import make_adaptor
 from .baselines import merged
 from .compare import comparison, held_out, score, spread
 from .config import TrainConfig
 from .loss import draw
 from .metrics import features, frechet, kernel_distance, load_recogniser
 from .sampler import draw_images
+from .student import Student
 from .tasks import find_task
 from .teacher import Teacher, best_device
 from .trainer import Run, distill_to_end, logged_minutes
 
 # %% auto #0
 __all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train',
-           'distances', 'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'in_processes', 'reproduce',
-           'summary', 'mean_interval', 'interval']
+           'distances', 'standard', 'exam', 'commit', 'run_job', 'gallery', 'best_rate', 'in_processes', 'run_jobs',
+           'reproduce', 'summary', 'mean_interval', 'interval']
 
 # %% ../nbs/07b_reproduce.ipynb #85eb0292
 @cache
@@ -501,9 +502,9 @@ def _jobs_apart(cfg, parts: dict[str, dict]):
     `parts` is {name: what differs in its configuration}.
     """
     code = (
-        "import json, sys; from cond_distill.cli import ReproduceConfig; cfg = "
-        "ReproduceConfig(**json.loads(sys.argv[1])); from cond_distill.reproduce import _jobs; "
-        "_jobs(cfg)"
+        "import json, sys; from cond_distill.config import ReproduceConfig; "
+        "from cond_distill.reproduce import run_jobs; "
+        "run_jobs(ReproduceConfig(**json.loads(sys.argv[1])))"
     )
     failed = in_processes(
         {
@@ -562,7 +563,7 @@ def _rated(job, cfg):
     return replace(job, lr=best_rate(job.searched, {(job.searched, lr): read(lr) for lr in RATES}))
 
 
-def _jobs(cfg) -> dict:
+def run_jobs(cfg) -> dict:
     """All jobs, one after the other: {name: result}."""
     teacher = Teacher.from_pretrained("shipped", best_device())
     net = load_recogniser().to(best_device())
@@ -584,7 +585,7 @@ def _jobs(cfg) -> dict:
 
 # %% ../nbs/07b_reproduce.ipynb #eba405ae
 def reproduce(
-    cfg,  # a `cli.ReproduceConfig`
+    cfg,  # a `config.ReproduceConfig`
 ):
     """All jobs that are not done yet, and a picture for each task; returns {name: result}."""
     teacher = Teacher.from_pretrained("shipped", best_device())
@@ -609,7 +610,7 @@ def reproduce(
                 for job in left
             },
         )
-    done = _jobs(cfg)
+    done = run_jobs(cfg)
     for task in cfg.tasks if cfg.part == 1 else ():
         _save_gallery(task, cfg, teacher)
     return done

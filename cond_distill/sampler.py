@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .adaptor import Student
+from .student import Student
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'sample', 'draw_images', 'figure']
+__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'denoise', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/05_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -91,20 +91,17 @@ METHODS = {
 
 # %% ../nbs/05_sampler.ipynb #de6d2124
 def said_curve(about: dict) -> str:
-    """The measured step curve that an adaptor's file carries, as a clause: '.
+    """The measured step curve that an adaptor's file carries, as a clause; empty if there is none.
 
-    Measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps'; empty if it carries none.
+    For example '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps (256 held-out ones)'.
     """
     rows = about.get("curve") or []
     name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
-    return (
-        (
-            f"; measured: {name} {', '.join(f'{r[name]:.3g}' for r in rows)} with "
-            f"{', '.join(str(r['steps']) for r in rows)} steps ({rows[0]['n']} held-out conditions)"
-        )
-        if name
-        else ""
-    )
+    if not name:
+        return ""
+    values = ", ".join(f"{r[name]:.3g}" for r in rows)
+    steps = ", ".join(str(r["steps"]) for r in rows)
+    return f"; measured: {name} {values} with {steps} steps ({rows[0]['n']} held-out conditions)"
 
 
 def check_steps(model, steps: int):
@@ -128,6 +125,19 @@ def pick_method(model, method: str = "auto") -> str:
     return method
 
 # %% ../nbs/05_sampler.ipynb #3a4196ee
+def denoise(
+    predict,  # (z, t) -> Prediction
+    z: torch.Tensor,  # [B,C,h,w] pure noise
+    timesteps: list[int],  # where the network is asked, from the noisiest on
+    move,  # (number of the step, Prediction, z) -> the next z: what a sampler decides
+):
+    """The one loop of every sampler, of the pipeline and of tiles: yields a `State` per step."""
+    for i, t in enumerate(timesteps):
+        pred = predict(z, t)
+        z = move(i, pred, z)
+        yield State(i, len(timesteps), t, pred.x, z)
+
+
 @torch.no_grad()
 def sample(
     model,  # Teacher, or Student (then cond is needed)
@@ -147,20 +157,18 @@ def sample(
         cond = _checked(model, cond, captions)
     elif cond is not None:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
-    any_steps or check_steps(model, steps)
+    if not any_steps:
+        check_steps(model, steps)
     teacher, schedule = getattr(model, "teacher", model), model.schedule
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
-    ts = list(schedule.timesteps(steps))
-    move = METHODS[method](schedule, ts, generator)
-    for i, t in enumerate(ts):
-        pred = (
-            model(z, t, cond, text, guidance=guidance)
-            if isinstance(model, Student)
-            else model(z, t, text, guidance=guidance)
-        )
-        z = move(i, pred, z)
-        yield State(i, steps, t, pred.x, z)
+    ts = schedule.timesteps(steps)
+    conds = (cond,) if isinstance(model, Student) else ()
+
+    def predict(z, t):
+        return model(z, t, *conds, text, guidance=guidance)
+
+    yield from denoise(predict, z, ts, METHODS[method](schedule, ts, generator))
 
 
 def _checked(student, cond, captions):

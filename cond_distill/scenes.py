@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HELD_OUT', 'WORLD', 'NEAR', 'FAR', 'Solid', 'Scene',
-           'make_scene', 'Caption', 'relation', 'caption', 'disparity', 'render', 'Scenes']
+__all__ = ['SHAPES', 'COLOURS', 'FLOORS', 'MATERIALS', 'PATTERNS', 'SIZES', 'HELD_OUT', 'WORLD', 'FIELD_OF_VIEW', 'NEAR', 'FAR',
+           'Solid', 'Scene', 'make_scene', 'Caption', 'relation', 'caption', 'disparity', 'render', 'Scenes']
 
 # %% ../nbs/00_scenes.ipynb #bec6f233
 SHAPES = ("sphere", "cube", "cylinder", "cone", "dome")
@@ -441,7 +441,7 @@ def _normal(shape, p):
 
 # %% ../nbs/00_scenes.ipynb #9feb1118
 # half-width of the image plane at distance 1; camera distance from the origin
-_FOV, _DIST = 0.30, 5.4
+FIELD_OF_VIEW, _DIST = 0.30, 5.4
 NEAR, FAR = 3.5, 16.0  # depth range, world units; see `disparity`
 
 
@@ -453,7 +453,7 @@ def _rays(scenes, n):
     h = torch.tensor([s.camera for s in scenes])[:, None]
     px = (torch.arange(n) + 0.5) / n * 2 - 1
     v, u = torch.meshgrid(-px, px, indexing="ij")
-    u, v = u.flatten()[None] * _FOV, v.flatten()[None] * _FOV
+    u, v = u.flatten()[None] * FIELD_OF_VIEW, v.flatten()[None] * FIELD_OF_VIEW
     fy, fz = (0.45 - h), torch.full_like(h, _DIST)  # look at (0, .45, 0)
     norm = (fy * fy + fz * fz).sqrt()
     fy, fz = fy / norm, fz / norm

@@ -13,10 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import torch
 
 # %% auto #0
-__all__ = ['KINDS', 'PREDICTION_TYPES', 'SMALLEST', 'Schedule', 'cosine', 'scaled_linear', 'linear', 'flow', 'alpha', 'sigma',
-           'snr', 'log_snr', 'at', 'add_noise', 'Prediction', 'from_v', 'from_x', 'from_eps', 'predict', 'target',
-           'rescale_zero_terminal_snr', 'step', 'timesteps', 'network_time', 'from_diffusers', 'to_config',
-           'from_config', 'fingerprint']
+__all__ = ['KINDS', 'PREDICTION_TYPES', 'SMALLEST', 'Prediction', 'Schedule', 'settings_of']
 
 # %% ../nbs/01_schedule.ipynb #ec96b8b6
 def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
@@ -91,6 +88,18 @@ def _check(s: Schedule):
     if s.betas is not None and len(s.betas) != s.T:
         raise ValueError(f"{len(s.betas)} betas for T = {s.T} timesteps; give one per timestep")
 
+# %% ../nbs/01_schedule.ipynb #eebb3d65
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says about z_t, in all three languages at once: float32 [B, ...] each."""
+
+    x: torch.Tensor  # the clean signal
+    eps: torch.Tensor  # the noise
+    v: torch.Tensor  # v = αε − σx; of a flow schedule the velocity u = ε − x
+
+# %% ../nbs/01_schedule.ipynb #6485f62d
+SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
+
 # %% ../nbs/01_schedule.ipynb #a6a14687
 @dataclass(frozen=True)
 class Schedule:
@@ -133,224 +142,223 @@ class Schedule:
     def is_flow(self) -> bool:
         return self.kind == "flow"
 
-# %% ../nbs/01_schedule.ipynb #0921d9fb
-def cosine(cls, T: int = 1000, prediction_type: str = "v_prediction") -> Schedule:
-    """The cosine schedule (Nichol and Dhariwal 2021), diffusers' 'squaredcos_cap_v2'."""
-    return cls("squaredcos_cap_v2", T, prediction_type)
+    @classmethod
+    def cosine(cls, T: int = 1000, prediction_type: str = "v_prediction") -> Schedule:
+        """The cosine schedule (Nichol and Dhariwal 2021), diffusers' 'squaredcos_cap_v2'."""
+        return cls("squaredcos_cap_v2", T, prediction_type)
 
+    @classmethod
+    def scaled_linear(
+        cls,
+        T: int = 1000,
+        prediction_type: str = "epsilon",
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+    ) -> Schedule:
+        """√β linear in t: Stable Diffusion 1, 2 and XL."""
+        return cls("scaled_linear", T, prediction_type, float(beta_start), float(beta_end))
 
-def scaled_linear(
-    cls,
-    T: int = 1000,
-    prediction_type: str = "epsilon",
-    beta_start: float = 0.00085,
-    beta_end: float = 0.012,
-) -> Schedule:
-    """√β linear in t: Stable Diffusion 1, 2 and XL."""
-    return cls("scaled_linear", T, prediction_type, float(beta_start), float(beta_end))
+    @classmethod
+    def linear(
+        cls,
+        T: int = 1000,
+        prediction_type: str = "epsilon",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+    ) -> Schedule:
+        """β linear in t (Ho et al. 2020)."""
+        return cls("linear", T, prediction_type, float(beta_start), float(beta_end))
 
+    @classmethod
+    def flow(
+        cls, T: int = 1000, shift: float = 1.0, prediction_type: str = "flow_prediction"
+    ) -> Schedule:
+        """Straight lines from x to ε (rectified flow).
 
-def linear(
-    cls,
-    T: int = 1000,
-    prediction_type: str = "epsilon",
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-) -> Schedule:
-    """β linear in t (Ho et al. 2020)."""
-    return cls("linear", T, prediction_type, float(beta_start), float(beta_end))
+        α = 1 − τ, σ = τ, τ = (t + 1)/T, then shifted.
+        """
+        return cls("flow", T, prediction_type, shift=float(shift))
 
+    def _lookup(self, table: torch.Tensor, t) -> torch.Tensor:
+        """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
+        t = torch.as_tensor(t)
+        if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
+            raise TypeError(
+                f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)"
+            )
+        if t.numel() and (t.min() < -1 or t.max() >= self.T):
+            raise ValueError(
+                f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {self.T - 1}, or −1 "
+                "for the clean end"
+            )
+        return table.to(t.device)[t.long() + 1]
 
-def flow(
-    cls, T: int = 1000, shift: float = 1.0, prediction_type: str = "flow_prediction"
-) -> Schedule:
-    """Straight lines from x to ε (rectified flow).
+    def alpha(self, t) -> torch.Tensor:
+        """Signal level α_t, float32, of t's shape; 1 at t = −1."""
+        return self._lookup(self._alpha, t)
 
-    Α = 1 − τ, σ = τ, τ = (t + 1)/T, then shifted.
-    """
-    return cls("flow", T, prediction_type, shift=float(shift))
+    def sigma(self, t) -> torch.Tensor:
+        """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
+        return self._lookup(self._sigma, t)
 
+    def snr(self, t) -> torch.Tensor:
+        """Signal-to-noise ratio α²/σ²; infinite at t = −1."""
+        return (self.alpha(t) / self.sigma(t)) ** 2
 
-for _make in (cosine, scaled_linear, linear, flow):
-    setattr(Schedule, _make.__name__, classmethod(_make))
+    def log_snr(self, t) -> torch.Tensor:
+        """λ = log(α²/σ²); −∞ where no signal is left."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-# %% ../nbs/01_schedule.ipynb #08f1483d
-def _lookup(self: Schedule, table: torch.Tensor, t) -> torch.Tensor:
-    """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
-    t = torch.as_tensor(t)
-    if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
-        raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)")
-    if t.numel() and (t.min() < -1 or t.max() >= self.T):
-        raise ValueError(
-            f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {self.T - 1}, or −1 "
-            "for the clean end"
-        )
-    return table.to(t.device)[t.long() + 1]
+    def at(
+        self,
+        t,  # int, or integer tensor [] or [B]
+        z: torch.Tensor,  # [B, ...], any shape
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # α, σ: float32 [B, 1, …] or [1, 1, …] on z's device
+        """The coefficients of a batch, shaped to multiply it."""
+        t = torch.as_tensor(t)
+        if t.ndim > 1 or t.numel() not in (1, len(z)):
+            raise ValueError(
+                f"t has shape {tuple(t.shape)} for a batch of {len(z)}; give one timestep, or one "
+                "for "
+                "each image"
+            )
+        shape = (-1,) + (1,) * (z.ndim - 1)
+        return self.alpha(t).to(z.device).reshape(shape), self.sigma(t).to(z.device).reshape(shape)
 
+    def add_noise(self, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
+        """z_t = α_t x + σ_t ε, [B, ...]."""
+        if x.shape != eps.shape:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)} but eps {tuple(eps.shape)}; use torch.randn_like(x)"
+            )
+        alpha, sigma = self.at(t, x)
+        return alpha * x + sigma * eps  # eq. 1
 
-def alpha(self: Schedule, t) -> torch.Tensor:
-    """Signal level α_t, float32, of t's shape; 1 at t = −1."""
-    return _lookup(self, self._alpha, t)
+    def from_v(self, v: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+        """From v (or, for a flow, the velocity u). Divides by nothing."""
+        v, z, (alpha, sigma) = v.float(), z.float(), self.at(t, z)
+        if self.is_flow:
+            return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
+        return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
 
+    def from_x(self, x: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+        """From the clean signal.
 
-def sigma(self: Schedule, t) -> torch.Tensor:
-    """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
-    return _lookup(self, self._sigma, t)
+        ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0.
+        """
+        x, z, (alpha, sigma) = x.float(), z.float(), self.at(t, z)
+        eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
+        return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
+    def from_eps(self, eps: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+        """From the noise.
 
-def snr(self: Schedule, t) -> torch.Tensor:
-    """Signal-to-noise ratio α²/σ²; infinite at t = −1."""
-    return (self.alpha(t) / self.sigma(t)) ** 2
+        x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0.
+        """
+        eps, z, (alpha, sigma) = eps.float(), z.float(), self.at(t, z)
+        x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
+        return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
+    def predict(self, output: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+        """Read a network's output, [B, ...] in any float type, as this schedule's
+        `prediction_type`.
+        """
+        if output.shape != z.shape:
+            raise ValueError(
+                f"the network's output has shape {tuple(output.shape)} but z {tuple(z.shape)}; a "
+                "model that also predicts a variance must be cut to its first half: "
+                "output.chunk(2, "
+                "1)[0]"
+            )
+        return dict(
+            epsilon=self.from_eps,
+            sample=self.from_x,
+            v_prediction=self.from_v,
+            flow_prediction=self.from_v,
+        )[self.prediction_type](output, z, t)
 
-def log_snr(self: Schedule, t) -> torch.Tensor:
-    """λ = log(α²/σ²); −∞ where no signal is left."""
-    return 2 * (self.alpha(t).log() - self.sigma(t).log())
+    def target(self, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
+        """What the network should have said, [B, ...].
 
+        The regression target in this schedule's `prediction_type`.
+        """
+        alpha, sigma = self.at(t, x)
+        return dict(
+            epsilon=lambda: eps,
+            sample=lambda: x,
+            v_prediction=lambda: alpha * eps - sigma * x,
+            flow_prediction=lambda: eps - x,
+        )[self.prediction_type]()
 
-for _f in (alpha, sigma, snr, log_snr):
-    setattr(Schedule, _f.__name__, _f)
+    def rescale_zero_terminal_snr(self) -> Schedule:
+        """The same schedule with α shifted and scaled so that it ends at exactly 0.
 
-# %% ../nbs/01_schedule.ipynb #efe60177
-def at(
-    self: Schedule,
-    t,  # int, or integer tensor [] or [B]
-    z: torch.Tensor,  # [B, ...], any shape
-) -> tuple[torch.Tensor, torch.Tensor]:  # α, σ: float32 [B, 1, …] or [1, 1, …] on z's device
-    """The coefficients of a batch, shaped to multiply it."""
-    t = torch.as_tensor(t)
-    if t.ndim > 1 or t.numel() not in (1, len(z)):
-        raise ValueError(
-            f"t has shape {tuple(t.shape)} for a batch of {len(z)}; give one timestep, or one for "
-            "each image"
-        )
-    shape = (-1,) + (1,) * (z.ndim - 1)
-    return self.alpha(t).to(z.device).reshape(shape), self.sigma(t).to(z.device).reshape(shape)
+        Algorithm 1 of Lin et al. 2023. A flow already ends there.
+        """
+        return self if self.is_flow else replace(self, zero_snr=True)
 
+    def step(self, pred: Prediction, s) -> torch.Tensor:
+        """The deterministic (DDIM) step.
 
-def add_noise(self: Schedule, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
-    """z_t = α_t x + σ_t ε, [B, ...]."""
-    if x.shape != eps.shape:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)} but eps {tuple(eps.shape)}; use torch.randn_like(x)"
-        )
-    alpha, sigma = self.at(t, x)
-    return alpha * x + sigma * eps  # eq. 1
+        z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself.
+        """
+        alpha, sigma = self.at(s, pred.x)
+        return alpha * pred.x + sigma * pred.eps  # eq. 7
 
+    def timesteps(self, n: int) -> list[int]:
+        """n timesteps from T−1 downwards, evenly spaced ('trailing').
 
-Schedule.at, Schedule.add_noise = at, add_noise
+        Where a sampler calls the network.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T:
+            raise ValueError(f"n is {n!r}; expected a whole number of steps, 1 … {self.T}")
+        # T/n as numpy.arange rounds it, so that ties fall as in diffusers
+        gap = self.T - (self.T - self.T / n)
+        return [round(self.T - k * gap) - 1 for k in range(n)]
 
-# %% ../nbs/01_schedule.ipynb #eebb3d65
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a network says about z_t, in all three languages at once: float32 [B, ...] each."""
+    def network_time(self, t) -> torch.Tensor:
+        """What to tell the network.
 
-    x: torch.Tensor  # the clean signal
-    eps: torch.Tensor  # the noise
-    v: torch.Tensor  # v = αε − σx; of a flow schedule the velocity u = ε − x
+        t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level.
+        """
+        return self.sigma(t) * self.T if self.is_flow else torch.as_tensor(t)
 
-# %% ../nbs/01_schedule.ipynb #6485f62d
-SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
+    @classmethod
+    def from_diffusers(cls, scheduler) -> Schedule:
+        """The schedule of a diffusers scheduler, or of its config.
 
+        A config is a dict, as in scheduler_config.json.
+        """
+        return cls(**settings_of(scheduler))
 
-def from_v(self: Schedule, v: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    """From v (or, for a flow, the velocity u). Divides by nothing."""
-    v, z, (alpha, sigma) = v.float(), z.float(), self.at(t, z)
-    if self.is_flow:
-        return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
-    return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
+    def to_config(self) -> dict:
+        """The settings as a dict that JSON can hold; what a kind does not use is left out."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+            if v is not None
+        }
 
+    @classmethod
+    def from_config(cls, config: dict) -> Schedule:
+        """The inverse of `to_config`."""
+        unknown = set(config) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"unknown settings {sorted(unknown)}; this reads what Schedule.to_config wrote; "
+                "for a "
+                "diffusers config use Schedule.from_diffusers"
+            )
+        return cls(**{k: tuple(v) if k == "betas" else v for k, v in config.items()})
 
-def from_x(self: Schedule, x: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    """From the clean signal.
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with every setting.
 
-    ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0.
-    """
-    x, z, (alpha, sigma) = x.float(), z.float(), self.at(t, z)
-    eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
-    return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
-
-
-def from_eps(self: Schedule, eps: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    """From the noise. x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0."""
-    eps, z, (alpha, sigma) = eps.float(), z.float(), self.at(t, z)
-    x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
-    return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
-
-# %% ../nbs/01_schedule.ipynb #6cc9b1e8
-def predict(self: Schedule, output: torch.Tensor, z: torch.Tensor, t) -> Prediction:
-    """Read a network's output, [B, ...] in any float type, as this schedule's `prediction_type`."""
-    if output.shape != z.shape:
-        raise ValueError(
-            f"the network's output has shape {tuple(output.shape)} but z {tuple(z.shape)}; a "
-            "model that also predicts a variance must be cut to its first half: output.chunk(2, "
-            "1)[0]"
-        )
-    return dict(
-        epsilon=self.from_eps,
-        sample=self.from_x,
-        v_prediction=self.from_v,
-        flow_prediction=self.from_v,
-    )[self.prediction_type](output, z, t)
-
-
-def target(self: Schedule, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
-    """What the network should have said, [B, ...].
-
-    The regression target in this schedule's `prediction_type`.
-    """
-    alpha, sigma = self.at(t, x)
-    return dict(
-        epsilon=lambda: eps,
-        sample=lambda: x,
-        v_prediction=lambda: alpha * eps - sigma * x,
-        flow_prediction=lambda: eps - x,
-    )[self.prediction_type]()
-
-
-for _f in (from_v, from_x, from_eps, predict, target):
-    setattr(Schedule, _f.__name__, _f)
-
-# %% ../nbs/01_schedule.ipynb #c515b1d5
-def rescale_zero_terminal_snr(self: Schedule) -> Schedule:
-    """The same schedule with α shifted and scaled so that it ends at exactly 0.
-
-    Algorithm 1 of Lin et al. 2023. A flow already ends there.
-    """
-    return self if self.is_flow else replace(self, zero_snr=True)
-
-
-Schedule.rescale_zero_terminal_snr = rescale_zero_terminal_snr
-
-# %% ../nbs/01_schedule.ipynb #446cc201
-def step(self: Schedule, pred: Prediction, s) -> torch.Tensor:
-    """The deterministic (DDIM) step: z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself."""
-    alpha, sigma = self.at(s, pred.x)
-    return alpha * pred.x + sigma * pred.eps  # eq. 7
-
-
-def timesteps(self: Schedule, n: int) -> list[int]:
-    """n timesteps from T−1 downwards, evenly spaced ('trailing').
-
-    Where a sampler calls the network.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T:
-        raise ValueError(f"n is {n!r}; expected a whole number of steps, 1 … {self.T}")
-    # T/n as numpy.arange rounds it, so that ties fall as in diffusers
-    gap = self.T - (self.T - self.T / n)
-    return [round(self.T - k * gap) - 1 for k in range(n)]
-
-
-def network_time(self: Schedule, t) -> torch.Tensor:
-    """What to tell the network.
-
-    t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level.
-    """
-    return self.sigma(t) * self.T if self.is_flow else torch.as_tensor(t)
-
-
-for _f in (step, timesteps, network_time):
-    setattr(Schedule, _f.__name__, _f)
+        Saved beside weights so that they meet the schedule they were trained with.
+        """
+        return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
 
 # %% ../nbs/01_schedule.ipynb #8bb49425
 def _refuse(name: str, c: dict):
@@ -386,75 +394,35 @@ def _refuse(name: str, c: dict):
     if bad:
         raise ValueError(f"cannot read {name or 'this config'} as a Schedule: {bad}")
 
-# %% ../nbs/01_schedule.ipynb #d7064ad8
-def from_diffusers(cls, scheduler) -> Schedule:
-    """The schedule of a diffusers scheduler, or of its config.
 
-    A config is a dict, as in scheduler_config.json.
-    """
+def settings_of(scheduler) -> dict:
+    """The settings of a `Schedule`, read from a diffusers scheduler or its config."""
     if not (hasattr(scheduler, "config") or isinstance(scheduler, dict)):
         raise TypeError(
             f"got a {type(scheduler).__name__}; expected a diffusers scheduler or its config dict"
         )
     c = dict(getattr(scheduler, "config", scheduler))
-    name = c.get("_class_name") or (
-        type(scheduler).__name__ if hasattr(scheduler, "config") else ""
-    )
+    own_name = type(scheduler).__name__ if hasattr(scheduler, "config") else ""
+    name = c.get("_class_name") or own_name
     _refuse(name, c)
     T = int(c.get("num_train_timesteps", 1000))
-    kind = c.get("beta_schedule")
-    betas = c.get("trained_betas")
     if name.startswith("FlowMatch"):
-        return cls.flow(T, c.get("shift") or 1.0)
+        return _flow_settings(T, c.get("shift"))
     if c.get("use_flow_sigmas"):
-        return cls.flow(T, c.get("flow_shift") or 1.0)
-    kind = "trained" if betas is not None else kind
+        return _flow_settings(T, c.get("flow_shift"))
+    betas = c.get("trained_betas")
+    kind = c.get("beta_schedule") if betas is None else "trained"
     if kind not in KINDS:
-        raise ValueError(
-            f"beta_schedule is {kind!r}; this version knows "
-            f"{', '.join(k for k in KINDS if k != 'flow')}"
-        )
-    used = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
-    betas = tuple(float(b) for b in betas) if kind == "trained" else None
-    return cls(
-        kind,
-        len(betas) if betas else T,
-        c.get("prediction_type", "epsilon"),
-        betas=betas,
-        zero_snr=bool(c.get("rescale_betas_zero_snr")),
-        **used,
-    )
+        known = ", ".join(k for k in KINDS if k != "flow")
+        raise ValueError(f"beta_schedule is {kind!r}; this version knows {known}")
+    settings = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
+    if kind == "trained":
+        settings["betas"] = tuple(float(b) for b in betas)
+        T = len(betas)
+    prediction_type = c.get("prediction_type", "epsilon")
+    zero_snr = bool(c.get("rescale_betas_zero_snr"))
+    return dict(settings, kind=kind, T=T, prediction_type=prediction_type, zero_snr=zero_snr)
 
 
-Schedule.from_diffusers = classmethod(from_diffusers)
-
-# %% ../nbs/01_schedule.ipynb #f4d101d0
-def to_config(self: Schedule) -> dict:
-    """The settings as a dict that JSON can hold; what a kind does not use is left out."""
-    return {
-        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None
-    }
-
-
-def from_config(cls, config: dict) -> Schedule:
-    """The inverse of `to_config`."""
-    unknown = set(config) - {f.name for f in fields(cls)}
-    if unknown:
-        raise ValueError(
-            f"unknown settings {sorted(unknown)}; this reads what Schedule.to_config wrote; for a "
-            "diffusers config use Schedule.from_diffusers"
-        )
-    return cls(**{k: tuple(v) if k == "betas" else v for k, v in config.items()})
-
-
-def fingerprint(self: Schedule) -> str:
-    """Twelve hex digits that change with every setting.
-
-    Saved beside weights so that they meet the schedule they were trained with.
-    """
-    return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()[:12]
-
-
-Schedule.to_config = to_config
-Schedule.from_config = classmethod(from_config)
-Schedule.fingerprint = fingerprint
+def _flow_settings(T: int, shift: float | None) -> dict:
+    return dict(kind="flow", T=T, prediction_type="flow_prediction", shift=float(shift or 1.0))

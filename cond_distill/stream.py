@@ -157,65 +157,59 @@ class Shards(Photos):
             ]
         ]
 
-# %% ../nbs/05e_stream.ipynb #4fcaf23a
-def _listed(self, file: str) -> tuple[list, dict]:
-    """(keys of this split, places of all) of a shard.
+    def _listed(self, file: str) -> tuple[list, dict]:
+        """(keys of this split, places of all) of a shard.
 
-    Threads that want the same one wait for each other.
-    """
-    with self.guard:
-        lock = self.locks.setdefault(file, Lock())
-    with lock:
-        got = self.lists.get(file)
-        if got is None:
-            places = list_shard(file)
-            mine = [k for k in places if self._mine(Path(file).name + k)]
-            got = mine or (list(places) if self.split == "train" else []), places
-            with self.guard:
-                self.lists[file] = got
-                while len(self.lists) > 2 * self.lanes:
-                    self.lists.pop(next(iter(self.lists)))
-        return got
+        Threads that want the same one wait for each other.
+        """
+        with self.guard:
+            lock = self.locks.setdefault(file, Lock())
+        with lock:
+            got = self.lists.get(file)
+            if got is None:
+                places = list_shard(file)
+                mine = [k for k in places if self._mine(Path(file).name + k)]
+                got = mine or (list(places) if self.split == "train" else []), places
+                with self.guard:
+                    self.lists[file] = got
+                    while len(self.lists) > 2 * self.lanes:
+                        self.lists.pop(next(iter(self.lists)))
+            return got
 
+    def _item(self, file: str, key: str, places: dict) -> Item:
+        caption = (
+            read_place(file, places["txt"]).decode("utf-8", "replace").strip()
+            if "txt" in places
+            else ""
+        )
+        if not self.pairs:
+            return Item(picture_of(file, places), f"{file}:{key}", caption)
+        return Item(
+            picture_of(file, places, "target"),
+            f"{file}:{key}",
+            caption,
+            picture_of(file, places, "input"),
+        )
 
-def _item(self, file: str, key: str, places: dict) -> Item:
-    caption = (
-        read_place(file, places["txt"]).decode("utf-8", "replace").strip()
-        if "txt" in places
-        else ""
-    )
-    if not self.pairs:
-        return Item(picture_of(file, places), f"{file}:{key}", caption)
-    return Item(
-        picture_of(file, places, "target"),
-        f"{file}:{key}",
-        caption,
-        picture_of(file, places, "input"),
-    )
-
-# %% ../nbs/05e_stream.ipynb #2e431cc9
-def _take(self, k: int) -> dict:
-    (step, lane), bad, rng = divmod(k, self.lanes), [], np.random.default_rng((self.seed, k, 2))
-    for attempt in range(16):
-        file, key = self.shard(step, lane, attempt // 2), ""
-        try:
-            keys, places = self._listed(file)
-            # nothing of this small shard is held out
-            if not keys and attempt < 14:
-                continue
-            # nor of any: as with a folder of few pictures, then all are
-            keys = keys or list(places)
-            key = keys[rng.integers(len(keys))]
-            return dict(self._example(self._item(file, key, places[key]), k), skipped=bad)
-        except (ValueError, OSError) as e:
-            bad = bad + [f"{file}:{key}: {e}" if key else str(e)]
-    raise ValueError(
-        f"no {self.split} picture in eight shards"
-        + (f", the last of {len(bad)} problems: {bad[-1]}" if bad else "")
-    )
-
-
-Shards._listed, Shards._item, Shards.__getitem__ = _listed, _item, _take
+    def __getitem__(self, k: int) -> dict:
+        (step, lane), bad, rng = divmod(k, self.lanes), [], np.random.default_rng((self.seed, k, 2))
+        for attempt in range(16):
+            file, key = self.shard(step, lane, attempt // 2), ""
+            try:
+                keys, places = self._listed(file)
+                # nothing of this small shard is held out
+                if not keys and attempt < 14:
+                    continue
+                # nor of any: as with a folder of few pictures, then all are
+                keys = keys or list(places)
+                key = keys[rng.integers(len(keys))]
+                return dict(self._example(self._item(file, key, places[key]), k), skipped=bad)
+            except (ValueError, OSError) as e:
+                bad = bad + [f"{file}:{key}: {e}" if key else str(e)]
+        raise ValueError(
+            f"no {self.split} picture in eight shards"
+            + (f", the last of {len(bad)} problems: {bad[-1]}" if bad else "")
+        )
 
 # %% ../nbs/05e_stream.ipynb #38d1cac9
 class Stream:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .config import TeachConfig
 from .images import digest
 from .scenes import COLOURS, FLOORS, PATTERNS, SHAPES, WORLD, Scenes, caption
-from .trainer import _append, _calm_interrupt, _forget_after
+from .utils import append_row, calm_interrupt, forget_rows_after
 
 # %% auto #0
 __all__ = ['labels', 'render_cache', 'fit', 'new_vae', 'train_vae', 'train_recogniser', 'new_tokenizer', 'new_text_encoder',
@@ -140,7 +140,7 @@ def fit(
     bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5)
     began = time.time()
     recent = None
-    with _calm_interrupt() as asked:
+    with calm_interrupt() as asked:
         for step in bar:
             for g in opt.param_groups:
                 g["lr"] = _lr(step, steps, lr)
@@ -154,7 +154,7 @@ def fit(
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{recent:.4f}", **{k: f"{v:.3f}" for k, v in parts.items()})
             if step % 50 == 0:
-                _append(
+                append_row(
                     path.with_suffix(".csv"),
                     dict(step=step, loss=recent, seconds=time.time() - began, **parts),
                 )
@@ -190,7 +190,7 @@ def _resume(path, module, opt, ema, made) -> int:
     module.load_state_dict(state["module"])
     opt.load_state_dict(state["opt"])
     ema.load_state_dict(state["ema"])
-    _forget_after(path.with_suffix(".csv"), state["step"] - 1)
+    forget_rows_after(path.with_suffix(".csv"), state["step"] - 1)
     return state["step"]
 
 # %% ../nbs/09_teach.ipynb #7c32182c

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from .schedule import Prediction, Schedule
+from .utils import check_image
 
 # %% auto #0
-__all__ = ['ASSETS', 'find_folder', 'best_device', 'read_schedule', 'Teacher', 'from_pretrained', 'encode', 'decode', 'embed',
-           'guide', 'as_timesteps', 'added', 'text_inputs', 'predict', 'forward', 'empty', 'fingerprint']
+__all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'guide', 'as_timesteps', 'added',
+           'Teacher']
 
 # %% ../nbs/02_teacher.ipynb #4aa7475f
 ASSETS = (
@@ -68,47 +69,23 @@ def read_schedule(folder: Path) -> Schedule:
         json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     )
 
-# %% ../nbs/02_teacher.ipynb #dac794d0
-class Teacher(nn.Module):
-    """A frozen diffusion model: no gradients, evaluation mode, one call signature.
-
-    This class is Stable Diffusion 1 and 2; other families derive from it.
-    """
-
-    def __init__(self, backbone, vae, text_encoder, tokenizer, schedule: Schedule):
-        super().__init__()
-        self.backbone = backbone
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.schedule = schedule
-        self.requires_grad_(False).eval()
-
-    # a teacher is never in training mode
-    def train(self, mode: bool = True):
-        return super().train(False)
-
-    @property
-    def device(self):
-        return self.backbone.device
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """[C, h, w] of the latents the U-Net was made for."""
-        c = self.backbone.config
-        return c.in_channels, c.sample_size, c.sample_size
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side of the images the model was made for."""
-        return self.backbone.config.sample_size * self.factor
-
-    @property
-    def factor(self) -> int:
-        """Pixels a side of one latent position."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
 # %% ../nbs/02_teacher.ipynb #dac794d2
+# the class of a pipeline, as its model_index.json names it → where its teacher is: "module:class"
+FAMILIES = dict(
+    StableDiffusionPipeline="cond_distill.teacher:Teacher",
+    StableDiffusionXLPipeline="cond_distill.families:StableDiffusionXL",
+    StableDiffusion3Pipeline="cond_distill.families:StableDiffusion3",
+    DDPMPipeline="cond_distill.families:PixelTeacher",
+    DDIMPipeline="cond_distill.families:PixelTeacher",
+)
+
+
+def find_family(kind: str) -> type[Teacher]:
+    """The teacher class of a pipeline; looked up by name, so that families can derive from it."""
+    module, _, name = FAMILIES[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
 def _what_to_do(name, folder: Path) -> str:
     """With a folder whose weights are not where they should be."""
     if list(folder.glob("*/*.fp16.safetensors")):
@@ -121,131 +98,6 @@ def _what_to_do(name, folder: Path) -> str:
         "Weights must be safetensors files: others are programs, and may do anything when they are "
         "loaded. To convert a model that you trust: pipe.save_pretrained(folder)"
     )
-
-
-def from_pretrained(
-    cls,
-    name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
-    device="cpu",
-    dtype=torch.float32,
-    revision: str = None,
-    local_files_only: bool = True,  # False allows fetching from the hub
-) -> Teacher:
-    """Open a diffusers pipeline's folder, of whatever family it is."""
-    from cond_distill.families import FAMILIES  # they derive from this class
-
-    folder = find_folder(name, revision, local_files_only)
-    kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    if kind not in FAMILIES:
-        raise ValueError(f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}")
-    try:
-        opened = FAMILIES[kind].open(folder, dtype)
-    except OSError as e:
-        raise OSError(
-            f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). "
-            f"{_what_to_do(name, folder)}"
-        ) from e
-    # the layout in which convolutions are fastest
-    return opened.to(device, memory_format=torch.channels_last)
-
-
-def _open(cls, folder: Path, dtype) -> Teacher:
-    """The parts of a Stable Diffusion folder, each in `dtype`."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    def load(kind, sub):
-        return kind.from_pretrained(
-            folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype
-        )
-
-    text = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", local_files_only=True, use_safetensors=True
-    ).to(dtype)
-    unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
-    if unet.config.in_channels != vae.config.latent_channels:
-        raise ValueError(
-            f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the "
-            f"autoencoder makes {vae.config.latent_channels}: a model for inpainting or editing; "
-            "give the plain text-to-image model"
-        )
-    return cls(
-        unet,
-        vae,
-        text,
-        CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        read_schedule(folder),
-    )
-
-
-Teacher.from_pretrained, Teacher.open = classmethod(from_pretrained), classmethod(_open)
-
-# %% ../nbs/02_teacher.ipynb #ea7daf13
-def _check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
-    """Refuse what is not a batch of images in [0, 1]."""
-    if not torch.is_tensor(image):
-        raise TypeError(
-            f"{name} is a {type(image).__name__}; expected a float tensor [B, {channels}, H, W] "
-            "in [0, 1]"
-        )
-    hint = {1: " (grey-scale: image.convert('L'))", 3: " (RGB: image.convert('RGB'))"}.get(
-        channels, ""
-    )
-    if image.ndim != 4 or image.shape[1] != channels:
-        raise ValueError(
-            f"{name} has shape {tuple(image.shape)}; expected [B, {channels}, H, W]{hint}"
-        )
-    if image.shape[2] % multiple or image.shape[3] % multiple:
-        raise ValueError(
-            f"{name} is {image.shape[2]} × {image.shape[3]} pixels; both must be multiples of "
-            f"{multiple}: crop or resize it"
-        )
-    low, high = torch.stack(image.aminmax()).tolist()  # NaN if there is one
-    if not math.isfinite(low + high):
-        raise ValueError(f"{name} contains NaN or infinity; look for what made it")
-    if low < -0.01 or high > 1.01:
-        raise ValueError(f"{name} ranges over [{low:.2f}, {high:.2f}]; expected [0, 1]")
-
-
-@torch.no_grad()
-def encode(self: Teacher, image: torch.Tensor) -> torch.Tensor:  # [B,3,H,W] in [0,1] → [B,C,h,w]
-    """The latent x of an image: the mean of the encoder's distribution, scaled."""
-    _check_image(image, 3, self.factor)
-    image = image.to(self.device, self.vae.dtype) * 2 - 1
-    x = self.vae.encode(image).latent_dist.mean
-    shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-    return ((x - shift) * self.vae.config.scaling_factor).float()
-
-
-def decode(self: Teacher, x: torch.Tensor) -> torch.Tensor:  # [B,C,h,w] → [B,3,H,W] in [0,1]
-    """The image of a latent."""
-    shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-    image = self.vae.decode((x / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
-    return (image.float() / 2 + 0.5).clamp(0, 1)
-
-
-Teacher.encode, Teacher.decode = encode, decode
-
-# %% ../nbs/02_teacher.ipynb #a43449fe
-@torch.no_grad()
-def embed(self: Teacher, captions: list[str]) -> torch.Tensor:  # B captions → [B, L, D]
-    """Text embeddings; the empty string is the unconditional prompt."""
-    if isinstance(captions, str):
-        raise TypeError(
-            f"captions is one string {captions!r}; expected a list of strings, one per image"
-        )
-    tok = self.tokenizer
-    ids = tok(
-        list(captions),
-        padding="max_length",
-        max_length=min(tok.model_max_length, self.text_encoder.config.max_position_embeddings),
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
-
-
-Teacher.embed = embed
 
 # %% ../nbs/02_teacher.ipynb #1dad07ea
 def guide(
@@ -305,101 +157,223 @@ def added(net, outputs: dict):
         for h in handles:
             h.remove()
 
-# %% ../nbs/02_teacher.ipynb #a895d572
-def text_inputs(self: Teacher, text) -> dict:
-    """Text embeddings [B,L,D] as the keyword arguments of the network."""
-    return dict(encoder_hidden_states=text)
+# %% ../nbs/02_teacher.ipynb #dac794d0
+class Teacher(nn.Module):
+    """A frozen diffusion model: no gradients, evaluation mode, one call signature.
 
-
-def predict(
-    self: Teacher,
-    z,
-    t,
-    text,
-    network=None,
-    weights: dict | None = None,
-    outputs: dict | None = None,
-    **inputs,
-) -> Prediction:
-    """One call, without guidance; t int64 [B].
-
-    From an adaptor, for this call: other `weights`, what is added to the `outputs` of these parts,
-    more `inputs`, or another `network`.
+    This class is Stable Diffusion 1 and 2; other families derive from it.
     """
-    # once: diffusers looks through all parameters for it
-    dtype = self.backbone.dtype if network is None else z.dtype
 
-    def cast(a):
-        if isinstance(a, dict):
-            return {k: cast(v) for k, v in a.items()}
-        return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(dtype)
+    has_text = True  # does the network take captions?
 
-    time = self.schedule.network_time(t).to(z.device)
-    inputs = dict(cast(self.text_inputs(text) | inputs), return_dict=False)
-    if network is not None:
-        out = network(z, time, **inputs)[0]
-    else:
-        # mixed precision would take its norms to float32 and keep those for the backward pass
-        half = dtype in (torch.float16, torch.bfloat16) and torch.amp.is_autocast_available(
-            z.device.type
+    def __init__(self, backbone, vae, text_encoder, tokenizer, schedule: Schedule):
+        super().__init__()
+        self.backbone = backbone
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.schedule = schedule
+        self.requires_grad_(False).eval()
+
+    # a teacher is never in training mode
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    @property
+    def device(self):
+        return self.backbone.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[C, h, w] of the latents the U-Net was made for."""
+        c = self.backbone.config
+        return c.in_channels, c.sample_size, c.sample_size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images the model was made for."""
+        return self.backbone.config.sample_size * self.factor
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent position."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
+        device="cpu",
+        dtype=torch.float32,
+        revision: str = None,
+        local_files_only: bool = True,  # False allows fetching from the hub
+    ) -> Teacher:
+        """Open a diffusers pipeline's folder, of whatever family it is."""
+        folder = find_folder(name, revision, local_files_only)
+        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+        if kind not in FAMILIES:
+            raise ValueError(
+                f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}"
+            )
+        try:
+            opened = find_family(kind).open(folder, dtype)
+        except OSError as e:
+            raise OSError(
+                f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). "
+                f"{_what_to_do(name, folder)}"
+            ) from e
+        # the layout in which convolutions are fastest
+        return opened.to(device, memory_format=torch.channels_last)
+
+    @classmethod
+    def open(cls, folder: Path, dtype) -> Teacher:
+        """The parts of a Stable Diffusion folder, each in `dtype`."""
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        def load(kind, sub):
+            return kind.from_pretrained(
+                folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype
+            )
+
+        text = CLIPTextModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True
+        ).to(dtype)
+        unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the "
+                f"autoencoder makes {vae.config.latent_channels}: a model for inpainting or "
+                "editing; "
+                "give the plain text-to-image model"
+            )
+        return cls(
+            unet,
+            vae,
+            text,
+            CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            read_schedule(folder),
         )
-        with (
-            added(self.backbone, cast(outputs or {})),
-            torch.autocast(z.device.type, enabled=False) if half else nullcontext(),
-        ):
-            out = torch.func.functional_call(
-                self.backbone,
-                weights or {},
-                (cast(z),),
-                dict(inputs, timestep=time),
-                tie_weights=False,
-            )[0]
-    # a model with learned variance: our samplers do not use it
-    if out.shape[1] == 2 * z.shape[1]:
-        out = out.chunk(2, 1)[0]
-    return self.schedule.predict(out, z, t)
 
+    @torch.no_grad()
+    def encode(self, image: torch.Tensor) -> torch.Tensor:  # [B,3,H,W] in [0,1] → [B,C,h,w]
+        """The latent x of an image: the mean of the encoder's distribution, scaled."""
+        check_image(image, 3, self.factor)
+        image = image.to(self.device, self.vae.dtype) * 2 - 1
+        x = self.vae.encode(image).latent_dist.mean
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return ((x - shift) * self.vae.config.scaling_factor).float()
 
-def forward(self: Teacher, z, t, text, guidance: float = 1.0) -> Prediction:
-    """Predict x, ε and v from z_t [B,C,h,w] at timestep t (int or [B]) with text [B,L,D]."""
-    if len(text) != len(z):
-        raise ValueError(f"{len(z)} latents but {len(text)} captions; give one caption per image")
-    return guide(self.predict, z, as_timesteps(t, z), text, self.empty(), guidance)
+    def decode(self, x: torch.Tensor) -> torch.Tensor:  # [B,C,h,w] → [B,3,H,W] in [0,1]
+        """The image of a latent."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        image = self.vae.decode(
+            (x / self.vae.config.scaling_factor + shift).to(self.vae.dtype)
+        ).sample
+        return (image.float() / 2 + 0.5).clamp(0, 1)
 
+    @torch.no_grad()
+    def embed(self, captions: list[str]) -> torch.Tensor:  # B captions → [B, L, D]
+        """Text embeddings; the empty string is the unconditional prompt."""
+        if isinstance(captions, str):
+            raise TypeError(
+                f"captions is one string {captions!r}; expected a list of strings, one per image"
+            )
+        tok = self.tokenizer
+        ids = tok(
+            list(captions),
+            padding="max_length",
+            max_length=min(tok.model_max_length, self.text_encoder.config.max_position_embeddings),
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
 
-@torch.no_grad()
-def empty(self: Teacher) -> torch.Tensor:
-    """The embedding [1, L, D] of the empty caption, computed once."""
-    if getattr(self, "_empty", None) is None or self._empty.device != self.device:
-        self._empty = self.embed([""])
-    return self._empty
+    def text_inputs(self, text) -> dict:
+        """Text embeddings [B,L,D] as the keyword arguments of the network."""
+        return dict(encoder_hidden_states=text)
 
+    def predict(
+        self,
+        z,
+        t,
+        text,
+        network=None,
+        weights: dict | None = None,
+        outputs: dict | None = None,
+        **inputs,
+    ) -> Prediction:
+        """One call, without guidance; t int64 [B].
 
-Teacher.text_inputs = text_inputs
-Teacher.predict = predict
-Teacher.forward = forward
-Teacher.empty = empty
+        From an adaptor, for this call: other `weights`, what is added to the `outputs` of these
+        parts, more `inputs`, or another `network`.
+        """
+        # once: diffusers looks through all parameters for it
+        dtype = self.backbone.dtype if network is None else z.dtype
 
-# %% ../nbs/02_teacher.ipynb #45d23b3f
-def fingerprint(
-    self: Teacher,
-    # True: from every bit of every weight, to see that nothing has moved
-    exact: bool = False,
-) -> str:
-    """Twelve hex digits from the schedule and the weights.
+        def cast(a):
+            if isinstance(a, dict):
+                return {k: cast(v) for k, v in a.items()}
+            return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(dtype)
 
-    Of every weight its name, its shape and the signs of its first 512 values count, which are the
-    same in every precision.
-    """
-    h = hashlib.sha256(self.schedule.fingerprint().encode())
-    for part in self.children():
-        # transformers 4 and 5 name the text encoder's differently
-        plain = {name.removeprefix("text_model."): p for name, p in part.named_parameters()}
-        for name, p in sorted(plain.items()):
-            p = p.detach().flatten().cpu()
-            h.update(f"{name}{len(p)}".encode())
-            h.update((p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes())
-    return h.hexdigest()[:12]
+        time = self.schedule.network_time(t).to(z.device)
+        inputs = dict(cast(self.text_inputs(text) | inputs), return_dict=False)
+        if network is not None:
+            out = network(z, time, **inputs)[0]
+        else:
+            # mixed precision would take its norms to float32 and keep those for the backward pass
+            half = dtype in (torch.float16, torch.bfloat16) and torch.amp.is_autocast_available(
+                z.device.type
+            )
+            with (
+                added(self.backbone, cast(outputs or {})),
+                torch.autocast(z.device.type, enabled=False) if half else nullcontext(),
+            ):
+                out = torch.func.functional_call(
+                    self.backbone,
+                    weights or {},
+                    (cast(z),),
+                    dict(inputs, timestep=time),
+                    tie_weights=False,
+                )[0]
+        # a model with learned variance: our samplers do not use it
+        if out.shape[1] == 2 * z.shape[1]:
+            out = out.chunk(2, 1)[0]
+        return self.schedule.predict(out, z, t)
 
+    def forward(self, z, t, text, guidance: float = 1.0) -> Prediction:
+        """Predict x, ε and v from z_t [B,C,h,w] at timestep t (int or [B]) with text [B,L,D]."""
+        if len(text) != len(z):
+            raise ValueError(
+                f"{len(z)} latents but {len(text)} captions; give one caption per image"
+            )
+        return guide(self.predict, z, as_timesteps(t, z), text, self.empty(), guidance)
 
-Teacher.fingerprint = fingerprint
+    @torch.no_grad()
+    def empty(self) -> torch.Tensor:
+        """The embedding [1, L, D] of the empty caption, computed once."""
+        if getattr(self, "_empty", None) is None or self._empty.device != self.device:
+            self._empty = self.embed([""])
+        return self._empty
+
+    def fingerprint(
+        self,
+        # True: from every bit of every weight, to see that nothing has moved
+        exact: bool = False,
+    ) -> str:
+        """Twelve hex digits from the schedule and the weights.
+
+        Of every weight its name, its shape and the signs of its first 512 values count, which are
+        the same in every precision.
+        """
+        h = hashlib.sha256(self.schedule.fingerprint().encode())
+        for part in self.children():
+            # transformers 4 and 5 name the text encoder's differently
+            plain = {name.removeprefix("text_model."): p for name, p in part.named_parameters()}
+            for name, p in sorted(plain.items()):
+                p = p.detach().flatten().cpu()
+                h.update(f"{name}{len(p)}".encode())
+                h.update(
+                    (p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes()
+                )
+        return h.hexdigest()[:12]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from .adaptor import Student
-from .sampler import METHODS, check_steps, pick_method
+from .sampler import METHODS, check_steps, denoise, pick_method
+from .student import Student
 
 # %% auto #0
 __all__ = ['starts', 'window', 'draw_tiled']
@@ -41,6 +41,27 @@ def _blend(tiles, places, size, tile):
     return total / weight
 
 # %% ../nbs/05a_tiles.ipynb #fd9e4f6f
+def _check_request(cond, overlap: float):
+    """Refuse what cannot be drawn as tiles."""
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
+    if not torch.is_tensor(cond):
+        raise TypeError(
+            f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: "
+            "several adaptors at a time, or one without a condition, draw at the model's size "
+            "(draw_images)"
+        )
+    if cond.ndim != 4 or len(cond) != 1:
+        raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
+
+
+def _cut(x, places, tile: int, factor: int = 1):
+    """The tiles of x [1,C,H,W] at `places`, which count in units of `factor`."""
+    side = tile * factor
+    corners = [(i * factor, j * factor) for i, j in places]
+    return torch.cat([x[..., i : i + side, j : j + side] for i, j in corners])
+
+
 @torch.no_grad()
 def draw_tiled(
     student: Student,
@@ -58,47 +79,32 @@ def draw_tiled(
 
     The tiles agree at every step.
     """
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
-    if not torch.is_tensor(cond):
-        raise TypeError(
-            f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: "
-            "several adaptors at a time, or one without a condition, draw at the model's size "
-            "(draw_images)"
-        )
-    if cond.ndim != 4 or len(cond) != 1:
-        raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
-    any_steps or check_steps(student, steps)
-    method = pick_method(student, method)
+    _check_request(cond, overlap)
+    if not any_steps:
+        check_steps(student, steps)
+    move = METHODS[pick_method(student, method)]
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
-    # latent positions
-    want = [max(tile, -(-n // f)) for n in (h, w)]
-    c = _padded(cond, [n * f for n in want]).to(student.device)
+    size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions
     shared = min(tile - 1, round(tile * overlap))
-    places = [(i, j) for i in starts(want[0], tile, shared) for j in starts(want[1], tile, shared)]
-
-    def cut(x, s):
-        return torch.cat(
-            [x[..., i * s : (i + tile) * s, j * s : (j + tile) * s] for i, j in places]
-        )
-
-    conds = cut(c, f)
+    places = [(i, j) for i in starts(size[0], tile, shared) for j in starts(size[1], tile, shared)]
+    conds = _cut(_padded(cond, [n * f for n in size]).to(student.device), places, tile, f)
     student.adaptor.check(conds, len(places))
-    # once, not once a step
-    ready = [student.prepare(p) for p in conds.split(batch)]
+    ready = [student.prepare(part) for part in conds.split(batch)]  # once, not once a step
     text, generator = teacher.embed([caption]), torch.Generator().manual_seed(seed)
-    z = torch.randn(1, teacher.latent_shape[0], *want, generator=generator).to(student.device)
-    ts = list(schedule.timesteps(steps))
-    move = METHODS[method](schedule, ts, generator)
-    for i, t in enumerate(ts):
-        parts = [
-            student(p, t, r, text.expand(len(p), -1, -1), guidance=guidance).x
-            for p, r in zip(cut(z, 1).split(batch), ready)
+    z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
+
+    def predict(z, t):
+        parts = zip(_cut(z, places, tile).split(batch), ready)
+        tiles = [
+            student(p, t, r, text.expand(len(p), -1, -1), guidance=guidance).x for p, r in parts
         ]
-        x = _blend(torch.cat(parts), places, want, tile)
-        z = move(i, schedule.from_x(x, z, torch.full((1,), t, device=z.device)), z)
-    return teacher.decode(z)[..., :h, :w].cpu()
+        x = _blend(torch.cat(tiles), places, size, tile)
+        return schedule.from_x(x, z, torch.full((1,), t, device=z.device))
+
+    ts = schedule.timesteps(steps)
+    *_, last = denoise(predict, z, ts, move(schedule, ts, generator))
+    return teacher.decode(last.z)[..., :h, :w].cpu()
 
 
 def _padded(x, size):

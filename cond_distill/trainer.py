@@ -21,10 +21,18 @@ import torch.utils.checkpoint
 from filelock import FileLock, Timeout
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .adaptor import Student
-from .adaptors import ADAPTORS, make_adaptor
+from cond_distill.adaptors.catalogue import (
+    ADAPTORS,
+    make_adaptor,
+)
+from .adaptors.full import Backbone
+from .adaptors.guidance import GuidanceEmbedded
+from .adaptors.instruction import TextReader
 from .adversary import Adversary
-from .baselines import FOLLOWERS, Backbone, GuidanceEmbedded, plain
+from cond_distill.baselines import (
+    FOLLOWERS,
+    plain,
+)
 from .cache import make_batch
 from .checkpoints import checkpoints, last_checkpoint, write_checkpoint
 from .config import TrainConfig
@@ -39,7 +47,6 @@ from cond_distill.loss import (
     ramp,
     squared,
 )
-from .reader import TextReader
 from .sampler import draw_images
 from cond_distill.shard import (
     as_launched,
@@ -52,8 +59,10 @@ from cond_distill.shard import (
     shard_blocks,
 )
 from .stream import open_photos, training_data
+from .student import Student
 from .tasks import better, examples, find_task
 from .teacher import Teacher
+from .utils import append_row, calm_interrupt, forget_rows_after
 
 # %% auto #0
 __all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
@@ -137,13 +146,8 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
         made = Backbone.from_teacher(teacher)
     else:
         made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
-        layers = (
-            cfg.reader
-            if cfg.reader >= 0
-            else 0
-            if find_task(cfg.task).captions or type(teacher).__name__ == "PixelTeacher"
-            else 2
-        )
+        instructed = teacher.has_text and not find_task(cfg.task).captions
+        layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
         if layers:
             made.reader = TextReader.of(teacher, layers)
     return (
@@ -278,9 +282,10 @@ class Run:
         adaptor = first_adaptor(cfg, teacher)
         for net in (teacher.backbone, *adaptor.modules()):
             if getattr(net, "_supports_gradient_checkpointing", False):
-                net.enable_gradient_checkpointing(
-                    _recomputed
-                ) if cfg.checkpointing else net.disable_gradient_checkpointing()
+                if cfg.checkpointing:
+                    net.enable_gradient_checkpointing(_recomputed)
+                else:
+                    net.disable_gradient_checkpointing()
         # no wrapper around it: `one_step` averages the gradients
         self.student = Student(
             teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True)
@@ -444,28 +449,10 @@ def load_run(run: Run) -> bool:
     return True
 
 # %% ../nbs/06_trainer.ipynb #487f6d4e
-def _forget_after(log: Path, step: int):
-    """Drop the rows of steps after the checkpoint.
-
-    A killed process logged them, and they come again; and a row that it did not finish.
-    """
-    if not log.exists():
-        return
-    head, *rows = log.read_text().splitlines(keepends=True) or [""]
-    whole = [
-        r
-        for r in rows
-        if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step
-    ]
-    part = log.with_suffix(".part")
-    part.write_text(head + "".join(whole))
-    part.replace(log)
-
-
 def _forget_logs(run, step: int):
     """The same for the logs of a run; all of them if nothing has been saved."""
     for name in ("log.csv", "judged.csv") if run.main else ():
-        _forget_after(Path(run.cfg.out) / name, step)
+        forget_rows_after(Path(run.cfg.out) / name, step)
         if not step:
             (Path(run.cfg.out) / name).unlink(missing_ok=True)
 
@@ -632,7 +619,7 @@ def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
         for k, v in measure_curve(run.shown, run.cfg, judge, n, (steps,))[0].items()
         if k not in ("steps", "n")
     }
-    _append(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
+    append_row(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
     _keep_best(run, found)
     return found
 
@@ -655,16 +642,6 @@ def _keep_best(run, found):
         folder.replace(old)
     part.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _append(path, row: dict):
-    """One more row of a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "a", newline="") as f:
-        w = csv.DictWriter(f, row)
-        new and w.writeheader()
-        w.writerow({k: round(v, 6) for k, v in row.items()})
 
 # %% ../nbs/06_trainer.ipynb #3f4ac2d4
 def check_source(cfg):
@@ -708,7 +685,8 @@ def _alone(run):
     """
     lock = FileLock(Path(run.cfg.out) / ".lock")
     try:
-        run.main and lock.acquire(timeout=0)
+        if run.main:
+            lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(
             f"another process is training in {run.cfg.out}; give another folder: out=FOLDER "
@@ -718,26 +696,6 @@ def _alone(run):
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _calm_interrupt():
-    """Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."""
-    asked = []
-
-    def on_signal(*_):
-        asked.append(1)
-        signal.signal(signal.SIGINT, old)
-
-    try:
-        old = signal.signal(signal.SIGINT, on_signal)
-    except ValueError:
-        yield asked
-        return  # not in the main thread: nothing to catch
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 # %% ../nbs/06_trainer.ipynb #56645497
 def open_teacher(cfg: TrainConfig) -> Teacher:
@@ -791,7 +749,7 @@ def distill(
             desc=f"distil {cfg.task}",
             disable=not (progress and run.main),
         )
-        with _calm_interrupt() as asked:
+        with calm_interrupt() as asked:
             try:
                 while run.step < cfg.steps and not any(_agree(run, len(asked))):
                     parts = one_step(run, data)
@@ -800,7 +758,8 @@ def distill(
                     except Exception:
                         # a judge that fails costs no steps; with more processes the others do not
                         # know of it
-                        run.accelerator.num_processes == 1 and save_run(run)
+                        if run.accelerator.num_processes == 1:
+                            save_run(run)
                         raise
                     yield record
                     if run.step % cfg.save_every == 0:
@@ -842,7 +801,7 @@ def _record(run, parts, began, bar, judge):
         run.show()
     if not run.main:
         return rec
-    _append(
+    append_row(
         Path(run.cfg.out) / "log.csv",
         {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")},
     )

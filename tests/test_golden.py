@@ -23,13 +23,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny  # noqa: E402
 
-from cond_distill.adaptor import Student  # noqa: E402
-from cond_distill.adaptors import compose  # noqa: E402
 from cond_distill.config import TrainConfig  # noqa: E402
 from cond_distill.loss import DISTANCES, PRESETS, codi_loss, draw  # noqa: E402
 from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor  # noqa: E402
 from cond_distill.sampler import METHODS, draw_images, sample  # noqa: E402
 from cond_distill.schedule import Schedule  # noqa: E402
+from cond_distill.student import (
+    Student,  # noqa: E402
+    compose,  # noqa: E402
+)
 from cond_distill.teacher import Teacher  # noqa: E402
 from cond_distill.tiles import draw_tiled  # noqa: E402
 from cond_distill.trainer import distill  # noqa: E402

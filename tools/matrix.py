@@ -19,12 +19,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.adaptor import Student
-from cond_distill.adaptors import ADAPTORS
+from cond_distill.adaptors.catalogue import ADAPTORS
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig, evaluations
 from cond_distill.metrics import load_recogniser, table
 from cond_distill.sampler import draw_images
+from cond_distill.student import Student
 from cond_distill.tasks import TASKS
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end

@@ -12,10 +12,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.adaptor import Student
 from cond_distill.compare import comparison, held_out
 from cond_distill.metrics import table
 from cond_distill.sampler import draw_images
+from cond_distill.student import Student
 from cond_distill.tasks import TASKS
 from cond_distill.teacher import ASSETS, Teacher
 
