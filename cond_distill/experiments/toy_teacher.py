@@ -21,11 +21,13 @@ from tqdm.auto import tqdm
 from ..data.scenes import WORLD, Scenes, caption, mirror
 from .fit import FitPlan, fit
 from ..schedule import Schedule
+from ..teacher import ASSETS
 
 # %% auto #0
 __all__ = ['GPU', 'PIECE', 'LATENT', 'LETTERS', 'BEGIN', 'END', 'ToyTeacherConfig', 'rendered', 'new_vae', 'vae_loss',
-           'train_vae', 'new_tokenizer', 'caption_tokenizer', 'new_text_encoder', 'new_unet', 'encoded', 'tokenized',
-           'new_text_to_image', 'train_text_to_image', 'save_teacher', 'train_toy_teacher', 'main']
+           'train_vae', 'open_vae', 'reconstruct', 'new_tokenizer', 'caption_tokenizer', 'new_text_encoder', 'new_unet',
+           'encoded', 'tokenized', 'new_text_to_image', 'train_text_to_image', 'save_teacher', 'train_toy_teacher',
+           'main']
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #b2c3b467
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class ToyTeacherConfig:
 
     out: str = "runs/toy_teacher/teacher"  # folder that diffusers opens afterwards
     work: str = "runs/toy_teacher"  # folder for renders, latents, checkpoints and logs
+    vae: str = str(ASSETS / "vae")  # folder of an autoencoder; empty: train one
     scenes: int = 60_000  # training scenes of the U-Net, kept on the disk (12 kB each)
     vae_scenes: int = 20_000  # of the autoencoder: the first of them
-    vae_steps: int = 16_000  # steps of the autoencoder
+    vae_steps: int = 6_000  # steps of the autoencoder
     vae_batch: int = 8  # pictures a step
     vae_lr: float = 2e-3  # peak learning rate of the autoencoder
     steps: int = 50_000  # steps of U-Net and text encoder
@@ -152,6 +155,24 @@ def train_vae(images: torch.Tensor, config: ToyTeacherConfig) -> nn.Module:
     plan = FitPlan(config.vae_steps, config.vae_lr, decay=0.998)
     settings = dict(batch=config.vae_batch, scenes=len(images), world=WORLD)
     return fit("vae", vae, loss_fn, plan, config.work, settings, config.seed).requires_grad_(False)
+
+# %% ../../nbs/library/experiments/toy_teacher.ipynb #6bad3dad
+def open_vae(config: ToyTeacherConfig) -> nn.Module:
+    """The autoencoder of the configuration: the one in its folder, or a newly trained one."""
+    from diffusers import AutoencoderKL
+
+    if not config.vae:
+        return train_vae(rendered(config, config.vae_scenes), config)
+    vae = AutoencoderKL.from_pretrained(config.vae, local_files_only=True, use_safetensors=True)
+    vae = vae.to(config.device, memory_format=torch.channels_last)
+    return vae.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def reconstruct(vae, image: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] through the autoencoder and back."""
+    latents = vae.encode(image.to(vae.device) * 2 - 1).latent_dist.mean
+    return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).to(image.device)
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #fa930aec
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -306,7 +327,7 @@ def save_teacher(folder, vae, model, tokenizer, scale: float):
 
     parts = dict(vae=vae, unet=model["unet"], text_encoder=model["text"])
     parts = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
-    parts["vae"].register_to_config(scaling_factor=scale)
+    parts["vae"].register_to_config(scaling_factor=scale, _name_or_path="")
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -344,7 +365,7 @@ def _for_every_transformers(folder: Path):
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #3c05661c
 def train_toy_teacher(config: ToyTeacherConfig) -> Path:
     """Render, train both stages and save; returns the folder `config.out`."""
-    vae = train_vae(rendered(config, config.vae_scenes), config)
+    vae = open_vae(config)
     latents = encoded(rendered(config, config.scenes), vae, config)
     scale = 1 / latents.std().item()
     tokenizer = caption_tokenizer()
