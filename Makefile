@@ -21,7 +21,7 @@ test: dev  ## Export, check and run every notebook
 	@$(PY) tools/test.py
 
 test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)
-	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only 05d_checkpoints 06_trainer 06d_scale 06e_check
+	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only training/checkpoint course/09_trainer resume_and_scale preflight
 
 lint: dev  ## Formatter, linter, and the tests that run no notebook
 	@$(PY) tools/test.py --fast
@@ -85,7 +85,7 @@ matrix: env  ## Train every adaptor on every task for a few steps and see whethe
 	$(PY) tools/matrix.py
 
 photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about half an hour on 2 cores; can be stopped)
-	$(PY) -c "from cond_distill.images import sample_photos; sample_photos('runs/photos')"
+	$(PY) -c "from cond_distill.data.images import sample_photos; sample_photos('runs/photos')"
 	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --zoom 2 --steps 3500 --batch 32 --scenes 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled

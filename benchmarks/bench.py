@@ -21,8 +21,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.cache import cache_examples, make_batch
 from cond_distill.config import TrainConfig
+from cond_distill.data.cache import cache_examples, make_batch
 from cond_distill.loss import draw
 from cond_distill.metrics import table
 from cond_distill.sampler import draw_images

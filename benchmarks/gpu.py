@@ -22,23 +22,23 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
 from cond_distill.adaptors.catalogue import make_adaptor
-from cond_distill.cache import cache_examples
 from cond_distill.config import TrainConfig
+from cond_distill.data.cache import cache_examples
+from cond_distill.experiments.reproduce import commit
 from cond_distill.plan import plan, shapes_only
-from cond_distill.reproduce import commit
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import Run, one_step
 
 PAGES = (
-    "06g_devices",
-    "06_trainer",
-    "06e_check",
-    "06f_speed",
-    "05b_pipeline",
-    "05d_checkpoints",
-    "04a_adaptors",
+    "appendix/devices",
+    "course/09_trainer",
+    "library/training/preflight",
+    "appendix/speed",
+    "library/pipeline",
+    "library/training/checkpoint",
+    "guides/choose_an_adaptor",
     "07_metrics",
 )
 
@@ -131,7 +131,9 @@ def page(name):
 def pages(args, log):
     def one(name):
         start = time.time()
-        done = python("--page", name, threads=2, log=log / f"{name}.log", timeout=args.limit)
+        done = python(
+            "--page", name, threads=2, log=log / f"{Path(name).name}.log", timeout=args.limit
+        )
         return dict(
             page=name,
             ok=not done.returncode,

@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
-from cond_distill.metrics import load_recogniser
-from cond_distill.reproduce import (
+from cond_distill.experiments.reproduce import (
     ABLATIONS,
     METHODS,
     Job,
@@ -36,6 +35,7 @@ from cond_distill.reproduce import (
     train,
     units,
 )
+from cond_distill.metrics import load_recogniser
 from cond_distill.teacher import Teacher, best_device
 
 

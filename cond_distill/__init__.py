@@ -7,6 +7,10 @@ __version__ = "0.1.0"
 
 import lazy_loader as _lazy
 
+from cond_distill import _moved
+
+_moved.install()
+
 # public name → the module that defines it
 _HOMES = {
     "schedule": ["Schedule", "Prediction"],

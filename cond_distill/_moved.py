@@ -1,9 +1,29 @@
-"""Where names have gone: one table, read by the thin modules that stand at the old places."""
+"""Where modules and names have gone: old import paths go on working."""
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 
-# old module → the module that replaces it, or for each name the module that has it now
-MOVED: dict[str, str | dict[str, str]] = {
+PACKAGE = __name__.rpartition(".")[0]
+
+# old module → the module that replaces it
+MODULES = {
+    "adversary": "methods.discriminator",
+    "baselines": "methods.two_stage",
+    "cache": "data.cache",
+    "check": "training.preflight",
+    "checkpoints": "training.checkpoint",
+    "images": "data.images",
+    "reader": "adaptors.instruction",
+    "reproduce": "experiments.reproduce",
+    "shard": "training.distributed",
+    "stream": "data.stream",
+    "tasks": "data.tasks",
+}
+
+# module → names that it had once → the module that has them now
+NAMES = {
     "adaptor": {"Student": "student", "Prepared": "student"},
     "adaptors": {
         "ADAPTORS": "adaptors.catalogue",
@@ -20,21 +40,42 @@ MOVED: dict[str, str | dict[str, str]] = {
         "Composed": "adaptors.several",
         "compose": "student",
     },
-    "baselines": {"Backbone": "adaptors.full", "GuidanceEmbedded": "adaptors.guidance"},
     "cli": {"ReproduceConfig": "config"},
     "families": {"FAMILIES": "teacher"},
-    "reader": "adaptors.instruction",
+    "methods.two_stage": {"Backbone": "adaptors.full", "GuidanceEmbedded": "adaptors.guidance"},
 }
 
 
 def forward(module: str):
-    """The `__getattr__` of a module, which finds what has moved away from it."""
-    homes = MOVED[module.removeprefix("cond_distill.")]
+    """The `__getattr__` of a module, which finds the names that have moved away from it."""
+    homes = NAMES[module.removeprefix(f"{PACKAGE}.")]
 
     def find(name: str):
-        home = homes if isinstance(homes, str) else homes.get(name)
-        if home is None or name.startswith("__"):
+        if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return getattr(import_module(f"cond_distill.{home}"), name)
+        return getattr(import_module(f"{PACKAGE}.{homes[name]}"), name)
 
     return find
+
+
+class OldPaths(MetaPathFinder, Loader):
+    """Imports an old module as the one that replaces it: both names stand for one object."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, name = fullname.rpartition(".")
+        known = package == PACKAGE and name in MODULES
+        return ModuleSpec(fullname, self) if known else None
+
+    def create_module(self, spec):
+        new = import_module(f"{PACKAGE}.{MODULES[spec.name.rpartition('.')[2]]}")
+        self.spec = new.__spec__
+        return new
+
+    def exec_module(self, module):
+        module.__spec__ = self.spec  # the import system has just put the old one there
+
+
+def install():
+    """Let old module paths be imported."""
+    if not any(type(finder).__name__ == "OldPaths" for finder in sys.meta_path):
+        sys.meta_path.append(OldPaths())

@@ -9,10 +9,10 @@ import time
 
 import torch
 
+from .data.tasks import examples, find_task
 from .metrics import diversity, evaluate, load_recogniser
 from .sampler import draw_images, figure, pick_method
 from .student import Student
-from .tasks import examples, find_task
 from .teacher import ASSETS, Teacher
 
 # %% auto #0

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .config import TeachConfig
-from .images import digest
+from .data.images import digest
 from .scenes import COLOURS, FLOORS, PATTERNS, SHAPES, WORLD, Scenes, caption
 from .utils import append_row, calm_interrupt, forget_rows_after
 
@@ -670,7 +670,7 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
 
     Resumes where it stopped.
     """
-    from cond_distill.images import Photos, collate
+    from cond_distill.data.images import Photos, collate
 
     photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
     folder = Path(cfg.work)

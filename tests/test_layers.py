@@ -8,6 +8,27 @@ import cond_distill
 PACKAGE = Path(cond_distill.__file__).parent
 NO_CODE = {"__init__", "__main__", "_modidx", "_moved"}
 
+# From the lowest to the highest; a folder stands for all modules in it. Modules of one folder may
+# import each other, but not in a circle.
+LAYERS = (
+    ("schedule", "config", "utils", "scenes", "training.checkpoint"),
+    ("teacher", "loss", "metrics", "training.distributed"),
+    ("adaptor", "families"),
+    ("adaptors", "data"),
+    ("student", "plan"),
+    ("sampler",),
+    ("compare", "methods", "pipeline", "tiles"),
+    ("trainer",),
+    ("training.preflight", "teach"),
+    ("experiments",),
+    ("cli",),
+)
+
+
+def layer(module: str) -> int:
+    folder = module.partition(".")[0]
+    return next(i for i, names in enumerate(LAYERS) if module in names or folder in names)
+
 
 def imports(file: Path):
     """(module of this package, name) for each name that a file imports from it."""
@@ -34,6 +55,13 @@ def graph() -> dict:
     return edges
 
 
+def test_layers():
+    for module, below in graph().items():
+        for other in below:
+            near = "." in module and module.rpartition(".")[0] == other.rpartition(".")[0]
+            assert layer(other) < layer(module) or near, f"{module} imports {other}"
+
+
 def test_no_cycles():
     left = graph()
     while ready := [name for name, below in left.items() if not below & left.keys()]:
@@ -44,5 +72,17 @@ def test_no_cycles():
 
 def test_nothing_private():
     for file in PACKAGE.rglob("*.py"):
-        private = [f"{m}.{n}" for m, n in imports(file) if n.startswith("_") and n != "__version__"]
-        assert not private, f"{file.name} imports {', '.join(private)}"
+        names = [f"{m}.{n}" for m, n in imports(file) if n.startswith("_") and n not in NO_CODE]
+        assert not names, f"{file.name} imports {', '.join(names)}"
+
+
+def test_old_paths():
+    """Import paths of before the sub-packages lead to the same objects."""
+    from cond_distill.adaptor import Student
+    from cond_distill.adaptors import ConcatAdaptor, compose
+    from cond_distill.baselines import Backbone
+    from cond_distill.data import tasks
+    from cond_distill.tasks import find_task
+
+    assert find_task is tasks.find_task
+    assert {Student, ConcatAdaptor, Backbone, compose}

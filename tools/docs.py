@@ -3,7 +3,7 @@
 nbdev prepares the notebooks, smalldocs renders them, then every link is tried.
 
 The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their
-number here (00_scenes -> scenes.html).
+number here (02_schedule -> schedule.html).
 """
 
 import json
@@ -49,7 +49,7 @@ def process():
 
 
 def unnumbered(name):
-    """00_scenes.ipynb -> scenes.ipynb, in a relative link."""
+    """02_schedule.ipynb -> schedule.ipynb, in a relative link."""
     if ":" in name:
         return name
     folder, slash, page = name.rpartition("/")

@@ -22,10 +22,10 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.adaptors.catalogue import ADAPTORS
 from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig, evaluations
+from cond_distill.data.tasks import TASKS
 from cond_distill.metrics import load_recogniser, table
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
-from cond_distill.tasks import TASKS
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end
 
@@ -114,12 +114,12 @@ takes no condition and is not in the table. Large is good, except for *depth err
 alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture \
 before the edit to the one after it, where the two differ: 0 for an answer that copies its \
 condition, negative for one that is farther away than the copy (page \
-[Tasks](../nbs/00a_tasks.ipynb)).
+[Tasks](../nbs/library/data/tasks.ipynb)).
 
 {table(rows)}
 
-Adaptors and families of teachers: the table of [06b_families](../nbs/06b_families.ipynb), every \
-cell of which is a test.
+Adaptors and families of teachers: the table of [Families](../nbs/library/families.ipynb), \
+every cell of which is a test.
 """)
 
 

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cond_distill.compare import held_out, score
 from cond_distill.config import TrainConfig
+from cond_distill.data.tasks import find_task
 from cond_distill.metrics import load_recogniser, table
 from cond_distill.student import Student
-from cond_distill.tasks import find_task
 from cond_distill.teacher import ASSETS, Teacher
 from cond_distill.trainer import logged_minutes, measure_curve
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from ..checkpoints import last_checkpoint, write_checkpoint
+from ..training.checkpoint import last_checkpoint, write_checkpoint
 
 # %% auto #0
 __all__ = ['LossFn', 'FitPlan', 'stop_on_signals', 'fit']
