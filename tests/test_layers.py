@@ -17,7 +17,7 @@ LAYERS = (
     ("adaptors", "data"),
     ("student", "plan"),
     ("sampler",),
-    ("compare", "methods", "pipeline", "tiles"),
+    ("compare", "evaluation", "methods", "pipeline", "tiles"),
     ("trainer",),
     ("training.preflight", "teach"),
     ("experiments",),
