@@ -197,7 +197,7 @@ def sharpness_ratio(images: torch.Tensor, like: torch.Tensor) -> float:
 class PictureSet:
     """What the distances need of a set of pictures."""
 
-    scenes: torch.Tensor  # [N, 224] features of the evaluator network
+    scenes: torch.Tensor  # [N, 160] features of the evaluator network
     texture: torch.Tensor  # [N, 224] features of the texture network
     energy: float  # of the gradients
 

@@ -64,7 +64,7 @@ class EvaluatorNetwork(nn.Module):
         shape=len(SHAPES) + 1, colour=len(COLOURS) + 1, pattern=len(PATTERNS) + 1, depth=1
     )
 
-    def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)):
+    def __init__(self, widths: tuple[int, int, int] = (16, 48, 96)):
         super().__init__()
         a, b, c = widths
         self.down0 = nn.Sequential(halve(3, a), Residual(a))  # 64 → 32 pixels
@@ -92,7 +92,7 @@ class EvaluatorNetwork(nn.Module):
         return dict(out, depth=out["depth"].sigmoid(), floor=self.floor(c.mean((2, 3))))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Features [B, 224] of whole pictures."""
+        """Features [B, 160] of whole pictures."""
         return torch.cat([m.mean((2, 3)) for m in self.maps(image)], 1)
 
 # %% ../../nbs/library/evaluation/evaluator.ipynb #275620c9
@@ -173,7 +173,7 @@ def in_batches(fn: Callable, net: nn.Module, images: torch.Tensor, batch: int = 
 
 
 def scene_features(net: EvaluatorNetwork, images: torch.Tensor) -> torch.Tensor:
-    """Features [B, 224] of images [B, 3, 64, 64] in [0, 1], on the CPU."""
+    """Features [B, 160] of images [B, 3, 64, 64] in [0, 1], on the CPU."""
     check_images(images, "images")
     return torch.cat(in_batches(net, net, images)).cpu()
 
