@@ -9,7 +9,7 @@ PY := .venv/bin/python
 # jobs at a time of `reproduce` and `longer`, in processes of their own
 AT_ONCE ?= 1
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photos rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -89,6 +89,22 @@ photos: dev  ## Train the shipped teacher of photographs and its super-resolutio
 	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --zoom 2 --steps 3500 --batch 32 --scenes 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
 	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
+	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
+
+# photographs of Debian packages, fetched and used for training only; on a GPU:
+# make photos-debian PHOTO_TEACH="--steps 12000 --batch 256"
+PHOTOS := runs/photos_debian
+PHOTO_TEACH ?= --steps 9000 --batch 32
+PHOTO_TASK := --teacher photos_teacher --images $(PHOTOS) --zoom 4 --recolour --task superres_x4 --adaptor concat --scenes 8000
+photo-sources: dev  ## Fetch the photographs that `make photos-debian` trains on (260 MB with apt-get; nothing is installed)
+	$(PY) tools/photo_sources.py $(PHOTOS)
+
+# one finetuning, which both adaptors start from; then as many network evaluations for one as for the other
+photos-debian: photo-sources  ## The same on these photographs, longer: a recipe that has not been run yet (about 90 minutes on 2 cores; can be stopped)
+	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --zoom 4 $(PHOTO_TEACH) --scenes 24000 --work runs/photos_debian_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --preset data_only --timesteps all --steps 3000 --out runs/photos_superres_start
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --start runs/photos_superres_start --preset data_only --timesteps all --steps 1599 --out runs/photos_superres_undistilled
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --start runs/photos_superres_start --focus 0 --look-ahead 200 --ramp-start 0 --ramp-end .3 --steps 800 --out runs/photos_superres_distilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)

@@ -22,6 +22,7 @@ what differs; `--update` writes it anew.
 import argparse
 import fnmatch
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -226,6 +227,14 @@ def flat_share(image: Image.Image) -> float:
     return float((x[:, 1:] == x[:, :-1]).all(2).mean())
 
 
+def save(image: Image.Image, file: Path) -> None:
+    """Write a PNG file, unless it is there already: caches of crops depend on its date."""
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    if not file.is_file() or file.read_bytes() != data.getvalue():
+        file.write_bytes(data.getvalue())
+
+
 def thumbnail(image: Image.Image) -> np.ndarray:
     """16 × 16 pixels of a picture, to find near duplicates by."""
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
@@ -274,7 +283,7 @@ def take(package: str, deb: Path, args, kept: list) -> list[str]:
             continue
         stem = picture.parents[2].name if picture.parent.name == "images" else picture.stem
         name = f"{package}__{re.sub(r'[^A-Za-z0-9.-]+', '-', stem)}.png"
-        image.save(args.out / name, compress_level=1)
+        save(image, args.out / name)
         digest = hashlib.sha256(picture.read_bytes()).hexdigest()
         row = (name, package, version, inside, licence, author, digest, *image.size, split_of(name))
         kept.append((Photo(*row), thumbnail(image)))
