@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples, make_batch
-from cond_distill.loss import draw
+from cond_distill.loss import sample_noise
 from cond_distill.metrics import table
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher, best_device
-from cond_distill.trainer import Run, one_step
+from cond_distill.trainer import Run, train_step
 
 
 def fastest(calls: dict, rounds: int) -> dict:
@@ -51,7 +51,7 @@ def after_ramp(cfg, teacher, data, **settings):
     """A run whose next step asks the target as well, as a callable."""
     run = Run(replace(cfg, ramp_start=0.0, ramp_end=0.0, **settings), teacher)
     run.step = run.cfg.steps // 2
-    return run, lambda: one_step(run, data)
+    return run, lambda: train_step(run, data)
 
 
 def bare(run, data):
@@ -61,7 +61,7 @@ def bare(run, data):
     """
     cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device)
-    d = draw(student.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
+    d = sample_noise(student.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
     z = student.schedule.add_noise(batch["x"], d.eps, d.t)
 
     def call():
@@ -97,7 +97,7 @@ def training(
         "finetuning": after_ramp(cfg, teacher, data, preset="data_only")[1],
     }
     with tempfile.TemporaryDirectory() as out:
-        run.sampler.save(out)
+        run.ema_student.save(out)
         calls["LCM"] = after_ramp(cfg, teacher, data, preset="lcm", start=out, guidance=3.0)[1]
         best = fastest(calls | ({} if apart else full_codi(cfg, teacher, data)), rounds)
     if apart:
@@ -154,7 +154,7 @@ def kept(cfg, teacher, data, **settings) -> float:
 
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, run.cfg, teacher.empty(), g, teacher.device)
-    d = draw(teacher.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
+    d = sample_noise(teacher.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
     own = {p.untyped_storage()._cdata for p in [*run.params, *teacher.parameters()]}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
         loss = run.loss(run.student, run.target, batch, d)[0]

@@ -29,7 +29,7 @@ from cond_distill.plan import plan, shapes_only
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
-from cond_distill.trainer import Run, one_step
+from cond_distill.trainer import Run, train_step
 
 PAGES = (
     "appendix/devices",
@@ -164,8 +164,8 @@ def step(settings):
     )
     run, data = Run(cfg, teacher), cache_examples(teacher, cfg, False)
     losses = []
-    first = timed(lambda: losses.append(one_step(run, data)["loss"]), 3)
-    took = timed(lambda: losses.append(one_step(run, data)["loss"]), 40)
+    first = timed(lambda: losses.append(train_step(run, data)["loss"]), 3)
+    took = timed(lambda: losses.append(train_step(run, data)["loss"]), 40)
     print(
         json.dumps(
             dict(
@@ -325,8 +325,8 @@ def sizes(args, log):
             )
             run = Run(cfg, teacher)
             memory(True)
-            timed(partial(one_step, run, data), 2)  # the first ones are slower
-            took = timed(partial(one_step, run, data), 4)
+            timed(partial(train_step, run, data), 2)  # the first ones are slower
+            took = timed(partial(train_step, run, data), 4)
             seconds = min(took)
             rows.append(
                 dict(

@@ -1,9 +1,12 @@
-"""Where modules and names have gone: old import paths go on working."""
+"""Old names: import paths, names and saved files of earlier versions go on working.
+
+Everything that was ever called differently stands in the three tables below.
+"""
 
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -22,9 +25,13 @@ MODULES = {
     "tasks": "data.tasks",
 }
 
-# module → names that it had once → the module that has them now
+# module → name that it had once → "module" that has it now, or "module:new name"
 NAMES = {
-    "adaptor": {"Student": "student", "Prepared": "student"},
+    "adaptor": {
+        "Student": "student",
+        "Prepared": "student",
+        "keep_signal": "adaptor:init_condition_encoder",
+    },
     "adaptors": {
         "ADAPTORS": "adaptors.catalogue",
         "make_adaptor": "adaptors.catalogue",
@@ -37,37 +44,72 @@ NAMES = {
         "encoder": "adaptors.fusion",
         "decoder": "adaptors.fusion",
         "TransformerControlNetAdaptor": "adaptors.transformer",
-        "Composed": "adaptors.several",
+        "Composed": "adaptors.several:MultiAdaptor",
         "compose": "student",
     },
+    "adaptors.instruction": {"TextReader": "adaptors.instruction:InstructionEncoder"},
     "cli": {"ReproduceConfig": "config"},
+    "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
     "families": {"FAMILIES": "teacher"},
-    "methods.two_stage": {"Backbone": "adaptors.full", "GuidanceEmbedded": "adaptors.guidance"},
+    "loss": {
+        "Draw": "loss:NoiseSample",
+        "draw": "loss:sample_noise",
+        "printed": "loss:paper_weights",
+        "agreement_only": "loss:consistency_only",
+        "STEPS_TO_S": "loss:SOLVERS",
+        "step_to_s": "loss:solve",
+    },
+    "methods.two_stage": {
+        "Backbone": "adaptors.full:FullFinetune",
+        "GuidanceEmbedded": "adaptors.guidance",
+        "followed": "methods.two_stage:ddim_solver_step",
+        "answer_for": "methods.two_stage:progressive_target",
+        "plain": "methods.two_stage:as_student",
+        "FOLLOWERS": "methods.two_stage:TWO_STAGE_LOSSES",
+    },
+    "teacher": {
+        "guide": "teacher:classifier_free_guidance",
+        "added": "teacher:output_hooks",
+    },
+    "trainer": {
+        "held_examples": "trainer:validation_batch",
+        "first_adaptor": "trainer:build_adaptor",
+        "round_of": "trainer:progressive_stage",
+        "FREE": "trainer:RESUME_OVERRIDES",
+        "one_step": "trainer:train_step",
+    },
 }
+
+# class of an adaptor in a saved file → its name now
+ADAPTOR_CLASSES = {"Backbone": "FullFinetune"}
 
 
 def forward(module: str):
-    """The `__getattr__` of a module, which finds the names that have moved away from it."""
-    homes = NAMES[module.removeprefix(f"{PACKAGE}.")]
+    """The `__getattr__` of a module, which finds the names that it had once."""
+    homes = NAMES[module]
 
     def find(name: str):
         if name not in homes:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return getattr(import_module(f"{PACKAGE}.{homes[name]}"), name)
+            raise AttributeError(f"module '{PACKAGE}.{module}' has no attribute {name!r}")
+        home, _, new = homes[name].partition(":")
+        return getattr(import_module(f"{PACKAGE}.{home}"), new or name)
 
     return find
 
 
-class OldPaths(MetaPathFinder, Loader):
-    """Imports an old module as the one that replaces it: both names stand for one object."""
+class Forwarding(SourceFileLoader):
+    """Loads a module as ever, and lets it know the names that it had once."""
 
-    def find_spec(self, fullname, path=None, target=None):
-        package, _, name = fullname.rpartition(".")
-        known = package == PACKAGE and name in MODULES
-        return ModuleSpec(fullname, self) if known else None
+    def exec_module(self, module):
+        super().exec_module(module)
+        module.__getattr__ = forward(self.name.removeprefix(f"{PACKAGE}."))
+
+
+class Alias(Loader):
+    """Loads an old module as the one that replaces it: both names stand for one object."""
 
     def create_module(self, spec):
-        new = import_module(f"{PACKAGE}.{MODULES[spec.name.rpartition('.')[2]]}")
+        new = import_module(f"{PACKAGE}.{MODULES[spec.name.removeprefix(f'{PACKAGE}.')]}")
         self.spec = new.__spec__
         return new
 
@@ -75,7 +117,22 @@ class OldPaths(MetaPathFinder, Loader):
         module.__spec__ = self.spec  # the import system has just put the old one there
 
 
+class OldNames(MetaPathFinder):
+    """Finds the modules of this package that have been called differently."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if not fullname.startswith(f"{PACKAGE}."):
+            return None
+        module = fullname.removeprefix(f"{PACKAGE}.")
+        if module in MODULES:
+            return ModuleSpec(fullname, Alias())
+        spec = PathFinder.find_spec(fullname, path) if module in NAMES else None
+        if spec:
+            spec.loader = Forwarding(fullname, spec.origin)
+        return spec
+
+
 def install():
-    """Let old module paths be imported."""
-    if not any(type(finder).__name__ == "OldPaths" for finder in sys.meta_path):
-        sys.meta_path.append(OldPaths())
+    """Let old names be imported."""
+    if not any(type(finder).__name__ == "OldNames" for finder in sys.meta_path):
+        sys.meta_path.insert(0, OldNames())

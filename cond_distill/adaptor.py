@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ._moved import forward
 from .teacher import Teacher
 from .utils import check_image
 
 # %% auto #0
-__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'Adaptor', 'keep_signal', 'ControlNetAdaptor']
+__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'Adaptor', 'init_condition_encoder',
+           'ControlNetAdaptor']
 
 # %% ../nbs/course/04_adaptor.ipynb #3cdfa4bf
 # names of files
@@ -149,7 +149,7 @@ class Adaptor(nn.Module):
         self.channels = channels
         self.image_size = image_size
         self.settings = dict(settings, channels=channels)
-        # or a `TextReader`, for tasks with instructions
+        # or an `InstructionEncoder`, for tasks with instructions
         self.reader = None
 
     @classmethod
@@ -207,7 +207,7 @@ class Adaptor(nn.Module):
         return made
 
 # %% ../nbs/course/04_adaptor.ipynb #d78e545a
-def keep_signal(net: nn.Module):
+def init_condition_encoder(net: nn.Module):
     """Initial weights with which convolutions and SiLUs hand a signal on as strong as it came in.
 
     He et al. (arXiv 1502.01852) with the gain of SiLU.
@@ -252,7 +252,7 @@ class ControlNetAdaptor(Adaptor):
             conditioning_embedding_out_channels=widths,
         )
         reads = net.controlnet_cond_embedding
-        keep_signal(reads)
+        init_condition_encoder(reads)
         # as if the condition came as 4 (c − ½): mean 0, variance near 1
         with torch.no_grad():
             reads.conv_in.bias.sub_(2 * reads.conv_in.weight.sum((1, 2, 3)))
@@ -287,6 +287,3 @@ class ControlNetAdaptor(Adaptor):
             lora,
             teacher.image_size,
         ).to(teacher.device)
-
-# %% ../nbs/course/04_adaptor.ipynb #8cd38fd3
-__getattr__ = forward("cond_distill.adaptor")  # what stood here once

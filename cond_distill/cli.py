@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ._moved import forward
 from .config import ReproduceConfig, TeachConfig, TrainConfig
 
 # %% auto #0
@@ -550,6 +549,3 @@ def main(argv: list[str] | None = None):
     except KeyboardInterrupt as e:
         print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
-
-# %% ../nbs/library/cli.ipynb #dbeb324b
-__getattr__ = forward("cond_distill.cli")  # what stood here once

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ._moved import forward
 from cond_distill.teacher import (
     Teacher,
     read_schedule,
@@ -178,6 +177,3 @@ class PixelTeacher(Teacher):
 
     def text_inputs(self, text):
         return {}
-
-# %% ../nbs/library/families.ipynb #7bb5f271
-__getattr__ = forward("cond_distill.families")  # what stood here once

@@ -13,15 +13,16 @@ import torch
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'DISTANCES', 'STEPS_TO_S', 'PRESETS', 'Draw', 'draw', 'squared', 'pseudo_huber', 'cauchy', 'printed',
-           'ramp', 'look_ahead', 'data_only', 'agreement_only', 'step_to_s', 'at_boundary', 'decoded', 'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'SOLVERS', 'PRESETS', 'NoiseSample', 'sample_noise', 'squared', 'pseudo_huber', 'cauchy',
+           'paper_weights', 'ramp', 'look_ahead', 'data_only', 'consistency_only', 'solve', 'at_boundary', 'decoded',
+           'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseSample:
     """The randomness of one training step.
 
     It is drawn outside the loss so that every loss can be compared on the same draw.
@@ -35,7 +36,7 @@ class Draw:
     u: torch.Tensor | None = None
 
 
-def draw(
+def sample_noise(
     schedule: Schedule,
     x,  # latents [B, ...]
     generator,  # CPU generator
@@ -45,7 +46,7 @@ def draw(
     # "all": t from 1 … T−1; "grid": from the timesteps of a sampler with T / Δt steps
     timesteps: str = "all",
     focus: float = 0.0,  # t is drawn with a probability in proportion to t^focus
-) -> Draw:
+) -> NoiseSample:
     """s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."""
     if not 1 <= delta < schedule.T:
         raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
@@ -64,7 +65,7 @@ def draw(
     )
     t = choice[pick].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
-    return Draw(
+    return NoiseSample(
         t.to(x.device),
         (t - delta).clamp(min=0).to(x.device),
         eps.to(x.device),
@@ -101,7 +102,7 @@ def cauchy(a, b, c: float = 0.1):
 DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/course/06_loss.ipynb #14243b2d
-def printed(schedule: Schedule, d: Draw):
+def paper_weights(schedule: Schedule, d: NoiseSample):
     """The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."""
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
 
@@ -113,7 +114,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(
     schedule: Schedule,
-    d: Draw,
+    d: NoiseSample,
     goal: float = 400.0,  # wanted look-ahead L at the end, training timesteps
     start: float = 0.6,  # of the ramp, a share of the training
     end: float = 0.7,
@@ -129,21 +130,21 @@ def look_ahead(
     return 1 - rho, rho
 
 
-def data_only(schedule: Schedule, d: Draw):
+def data_only(schedule: Schedule, d: NoiseSample):
     """No consistency term: plain conditional finetuning, w_d = 1."""
     return look_ahead(schedule, d, goal=0.0)
 
 
-def agreement_only(schedule: Schedule, d: Draw):
+def consistency_only(schedule: Schedule, d: NoiseSample):
     """No data term: w_c = 1. Nothing says what is right."""
     w_c = torch.ones_like(d.t, dtype=torch.float32)
     return 0 * w_c, w_c
 
 # %% ../nbs/course/06_loss.ipynb #496deddf
-STEPS_TO_S = ("model", "noise", "teacher", "forward")
+SOLVERS = ("model", "noise", "teacher", "forward")
 
 
-def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
+def solve(how: str, student, batch: dict, d: NoiseSample, z_t, now):
     """ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."""
     alpha, sigma = student.schedule.at(d.s, z_t)
     x_hat = now.x.detach()
@@ -156,7 +157,7 @@ def step_to_s(how: str, student, batch: dict, d: Draw, z_t, now):
     if how == "teacher":
         with torch.no_grad():
             return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
-    raise ValueError(f"z_s is {how!r}; choose one of {', '.join(STEPS_TO_S)}")
+    raise ValueError(f"z_s is {how!r}; choose one of {', '.join(SOLVERS)}")
 
 # %% ../nbs/course/06_loss.ipynb #665f5e93
 def at_boundary(now: Prediction, z, t):
@@ -185,7 +186,7 @@ def codi_loss(
     student,
     target,
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
-    d: Draw,
+    d: NoiseSample,
     *,
     z_s: str = "model",  # "model", "noise", "teacher", "forward"
     space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
@@ -210,7 +211,7 @@ def codi_loss(
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
     if (w_c > 0).any():
-        z = step_to_s(z_s, student, batch, d, z_t, now)  # 3
+        z = solve(z_s, student, batch, d, z_t, now)  # 3
         with torch.no_grad():
             then = target(z, d.s, batch["cond"], batch["text"])  # 4
         snr = schedule.snr(d.s).to(z.device)
@@ -236,7 +237,7 @@ PRESETS = dict(
     # signal space, look-ahead ramps to min(400, t)
     balanced=codi_loss,
     # space and weights as printed
-    paper=partial(codi_loss, space="noise", weights=printed),
+    paper=partial(codi_loss, space="noise", weights=paper_weights),
     data_only=partial(codi_loss, weights=data_only),  # no consistency
-    agreement_only=partial(codi_loss, weights=agreement_only),  # no real picture
+    agreement_only=partial(codi_loss, weights=consistency_only),  # no real picture
 )

@@ -20,7 +20,7 @@ from cond_distill.adaptor import (
     READER,
     write_weights,
 )
-from .adaptors.several import Composed
+from .adaptors.several import MultiAdaptor
 from .data.images import read_pil
 from .data.tasks import find_task
 from .families import PixelTeacher
@@ -449,7 +449,7 @@ class CoDiPipeline(DiffusionPipeline):
         adaptor = self.adaptor.inner
         cond = cond.to(z.device)
         adaptor.check(cond, len(z))
-        student = Student(teacher, adaptor if scale == 1.0 else Composed([adaptor], [scale]))
+        student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
 
         # offloaded: its weights are wanted before its call
         def fetch():

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from .adaptors.catalogue import make_adaptor
 from .schedule import Schedule
-from .teacher import Teacher, added, find_folder
+from .teacher import Teacher, find_folder, output_hooks
 
 # %% auto #0
 __all__ = ['KNOWN', 'GPUS', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
@@ -336,7 +336,7 @@ def _forward(teacher, adaptor, batch, channels, kind):
     with _Mixed(kind):
         effects = adaptor(z, time, adaptor.prepare(teacher, cond), inputs)
     z, inputs, effects = tree_map(lambda a: a.to(kind), (z, inputs, effects))
-    with added(teacher.backbone, effects.pop("outputs", {})):
+    with output_hooks(teacher.backbone, effects.pop("outputs", {})):
         return torch.func.functional_call(
             teacher.backbone,
             dict(adaptor.weights(teacher.backbone)),

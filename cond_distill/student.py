@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from . import _moved
 from .adaptor import ABOUT, READER, Adaptor, write_weights
 from .adaptors.catalogue import ADAPTOR_CLASSES
-from .adaptors.instruction import TextReader
-from .adaptors.several import Composed
+from .adaptors.instruction import InstructionEncoder
+from .adaptors.several import MultiAdaptor
 from .schedule import Prediction
-from .teacher import Teacher, as_timesteps, guide
+from .teacher import Teacher, as_timesteps, classifier_free_guidance
 
 # %% auto #0
 __all__ = ['Prepared', 'Student', 'compose']
@@ -39,7 +40,8 @@ class Prepared:
 # %% ../nbs/library/student.ipynb #1d8ff3ad
 def _kinds() -> dict[str, type[Adaptor]]:
     """Every kind of adaptor by the name of its class: the package's, and those of a user."""
-    return {kind.__name__: kind for kind in ADAPTOR_CLASSES} | Adaptor.kinds
+    kinds = {kind.__name__: kind for kind in ADAPTOR_CLASSES} | Adaptor.kinds
+    return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
 
 
 def _read_about(folder: Path, teacher: Teacher) -> dict:
@@ -119,7 +121,7 @@ class Student(nn.Module):
 
         # such an adaptor does in one call what costs others two
         told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}
-        return guide(
+        return classifier_free_guidance(
             predict,
             z,
             as_timesteps(t, z),
@@ -163,7 +165,7 @@ class Student(nn.Module):
         info = _read_about(folder, teacher)
         adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
         if info.get("reader"):
-            adaptor.reader = TextReader.of(teacher, info["reader"])
+            adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
             adaptor.reader.load_state_dict(load_file(folder / READER))
         student = Student(teacher, adaptor)
         student.about = info
@@ -192,7 +194,7 @@ def compose(
             "an adaptor that reads instructions (a task such as 'edit') or is told the guidance "
             "('lcm') cannot share its inputs with others; use it alone"
         )
-    made = Student(students[0].teacher, Composed([s.adaptor for s in students], strengths))
+    made = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))
     about = getattr(students[0], "about", {})
     made.about = {k: about[k] for k in ("method", "sampling_steps") if k in about}
     return made

@@ -19,8 +19,8 @@ from .schedule import Prediction, Schedule
 from .utils import check_image
 
 # %% auto #0
-__all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'guide', 'as_timesteps', 'added',
-           'Teacher']
+__all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'classifier_free_guidance',
+           'as_timesteps', 'output_hooks', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
@@ -99,7 +99,7 @@ def _what_to_do(name, folder: Path) -> str:
     )
 
 # %% ../nbs/course/03_teacher.ipynb #1dad07ea
-def guide(
+def classifier_free_guidance(
     predict,  # (z, t, text, *conds) -> Prediction, on a batch
     z,  # latents [B,C,h,w]
     t,  # timesteps [B]
@@ -138,7 +138,7 @@ def as_timesteps(t, z) -> torch.Tensor:
 
 
 @contextmanager
-def added(net, outputs: dict):
+def output_hooks(net, outputs: dict):
     """While open, each named part of `net` gives its output plus a tensor."""
 
     def plus(delta):
@@ -325,7 +325,7 @@ class Teacher(nn.Module):
                 z.device.type
             )
             with (
-                added(self.backbone, cast(outputs or {})),
+                output_hooks(self.backbone, cast(outputs or {})),
                 torch.autocast(z.device.type, enabled=False) if half else nullcontext(),
             ):
                 out = torch.func.functional_call(
@@ -346,7 +346,9 @@ class Teacher(nn.Module):
             raise ValueError(
                 f"{len(z)} latents but {len(text)} captions; give one caption per image"
             )
-        return guide(self.predict, z, as_timesteps(t, z), text, self.empty(), guidance)
+        return classifier_free_guidance(
+            self.predict, z, as_timesteps(t, z), text, self.empty(), guidance
+        )
 
     @torch.no_grad()
     def empty(self) -> torch.Tensor:

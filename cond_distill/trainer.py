@@ -25,9 +25,9 @@ from cond_distill.adaptors.catalogue import (
     ADAPTORS,
     make_adaptor,
 )
-from .adaptors.full import Backbone
+from .adaptors.full import FullFinetune
 from .adaptors.guidance import GuidanceEmbedded
-from .adaptors.instruction import TextReader
+from .adaptors.instruction import InstructionEncoder
 from .config import TrainConfig
 from .data.cache import make_batch
 from .data.stream import open_photos, training_data
@@ -35,18 +35,18 @@ from .data.tasks import better, examples, find_task
 from cond_distill.loss import (
     DISTANCES,
     PRESETS,
-    STEPS_TO_S,
+    SOLVERS,
     TIMESTEPS,
     decoded,
-    draw,
     look_ahead,
     ramp,
+    sample_noise,
     squared,
 )
 from .methods.discriminator import Adversary
 from cond_distill.methods.two_stage import (
-    FOLLOWERS,
-    plain,
+    TWO_STAGE_LOSSES,
+    as_student,
 )
 from .sampler import draw_images
 from .student import Student
@@ -65,9 +65,10 @@ from cond_distill.training.distributed import (
 from .utils import append_row, calm_interrupt, forget_rows_after
 
 # %% auto #0
-__all__ = ['FREE', 'make_loss', 'first_adaptor', 'round_of', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
-           'save_run', 'load_run', 'Record', 'one_step', 'held_examples', 'validation_grid', 'measure_curve',
-           'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
+__all__ = ['RESUME_OVERRIDES', 'make_loss', 'build_adaptor', 'progressive_stage', 'make_optimizer', 'MovingAverage',
+           'compile_networks', 'Run', 'save_run', 'load_run', 'Record', 'train_step', 'validation_batch',
+           'validation_grid', 'measure_curve', 'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end',
+           'finish', 'logged_minutes']
 
 # %% ../nbs/course/09_trainer.ipynb #5a34744e
 def _features():
@@ -88,8 +89,8 @@ def make_loss(
 ):
     """The loss that a configuration names."""
     for name, good in (
-        ("preset", PRESETS | FOLLOWERS),
-        ("z_s", STEPS_TO_S),
+        ("preset", PRESETS | TWO_STAGE_LOSSES),
+        ("z_s", SOLVERS),
         ("distance", DISTANCES),
         ("data", _SEEN),
         ("timesteps", TIMESTEPS),
@@ -98,9 +99,12 @@ def make_loss(
     ):
         if getattr(cfg, name) not in good:
             raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
-    if cfg.preset in FOLLOWERS:
+    if cfg.preset in TWO_STAGE_LOSSES:
         return partial(
-            FOLLOWERS[cfg.preset], source=source, guidance=cfg.guidance, distance=cfg.distance
+            TWO_STAGE_LOSSES[cfg.preset],
+            source=source,
+            guidance=cfg.guidance,
+            distance=cfg.distance,
         )
     loss = partial(
         PRESETS[cfg.preset],
@@ -135,7 +139,7 @@ def _recomputed(part, *inputs):
     )
 
 
-def first_adaptor(cfg: TrainConfig, teacher: Teacher):
+def build_adaptor(cfg: TrainConfig, teacher: Teacher):
     """A fresh adaptor, or what `cfg.start` holds.
 
     With an input for the guidance if the loss tells it.
@@ -143,13 +147,13 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
     if cfg.start:
         made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
     elif cfg.adaptor == "backbone":
-        made = Backbone.from_teacher(teacher)
+        made = FullFinetune.from_teacher(teacher)
     else:
         made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
         instructed = teacher.has_text and not find_task(cfg.task).captions
         layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
         if layers:
-            made.reader = TextReader.of(teacher, layers)
+            made.reader = InstructionEncoder.of(teacher, layers)
     return (
         GuidanceEmbedded.of(teacher, made)
         if cfg.preset == "lcm" and not made.embeds_guidance
@@ -157,7 +161,7 @@ def first_adaptor(cfg: TrainConfig, teacher: Teacher):
     ).to(memory_format=torch.channels_last)
 
 
-def round_of(cfg: TrainConfig, step: int) -> tuple[int, int]:
+def progressive_stage(cfg: TrainConfig, step: int) -> tuple[int, int]:
     """(number of the round, its Δt)."""
     n = abs(cfg.rounds)
     k = min(step * n // cfg.steps, n - 1)
@@ -279,22 +283,22 @@ class Run:
             )
         _check_shares(cfg, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
-        adaptor = first_adaptor(cfg, teacher)
+        adaptor = build_adaptor(cfg, teacher)
         for net in (teacher.backbone, *adaptor.modules()):
             if getattr(net, "_supports_gradient_checkpointing", False):
                 if cfg.checkpointing:
                     net.enable_gradient_checkpointing(_recomputed)
                 else:
                     net.disable_gradient_checkpointing()
-        # no wrapper around it: `one_step` averages the gradients
+        # no wrapper around it: `train_step` averages the gradients
         self.student = Student(
             teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True)
         )
-        self.target, self.sampler = self.student.copy(), self.student.copy()
+        self.target, self.ema_student = self.student.copy(), self.student.copy()
         self.cut = cfg.shard and self.accelerator.num_processes > 1
         # whole: to draw from and to save
-        self.shown = self.sampler.copy() if self.cut and self.main else self.sampler
-        for model in (self.student, self.target, self.sampler) if self.cut else ():
+        self.eval_student = self.ema_student.copy() if self.cut and self.main else self.ema_student
+        for model in (self.student, self.target, self.ema_student) if self.cut else ():
             shard_blocks(model.adaptor, teacher.device)
         self.params = list(adaptor.parameters())
         opt = make_optimizer(cfg, self.params)
@@ -304,12 +308,12 @@ class Run:
             compile_networks(
                 cfg.compile,
                 teacher.backbone,
-                *(s.adaptor for s in (self.student, self.target, self.sampler)),
+                *(s.adaptor for s in (self.student, self.target, self.ema_student)),
             )
         self.target_ema = MovingAverage(self.target, cfg.target_decay)
-        self.ema = MovingAverage(self.sampler, cfg.ema_decay)
+        self.ema = MovingAverage(self.ema_student, cfg.ema_decay)
         self.round = 0
-        self.source = Student.load(teacher, cfg.start) if cfg.start else plain(teacher)
+        self.source = Student.load(teacher, cfg.start) if cfg.start else as_student(teacher)
         self.adversary = (
             Adversary(
                 teacher,
@@ -323,7 +327,7 @@ class Run:
         )
         self.loss = make_loss(cfg, self.source, self.adversary)
         # see the sampler's page
-        self.shown.about = dict(
+        self.eval_student.about = dict(
             method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency"
         )
 
@@ -332,15 +336,18 @@ class Run:
         return self.accelerator.is_main_process  # the one that writes
 
     def show(self):
-        """Bring `shown` up to date; if the networks are cut up, every process has to ask for it."""
+        """Bring `eval_student` up to date.
+
+        If the networks are cut up, every process has to ask for it.
+        """
         if self.cut:
-            state = gathered(self.sampler.adaptor.state_dict(), self.main)
+            state = gathered(self.ema_student.adaptor.state_dict(), self.main)
         if self.cut and self.main:
-            self.shown.adaptor.load_state_dict(state)
+            self.eval_student.adaptor.load_state_dict(state)
 
     def next_round(self, k: int):
         """From now on the one that is followed is what the student was until now."""
-        self.round, self.source = k, self.sampler.copy()
+        self.round, self.source = k, self.ema_student.copy()
         # the student has learnt it in its first round: not again
         self.loss = make_loss(replace(self.cfg, guidance=1.0), self.source)
 
@@ -388,7 +395,7 @@ def save_run(run: Run):
 
 # %% ../nbs/course/09_trainer.ipynb #2c845d2d
 # settings that may change in the middle of a run
-FREE = {
+RESUME_OVERRIDES = {
     "out",
     "cache",
     "save_every",
@@ -426,7 +433,7 @@ def load_run(run: Run) -> bool:
     differ = [
         f"{k} = {there[k]!r} there, {v!r} here"
         for k, v in asdict(run.cfg).items()
-        if k not in FREE and there[k] != v
+        if k not in RESUME_OVERRIDES and there[k] != v
     ]
     if differ:
         raise ValueError(
@@ -522,13 +529,13 @@ def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
     return mean["loss"], parts
 
 # %% ../nbs/course/09_trainer.ipynb #be999e26
-def one_step(run: Run, data: dict) -> dict:
+def train_step(run: Run, data: dict) -> dict:
     """Draw, loss, backward, clip, step, both averages."""
     cfg = run.cfg
     student = run.student
     g = torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device, run.step)
-    progress, (k, delta) = run.step / cfg.steps, round_of(cfg, run.step)
+    progress, (k, delta) = run.step / cfg.steps, progressive_stage(cfg, run.step)
     if cfg.preset == "progressive" and k > run.round:
         run.next_round(k)
     focus = (
@@ -536,7 +543,9 @@ def one_step(run: Run, data: dict) -> dict:
         if cfg.preset == "balanced"
         else 0.0
     )
-    d = draw(student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus)
+    d = sample_noise(
+        student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus
+    )
     loss, parts = _gradients(run, batch, d)
     run.accelerator.unscale_gradients()  # of fp16
     norm = clip_gradients(run.params, cfg.clip)
@@ -565,7 +574,7 @@ def _step_if_finite(run, loss, norm):
         )
 
 # %% ../nbs/course/09_trainer.ipynb #e958922c
-def held_examples(cfg: TrainConfig, size: int, n: int) -> dict:
+def validation_batch(cfg: TrainConfig, size: int, n: int) -> dict:
     """The first n held-out examples of a run's task, without captions (but with instructions)."""
     if not cfg.images:
         return examples(cfg.task, range(n), "held_out", size, "none")
@@ -581,9 +590,9 @@ def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
     from diffusers.utils import make_image_grid
     from PIL import Image
 
-    held = held_examples(run.cfg, run.student.teacher.image_size, n)
+    held = validation_batch(run.cfg, run.student.teacher.image_size, n)
     rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [
-        draw_images(run.shown, held["caption"], held["cond"], steps=k) for k in steps
+        draw_images(run.eval_student, held["caption"], held["cond"], steps=k) for k in steps
     ]
     tiles = [
         Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy())
@@ -604,7 +613,7 @@ def measure_curve(
 
     A judge is called with images and examples and returns a dict of floats.
     """
-    held = held_examples(cfg, student.teacher.image_size, n)
+    held = validation_batch(cfg, student.teacher.image_size, n)
     return [
         dict(steps=k, n=n)
         | judge(draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held)
@@ -616,7 +625,7 @@ def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
     """The judge's opinion at one number of steps; one more row in judged.csv."""
     found = {
         k: v
-        for k, v in measure_curve(run.shown, run.cfg, judge, n, (steps,))[0].items()
+        for k, v in measure_curve(run.eval_student, run.cfg, judge, n, (steps,))[0].items()
         if k not in ("steps", "n")
     }
     append_row(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
@@ -752,7 +761,7 @@ def distill(
         with calm_interrupt() as asked:
             try:
                 while run.step < cfg.steps and not any(_agree(run, len(asked))):
-                    parts = one_step(run, data)
+                    parts = train_step(run, data)
                     try:
                         record = _record(run, parts, began, bar, judge)
                     except Exception:
@@ -822,9 +831,9 @@ def finish(
     if not run.main:
         return
     if judge:
-        more["curve"] = measure_curve(run.shown, run.cfg, judge)
+        more["curve"] = measure_curve(run.eval_student, run.cfg, judge)
     distilled = run.cfg.preset != "data_only"
-    run.shown.save(
+    run.eval_student.save(
         folder or run.cfg.out,
         torch.float16,
         task=run.cfg.task,
@@ -832,7 +841,7 @@ def finish(
         nfe=run.nfe,
         config=asdict(run.cfg),
         sampling_steps=[1, 2, 4, 8] if distilled else None,
-        **run.shown.about,
+        **run.eval_student.about,
         **more,
     )
 

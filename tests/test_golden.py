@@ -12,29 +12,26 @@ only the equalities within one run are checked.
 
 import hashlib
 import json
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny  # noqa: E402
-
-from cond_distill.config import TrainConfig  # noqa: E402
-from cond_distill.loss import DISTANCES, PRESETS, codi_loss, draw  # noqa: E402
-from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor  # noqa: E402
-from cond_distill.sampler import METHODS, draw_images, sample  # noqa: E402
-from cond_distill.schedule import Schedule  # noqa: E402
+from cond_distill.config import TrainConfig
+from cond_distill.loss import DISTANCES, PRESETS, codi_loss, sample_noise
+from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor
+from cond_distill.sampler import METHODS, draw_images, sample
+from cond_distill.schedule import Schedule
 from cond_distill.student import (
-    Student,  # noqa: E402
-    compose,  # noqa: E402
+    Student,
+    compose,
 )
-from cond_distill.teacher import Teacher  # noqa: E402
-from cond_distill.tiles import draw_tiled  # noqa: E402
-from cond_distill.trainer import distill  # noqa: E402
+from cond_distill.teacher import Teacher
+from cond_distill.tiles import draw_tiled
+from cond_distill.trainer import distill
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 20
@@ -258,7 +255,7 @@ def losses(bench: Bench) -> dict:
     x = torch.randn(4, *student.teacher.latent_shape, generator=g)
     batch = dict(x=x, cond=condition(4), text=student.teacher.embed(list(tiny.CAPTIONS)))
     for timesteps in ("all", "grid"):
-        d = draw(student.schedule, x, g, 125, True, 0.8, timesteps, 1.0)
+        d = sample_noise(student.schedule, x, g, 125, True, 0.8, timesteps, 1.0)
         for name, loss in PRESETS.items():
             out[f"{name}, {timesteps}"] = loss(student, student, batch, d)[1]
         for name in DISTANCES:

@@ -74,15 +74,3 @@ def test_nothing_private():
     for file in PACKAGE.rglob("*.py"):
         names = [f"{m}.{n}" for m, n in imports(file) if n.startswith("_") and n not in NO_CODE]
         assert not names, f"{file.name} imports {', '.join(names)}"
-
-
-def test_old_paths():
-    """Import paths of before the sub-packages lead to the same objects."""
-    from cond_distill.adaptor import Student
-    from cond_distill.adaptors import ConcatAdaptor, compose
-    from cond_distill.baselines import Backbone
-    from cond_distill.data import tasks
-    from cond_distill.tasks import find_task
-
-    assert find_task is tasks.find_task
-    assert {Student, ConcatAdaptor, Backbone, compose}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..adaptor import Adaptor, ControlNetAdaptor
 from .concat import ConcatAdaptor
-from .full import Backbone
+from .full import FullFinetune
 from .fusion import FusionAdaptor
 from .guidance import GuidanceEmbedded
 from .lora import LoRAAdaptor
@@ -29,7 +29,7 @@ ADAPTORS = dict(
 )
 
 # what a saved adaptor may be; a class of your own joins them by being defined (`Adaptor.kinds`)
-ADAPTOR_CLASSES = (*ADAPTORS.values(), TransformerControlNetAdaptor, GuidanceEmbedded, Backbone)
+ADAPTOR_CLASSES = (*ADAPTORS.values(), TransformerControlNetAdaptor, GuidanceEmbedded, FullFinetune)
 
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:

@@ -11,10 +11,10 @@ from torch import nn
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['TextReader']
+__all__ = ['InstructionEncoder']
 
 # %% ../../nbs/library/adaptors/instruction.ipynb #14311551
-class TextReader(nn.Module):
+class InstructionEncoder(nn.Module):
     """Text embeddings [B, L, D] → the same, read anew in both directions.
 
     Adds nothing at the start.
@@ -45,7 +45,7 @@ class TextReader(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @classmethod
-    def of(cls, teacher: Teacher, layers: int) -> TextReader:
+    def of(cls, teacher: Teacher, layers: int) -> InstructionEncoder:
         """For the embeddings of this teacher."""
         text = teacher.empty()
         if text.shape[-1] < 2:

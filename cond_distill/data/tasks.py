@@ -18,7 +18,7 @@ from ..scenes import COLOURS, FLOORS, SHAPES, Caption, Scene, Scenes, render
 
 # %% auto #0
 __all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges', 'resize',
-           'small_again', 'spoil', 'random_mask', 'with_hole', 'fill', 'underexpose', 'edit']
+           'small_again', 'degrade', 'random_mask', 'with_hole', 'composite', 'underexpose', 'edit']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _jpeg(x, rng, worst=35):
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
 
 # %% ../../nbs/library/data/tasks.ipynb #03b6181f
-def spoil(
+def degrade(
     picture: torch.Tensor,  # [3, H, W] in [0, 1]
     rng: np.random.Generator,
     factor: int = 4,
@@ -310,7 +310,7 @@ _add(
     channels=3,
     enlarge=4,
     fidelity=_near_truth,
-    of_image=lambda picture, rng: spoil(picture, rng),
+    of_image=lambda picture, rng: degrade(picture, rng),
 )
 
 # %% ../../nbs/library/data/tasks.ipynb #3b5cbb7e
@@ -354,7 +354,7 @@ def with_hole(picture, mask):
     return torch.cat([picture * (1 - mask) + 0.5 * mask, mask], -3)
 
 
-def fill(images, cond):
+def composite(images, cond):
     """The answer in the hole, the known picture elsewhere, exactly."""
     mask = cond[:, 3:4].to(images)
     return images * mask + cond[:, :3].to(images) * (1 - mask)
@@ -364,7 +364,7 @@ def _known_psnr(net, images, held):
     known = 1 - held["cond"][:, 3:4]
     error = ((images - held["image"]).square() * known).sum((1, 2, 3)) / (3 * known.sum((1, 2, 3)))
     return {"known PSNR": (-10 * error.clamp(min=1e-8).log10()).mean().item()} | _looks(
-        net, fill(images, held["cond"]), held
+        net, composite(images, held["cond"]), held
     )
 
 
@@ -382,7 +382,7 @@ _add(
     about="a picture with a hole and the mask of the hole",
     channels=4,
     fidelity=_known_psnr,
-    finish=fill,
+    finish=composite,
     of_user=_user_hole,
     of_image=lambda picture, rng: with_hole(picture, random_mask(*picture.shape[-2:], rng)),
 )

@@ -22,7 +22,7 @@ from ..adaptors.catalogue import make_adaptor
 from ..compare import comparison, held_out, score, spread
 from ..config import TrainConfig
 from ..data.tasks import find_task
-from ..loss import draw
+from ..loss import sample_noise
 from ..methods.two_stage import merged
 from ..metrics import features, frechet, kernel_distance, load_recogniser
 from ..sampler import draw_images
@@ -67,7 +67,7 @@ def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
         text=teacher.empty().expand(n, -1, -1).float(),
     )
     for progress in (0.0, 1.0):
-        d = draw(
+        d = sample_noise(
             teacher.schedule,
             x,
             torch.Generator().manual_seed(0),
@@ -189,7 +189,7 @@ class Job:
 def _first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
     """Write a fresh adaptor whose condition encoder has diffusers' own first weights.
 
-    Not those of `keep_signal`.
+    Not those of `init_condition_encoder`.
     """
     from diffusers import ControlNetModel
 

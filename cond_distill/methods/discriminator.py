@@ -15,7 +15,7 @@ from cond_distill.adaptors.concat import (
     latent_channels,
 )
 from ..adaptors.fusion import encoder
-from ..loss import Draw, ramp
+from ..loss import NoiseSample, ramp
 from ..teacher import Teacher
 
 # %% auto #0
@@ -83,7 +83,7 @@ class Adversary(nn.Module):
             for head, f in zip(self.heads, maps)
         ) / len(maps)
 
-    def __call__(self, x_hat, batch: dict, d: Draw):
+    def __call__(self, x_hat, batch: dict, d: NoiseSample):
         """A step of the judge, then −w D(x̂), [B]."""
         w = self.weight * ramp(d.progress, self.start, self.end)
         if not w:

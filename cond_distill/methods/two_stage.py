@@ -13,17 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .._moved import forward
-from ..loss import DISTANCES, Draw
+from ..loss import DISTANCES, NoiseSample
 from ..schedule import Schedule
 from ..student import Student
 from ..teacher import Teacher, find_folder
 
 # %% auto #0
-__all__ = ['FOLLOWERS', 'followed', 'answer_for', 'plain', 'progressive', 'consistency', 'merged']
+__all__ = ['TWO_STAGE_LOSSES', 'ddim_solver_step', 'progressive_target', 'as_student', 'progressive', 'consistency', 'merged']
 
 # %% ../../nbs/library/methods/two_stage.ipynb #6010ba7c
-def followed(source, batch: dict, z, t, s, guidance=1.0):
+def ddim_solver_step(source, batch: dict, z, t, s, guidance=1.0):
     """One DDIM step t → s of the model that is followed, without gradient."""
     with torch.no_grad():
         return source.schedule.step(
@@ -31,14 +30,14 @@ def followed(source, batch: dict, z, t, s, guidance=1.0):
         )
 
 
-def answer_for(schedule: Schedule, z_t, t, z_s, s):
+def progressive_target(schedule: Schedule, z_t, t, z_s, s):
     """The x̂ with which a single DDIM step from z_t at t arrives at z_s at s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t, z_t), schedule.at(s, z_t)
     r = sigma_s / sigma_t
     return (z_s - r * z_t) / (alpha_s - r * alpha_t)
 
 
-def plain(teacher: Teacher):
+def as_student(teacher: Teacher):
     """A teacher that is called like a student; the condition is not looked at."""
 
     def source(z, t, cond, text, guidance=1.0):
@@ -60,7 +59,7 @@ def progressive(
     student,
     target,
     batch: dict,
-    d: Draw,
+    d: NoiseSample,
     *,
     source,  # the model that is followed, called as a student
     guidance: float = 1.0,  # of its steps, on the caption
@@ -71,9 +70,9 @@ def progressive(
     `target` is not asked.
     """
     z_t, mid = student.schedule.add_noise(batch["x"], d.eps, d.t), (d.t + d.s) // 2
-    z_mid = followed(source, batch, z_t, d.t, mid, guidance)
-    want = answer_for(
-        student.schedule, z_t, d.t, followed(source, batch, z_mid, mid, d.s, guidance), d.s
+    z_mid = ddim_solver_step(source, batch, z_t, d.t, mid, guidance)
+    want = progressive_target(
+        student.schedule, z_t, d.t, ddim_solver_step(source, batch, z_mid, mid, d.s, guidance), d.s
     )
     now = student(z_t, d.t, batch["cond"], batch["text"])
     loss, dist = DISTANCES[distance](want, now.x), DISTANCES[distance](batch["x"], now.x.detach())
@@ -84,7 +83,7 @@ def consistency(
     student,
     target,
     batch: dict,
-    d: Draw,
+    d: NoiseSample,
     *,
     source,
     guidance: float = 1.0,
@@ -98,7 +97,10 @@ def consistency(
     """
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
     w = 1 + (guidance - 1) * d.u.to(z_t) if embedded else guidance
-    z_s, told = followed(source, batch, z_t, d.t, d.s, w), dict(guidance=w) if embedded else {}
+    z_s, told = (
+        ddim_solver_step(source, batch, z_t, d.t, d.s, w),
+        dict(guidance=w) if embedded else {},
+    )
     now = student(z_t, d.t, batch["cond"], batch["text"], **told)
     with torch.no_grad():
         then = target(z_s, d.s, batch["cond"], batch["text"], **told)
@@ -106,7 +108,7 @@ def consistency(
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 
 
-FOLLOWERS = dict(
+TWO_STAGE_LOSSES = dict(
     progressive=progressive, consistency=consistency, lcm=partial(consistency, embedded=True)
 )
 
@@ -129,6 +131,3 @@ def merged(
         old.unlink()
     net.save_pretrained(Path(folder) / "unet")
     return Path(folder)
-
-# %% ../../nbs/library/methods/two_stage.ipynb #bf9cd145
-__getattr__ = forward("cond_distill.methods.two_stage")  # what stood here once

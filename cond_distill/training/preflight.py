@@ -18,7 +18,7 @@ from ..data.cache import make_batch
 from ..data.stream import first_examples, training_data
 from ..loss import at_boundary
 from ..teacher import Teacher
-from ..trainer import Run, check_source, one_step, open_teacher
+from ..trainer import Run, check_source, open_teacher, train_step
 
 # %% auto #0
 __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
@@ -275,7 +275,7 @@ def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list
     before, took = teacher.fingerprint(exact=True), []
     for _ in range(steps):
         start = time.perf_counter()
-        said = one_step(run, data)
+        said = train_step(run, data)
         took.append(time.perf_counter() - start)
 
     def far(a, b):
