@@ -35,6 +35,7 @@ class FitPlan:
     warmup: int = 200  # steps until the peak
     cooldown: float = 0.4  # share of the steps, at the end, over which the rate falls
     decay: float = 0.999  # of the moving average, per step
+    average_every: int = 1  # steps; on a GPU each average waits for the step to end
     weight_decay: float = 1e-3
     minutes: float = math.inf  # of training, after which it ends too
     save_minutes: float = 3.0  # between checkpoints
@@ -93,7 +94,7 @@ class _Run:
             weight_decay=plan.weight_decay,
             fused=next(module.parameters()).is_cuda,
         )
-        average = get_ema_multi_avg_fn(plan.decay)
+        average = get_ema_multi_avg_fn(plan.decay**plan.average_every)
         self.average = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
         self.step, self.seconds, self.recent = 0, 0.0, None
 
@@ -133,9 +134,10 @@ class _Run:
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
-        self.average.update_parameters(self.module)
         self.step += 1
-        if self.step % 20 and self.recent is not None:
+        if self.step % self.plan.average_every == 0 or self.done:
+            self.average.update_parameters(self.module)
+        if self.step % 20 and self.recent is not None and not self.done:
             return {}  # reading the loss of every step would make a GPU wait
         value = loss.item()
         self.recent = value if self.recent is None else 0.8 * self.recent + 0.2 * value
@@ -169,7 +171,7 @@ def fit(
             bar.update()
             if numbers:
                 bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
-            if numbers and run.step % 100 == 0:
+            if numbers and (run.step % 100 == 0 or run.done):
                 _log(folder / "log.csv", dict(step=run.step, seconds=run.seconds, **numbers))
             if time.monotonic() - saved > 60 * plan.save_minutes or run.done:
                 run.save()

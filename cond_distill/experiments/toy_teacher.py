@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
+import multiprocessing
+import os
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,10 +29,10 @@ from ..schedule import Schedule
 from ..teacher import ASSETS
 
 # %% auto #0
-__all__ = ['GPU', 'PIECE', 'LATENT', 'LETTERS', 'BEGIN', 'END', 'ToyTeacherConfig', 'rendered', 'new_vae', 'vae_loss',
-           'train_vae', 'open_vae', 'reconstruct', 'new_tokenizer', 'caption_tokenizer', 'new_text_encoder', 'new_unet',
-           'encoded', 'tokenized', 'new_text_to_image', 'train_text_to_image', 'save_teacher', 'train_toy_teacher',
-           'main']
+__all__ = ['CPU', 'GPU', 'NO_GPU', 'PIECE', 'LATENT', 'LETTERS', 'BEGIN', 'END', 'ToyTeacherConfig', 'rendered', 'new_vae',
+           'vae_loss', 'train_vae', 'open_vae', 'reconstruct', 'new_tokenizer', 'caption_tokenizer', 'new_text_encoder',
+           'new_unet', 'encoded', 'tokenized', 'new_text_to_image', 'open_text_to_image', 'train_text_to_image',
+           'save_teacher', 'train_toy_teacher', 'main']
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #b2c3b467
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class ToyTeacherConfig:
     out: str = "runs/toy_teacher/teacher"  # folder that diffusers opens afterwards
     work: str = "runs/toy_teacher"  # folder for renders, latents, checkpoints and logs
     vae: str = str(ASSETS / "vae")  # folder of an autoencoder; empty: train one
+    start: str = ""  # folder of a teacher to go on from; empty: fresh weights
     scenes: int = 60_000  # training scenes of the U-Net, kept on the disk (12 kB each)
     vae_scenes: int = 20_000  # of the autoencoder: the first of them
     vae_steps: int = 6_000  # steps of the autoencoder
@@ -49,23 +55,30 @@ class ToyTeacherConfig:
     seed: int = 0  # of weights, order and noise
     device: str = "cpu"  # "cpu" or "cuda"
     bfloat16: bool = False  # mixed precision; faster on a GPU, slower on most CPUs
+    graph: bool = False  # run the U-Net as one CUDA graph, so that a GPU never waits for Python
+    workers: int = 1  # processes that draw scenes and write captions
 
     def __post_init__(self):
-        for name in ("scenes", "vae_scenes", "vae_steps", "vae_batch", "steps", "batch"):
+        for name in ("scenes", "vae_scenes", "vae_steps", "vae_batch", "steps", "batch", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.graph and not self.device.startswith("cuda"):
+            raise ValueError(f"graph needs a GPU, but device is {self.device!r}; use --no-graph")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device!r}, but torch finds no GPU; use 'cpu'")
 
-    def precision(self):
+    def precision(self, **options):
         """The context in which networks are evaluated."""
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bfloat16)
+        kind = self.device.split(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16, **options)
 
 
-GPU = dict(
-    scenes=120_000, vae_scenes=60_000, vae_steps=6_000, vae_batch=64, steps=12_000, batch=512,
-    minutes=5.0, device="cuda", bfloat16=True,
+CPU = dict(workers=os.cpu_count() or 1)
+GPU = CPU | dict(
+    scenes=120_000, vae_scenes=60_000, vae_steps=6_000, vae_batch=64, steps=16_000, batch=512,
+    minutes=5.0, device="cuda", bfloat16=True, graph=True,
 )  # fmt: skip
+NO_GPU = dict(device="cpu", graph=False)
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #888dc464
 PIECE = 2_000  # scenes a file
@@ -75,24 +88,36 @@ def rendered(config: ToyTeacherConfig, count: int) -> torch.Tensor:  # uint8 [co
     """The pictures of the first `count` training scenes, on the CPU."""
     folder = Path(config.work) / f"renders_world{WORLD}"
     folder.mkdir(parents=True, exist_ok=True)
-    data, pieces = Scenes("train", device=config.device), []
-    for first in tqdm(range(0, count, PIECE), desc="render", unit_scale=PIECE):
-        path = folder / f"{first:07}.npy"
-        if not path.exists():
-            _write_piece(path, data, first)
-        pieces.append(torch.from_numpy(np.load(path, mmap_mode="c")))
+    task = functools.partial(_write_piece, folder, config.device)
+    paths = _each_piece(task, count, config.workers, "render")
+    pieces = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in paths]
     return torch.cat(pieces)[:count]
 
 
-def _write_piece(path: Path, data: Scenes, first: int):
+def _each_piece(task: Callable[[int], object], count: int, workers: int, name: str) -> Iterator:
+    """Results of `task(first scene of a piece)` in order, computed by several processes."""
+    firsts = range(0, count, PIECE)
+    bar = functools.partial(tqdm, desc=name, total=len(firsts), unit_scale=PIECE)
+    if workers == 1:
+        yield from bar(map(task, firsts))
+        return
+    spawn = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        yield from bar(pool.map(task, firsts))
+
+
+def _write_piece(folder: Path, device: str, first: int) -> Path:
     """Draw `PIECE` scenes; the file appears under its name only when it is whole."""
-    parts = []
+    path = folder / f"{first:07}.npy"
+    if path.exists():
+        return path
+    data, parts = Scenes("train", device=device), []
     for i in range(first, first + PIECE, 250):
         image = data.batch(range(i, i + 250))["image"]
         parts.append(image.mul(255).round().to(torch.uint8).cpu())
     part = path.with_suffix(".part.npy")
     np.save(part, torch.cat(parts).numpy())
-    part.replace(path)
+    return part.replace(path)
 
 
 def _pick(images, count: int, generator, device):
@@ -271,11 +296,17 @@ def encoded(images, vae, config: ToyTeacherConfig) -> torch.Tensor:  # float32 [
     return torch.cat(pairs, 1)
 
 
-def tokenized(tokenizer, scenes: int, wordings: int = 6) -> torch.Tensor:
-    """Token ids int16 [2, wordings, N, length] of captions and of their mirrored captions."""
+def _wordings(count: int, first: int) -> list[list[str]]:
+    """Captions of a piece of scenes, in several wordings: [wordings][PIECE]."""
     data = Scenes("train")
-    all_scenes = [data.scene(i) for i in tqdm(range(scenes), desc="captions")]
-    texts = [[caption(scene, draw=draw).text for scene in all_scenes] for draw in range(wordings)]
+    scenes = [data.scene(i) for i in range(first, first + PIECE)]
+    return [[caption(scene, draw=draw).text for scene in scenes] for draw in range(count)]
+
+
+def tokenized(tokenizer, scenes: int, wordings: int = 6, workers: int = 1) -> torch.Tensor:
+    """Token ids int16 [2, wordings, N, length] of captions and of their mirrored captions."""
+    pieces = _each_piece(functools.partial(_wordings, wordings), scenes, workers, "captions")
+    texts = [sum(rows, [])[:scenes] for rows in zip(*pieces, strict=True)]
     seen: dict[str, int] = {}
     for row in texts:
         for text in row:
@@ -294,29 +325,67 @@ def new_text_to_image(tokenizer, seed: int = 0) -> nn.ModuleDict:
     return nn.ModuleDict(dict(unet=new_unet(), text=new_text_encoder(tokenizer)))
 
 
-def train_text_to_image(latents, tokens, tokenizer, config: ToyTeacherConfig) -> nn.ModuleDict:
+def open_text_to_image(folder):
+    """Of a saved teacher: tokenizer, U-Net and text encoder (an `nn.ModuleDict`), latent scale."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    parts = dict(unet=pipe.unet.float(), text=pipe.text_encoder.float())
+    return pipe.tokenizer, nn.ModuleDict(parts), pipe.vae.config.scaling_factor
+
+
+class _Velocity(nn.Module):
+    """The U-Net as a module of tensors only, which is what a CUDA graph can hold."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z, t, text):
+        return self.unet(z, t, text, return_dict=False)[0]
+
+
+def _as_graph(velocity: _Velocity, tokens, config: ToyTeacherConfig):
+    """Record forward and backward once; every step replays them."""
+    count, width = config.batch, velocity.unet.config.cross_attention_dim
+    z = torch.zeros(count, *LATENT, device=config.device).to(memory_format=torch.channels_last)
+    t = torch.zeros(count, dtype=torch.long, device=config.device)
+    text = torch.zeros(count, tokens.shape[-1], width, device=config.device, requires_grad=True)
+    with config.precision(cache_enabled=False):
+        return torch.cuda.make_graphed_callables(velocity, (z, t, text))
+
+
+def train_text_to_image(latents, tokens, model, config: ToyTeacherConfig) -> nn.ModuleDict:
     """Stage 2, resumable: predict the velocity at a random timestep."""
     schedule, count = Schedule.cosine(), config.batch
-    model = new_text_to_image(tokenizer, config.seed)
-    model = model.to(config.device, memory_format=torch.channels_last)
+    model = model.train().to(config.device, memory_format=torch.channels_last)
+    unet = _Velocity(model["unet"])
+    unet = _as_graph(unet, tokens, config) if config.graph else unet
     strata = torch.arange(count) / count  # one t in each part of the schedule: less variance
+
+    def put(x):  # from pinned memory, so that the CPU prepares the next step meanwhile
+        return x.pin_memory().to(config.device, non_blocking=True) if latents.is_cuda else x
 
     def loss_fn(step, generator):
         scene = torch.randint(latents.shape[1], (count,), generator=generator)
         flip = torch.randint(2, (count,), generator=generator)
         wording = torch.randint(tokens.shape[1], (count,), generator=generator)
         t = (strata + torch.rand(count, generator=generator) / count) * schedule.T
-        t = t.long().clamp(max=schedule.T - 1).to(config.device)
-        eps = torch.randn(count, *LATENT, generator=generator).to(config.device)
-        x = latents[flip.to(latents.device), scene.to(latents.device)].to(config.device)
-        z = schedule.add_noise(x, eps, t).to(memory_format=torch.channels_last)
-        ids = tokens[flip, wording, scene].long().to(config.device)
+        t = t.long().clamp(max=schedule.T - 1)
+        alpha, sigma = (put(c[:, None, None, None]) for c in (schedule.alpha(t), schedule.sigma(t)))
+        eps = put(torch.randn(count, *LATENT, generator=generator))
+        x = latents[put(flip), put(scene)]
+        z = (alpha * x + sigma * eps).to(memory_format=torch.channels_last)
+        ids = put(tokens[flip, wording, scene].long())
         with config.precision():
             text = model["text"](ids).last_hidden_state
-            v = model["unet"](z, t, text).sample
-        return F.mse_loss(v.float(), schedule.target(x, eps, t)), {}
+            v = unet(z, put(t), text.float())
+        return F.mse_loss(v.float(), alpha * eps - sigma * x), {}
 
-    plan = FitPlan(config.steps, config.lr, decay=0.9995, minutes=config.minutes)
+    every = 10 if latents.is_cuda else 1
+    plan = FitPlan(
+        config.steps, config.lr, decay=0.9995, average_every=every, minutes=config.minutes
+    )
     settings = dict(batch=count, scenes=latents.shape[1], world=WORLD)
     return fit("text_to_image", model, loss_fn, plan, config.work, settings, config.seed)
 
@@ -367,14 +436,34 @@ def train_toy_teacher(config: ToyTeacherConfig) -> Path:
     """Render, train both stages and save; returns the folder `config.out`."""
     vae = open_vae(config)
     latents = encoded(rendered(config, config.scenes), vae, config)
-    scale = 1 / latents.std().item()
-    tokenizer = caption_tokenizer()
-    tokens = tokenized(tokenizer, config.scenes)
-    model = train_text_to_image(latents * scale, tokens, tokenizer, config)
+    if config.start:
+        tokenizer, model, scale = open_text_to_image(config.start)
+    else:
+        tokenizer, scale = caption_tokenizer(), 1 / latents.std().item()
+        model = new_text_to_image(tokenizer, config.seed)
+    tokens = tokenized(tokenizer, config.scenes, workers=config.workers)
+    model = train_text_to_image(latents * scale, tokens, model, config)
     save_teacher(config.out, vae, model, tokenizer, scale)
-    settings = json.dumps(asdict(config), indent=2)
-    (Path(config.out) / "training.json").write_text(settings + "\n", "utf-8")
+    _write_settings(config)
     return Path(config.out)
+
+
+def _write_settings(config: ToyTeacherConfig):
+    """training.json: the settings of this training, after those of the ones it went on from."""
+    before = Path(config.start, "training.json")
+    runs = json.loads(before.read_text("utf-8")) if config.start and before.is_file() else []
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "work", "vae", "start")}
+    log = Path(config.work, "text_to_image", "log.csv").read_text("utf-8").splitlines()
+    last = dict(zip(log[0].split(","), map(float, log[-1].split(",")), strict=True))
+    runs.append(settings | dict(device_name=_device_name(config.device), last=last))
+    text = json.dumps(runs, indent=2)
+    (Path(config.out) / "training.json").write_text(text + "\n", "utf-8")
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads"
 
 
 def main():
@@ -383,7 +472,7 @@ def main():
 
     import tyro
 
-    names = {"cpu": {}, "gpu": GPU if torch.cuda.is_available() else GPU | dict(device="cpu")}
+    names = {"cpu": CPU, "gpu": GPU if torch.cuda.is_available() else GPU | NO_GPU}
     choices = {
         name: (f"defaults for one {name.upper()}", ToyTeacherConfig(**changes))
         for name, changes in names.items()
