@@ -9,7 +9,7 @@ PY := .venv/bin/python
 # jobs at a time of `reproduce` and `longer`, in processes of their own
 AT_ONCE ?= 1
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian rows results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-slow lint docs readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,26 +40,20 @@ prepare: dev  ## Before a commit: format and export the notebooks, clean them, w
 
 ASSETS := cond_distill/assets
 
-teacher: env  ## Train the shipped teacher and recogniser anew (hours; stop with Ctrl-C, the same command goes on)
-	.venv/bin/cond-distill teach --out $(ASSETS)
+teacher: env  ## Train the shipped teacher anew (ten minutes on one GPU, or many hours on 2 cores; can be stopped)
+	$(PY) -m cond_distill.experiments.toy_teacher $(if $(shell command -v nvidia-smi),gpu,cpu) --out $(ASSETS)/teacher
+	$(PY) -m cond_distill.experiments.teacher_card --folder $(ASSETS)/teacher
 
-adaptors: env  ## Train the shipped adaptors anew (about an hour on 2 cores; can be stopped)
+# depth in full, with as many network evaluations for one as for the other; the rest are short
+adaptors: env  ## Train the shipped adaptors anew (about an hour and a half on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_distilled --steps 2000 --focus 0
-	for task in superres_x4 inpaint; do .venv/bin/cond-distill distill --out runs/$${task}_distilled --task $$task --steps 1500 --focus 0 --look-ahead 500 || exit 1; done
-	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 64 --scenes 12000 --steps 2500 --look-ahead 200
+	.venv/bin/cond-distill distill --out runs/depth_distilled
+	.venv/bin/cond-distill distill --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --scenes 2000 --steps 350 --focus 0 --look-ahead 500
+	.venv/bin/cond-distill distill --out runs/inpaint_distilled --task inpaint --adaptor concat --scenes 1500 --steps 240 --focus 0 --look-ahead 500
+	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 32 --scenes 2000 --steps 400 --look-ahead 200
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
-rows: env  ## Train the rows that isolate the method, each with as many network evaluations as the demo
-	.venv/bin/cond-distill distill --out runs/rows/paper --preset paper --delta 40 --steps 490 --timesteps all --no-per-sample
-	.venv/bin/cond-distill distill --out runs/rows/balanced_per_batch --no-per-sample
-	.venv/bin/cond-distill distill --out runs/rows/look_ahead_500 --look-ahead 500
-	.venv/bin/cond-distill distill --out runs/rows/controlnet_alone --rank 0
-
-results: env  ## Measure everything that the home page shows (after: make demo rows)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --methods ddim consistency --out results/depth.json --adaptors runs/demo depth_distilled depth_undistilled runs/rows/paper runs/rows/balanced_per_batch runs/rows/look_ahead_500 runs/rows/controlnet_alone
-	.venv/bin/cond-distill evaluate --n 256 --steps 50 --out results/reference.json --adaptors depth_undistilled
-	.venv/bin/cond-distill evaluate --n 256 --steps 2 4 8 50 --methods unipc --out results/unipc.json --adaptors depth_undistilled
+results: env  ## Measure and draw everything that the home page shows (a few minutes)
 	$(PY) tools/results.py
 
 tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponents are in `make reproduce`)

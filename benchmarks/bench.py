@@ -24,11 +24,11 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples, make_batch
 from cond_distill.loss import sample_noise
-from cond_distill.metrics import table
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher, best_device
 from cond_distill.trainer import Run, train_step
+from cond_distill.utils import table
 
 
 def fastest(calls: dict, rounds: int) -> dict:
@@ -166,7 +166,7 @@ def kept(cfg, teacher, data, **settings) -> float:
 def sampling(teacher, rounds, n=32):
     """Four steps against four bare forwards and the decoder, and against fifty guided ones."""
     student = Student.load(teacher, ASSETS / "depth_distilled")
-    from cond_distill.compare import held_out
+    from cond_distill.evaluation.compare import held_out
 
     held = held_out(2 * n)
     captions, cond = held["caption"][:n], held["cond"][:n]

@@ -39,7 +39,7 @@ PAGES = (
     "library/pipeline",
     "library/training/checkpoint",
     "guides/choose_an_adaptor",
-    "07_metrics",
+    "library/evaluation/distances",
 )
 
 

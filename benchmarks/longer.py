@@ -21,8 +21,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig
+from cond_distill.evaluation.compare import held_out
+from cond_distill.evaluation.distances import load_networks
 from cond_distill.experiments.reproduce import (
     ABLATIONS,
     METHODS,
@@ -35,7 +36,6 @@ from cond_distill.experiments.reproduce import (
     train,
     units,
 )
-from cond_distill.metrics import load_recogniser
 from cond_distill.teacher import Teacher, best_device
 
 
@@ -64,7 +64,7 @@ def one(method, task, seed, args):
     rows = exam(
         replace(job, part=args.times),
         student,
-        load_recogniser().to(teacher.device),
+        load_networks(teacher.device),
         held_out(args.n, teacher.image_size, task),
         (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8),
     )
@@ -85,7 +85,7 @@ def one(method, task, seed, args):
     )
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
-    print(file.name, {r["steps"]: round(r["FID"], 2) for r in rows}, flush=True)
+    print(file.name, {r["steps"]: round(r["FD-texture"], 2) for r in rows}, flush=True)
 
 
 def apart(jobs, args):

@@ -26,10 +26,9 @@ _HOMES = {
     "pipeline": ["CoDiPipeline", "CoDiScheduler"],
     "config": ["TrainConfig"],
     "trainer": ["distill"],
-    "scenes": ["Scenes"],
+    "data.scenes": ["Scenes"],
 }
 _MODULES = [
-    "scenes",
     "schedule",
     "teacher",
     "loss",
@@ -40,9 +39,6 @@ _MODULES = [
     "sampler",
     "config",
     "trainer",
-    "metrics",
-    "compare",
-    "teach",
     "cli",
 ]
 __getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=_MODULES, submod_attrs=_HOMES)

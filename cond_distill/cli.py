@@ -27,9 +27,9 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"  # folder for the adaptor, the table and the picture
-    steps: int = 700  # optimiser steps
-    scenes: int = 4000  # training scenes to render
-    n: int = 256  # held-out conditions to measure on
+    steps: int = 400  # optimiser steps
+    scenes: int = 2000  # training scenes to render
+    n: int = 128  # held-out conditions to measure on
     seed: int = 0  # of the training
     cache: str = "runs/cache"  # folder of rendered, encoded scenes
 
@@ -65,7 +65,7 @@ class SampleConfig:
 class EvaluateConfig:
     """Measure adaptors on held-out conditions.
 
-    FID, condition fidelity, caption accuracy, seconds per image, diversity.
+    Distances, sharpness, fidelity to condition and caption, seconds per image, diversity.
     """
 
     # folders, or names of shipped ones
@@ -326,17 +326,16 @@ def distill(cfg: TrainConfig) -> Path:
     """
     from functools import partial
 
-    from cond_distill import metrics, trainer
+    from cond_distill import trainer
     from cond_distill.data import tasks
+    from cond_distill.evaluation.distances import load_networks
     from cond_distill.teacher import best_device
 
     judge = partial(
         tasks.find_task(cfg.task).fidelity,
-        metrics.load_recogniser().to(best_device())
-        if cfg.teacher == "shipped" and not cfg.images
-        else None,
+        load_networks(best_device()) if cfg.teacher == "shipped" and not cfg.images else None,
     )
-    # the recogniser reads 64 × 64 scenes only
+    # the networks see 64 × 64 scenes only
     if cfg.teacher != "shipped" and not tasks.find_task(cfg.task).of_image and cfg.task != "pairs":
         judge = None
     trainer.distill_to_end(cfg, judge=judge)
@@ -358,19 +357,21 @@ def check(cfg: CheckConfig):
 
 
 def teach(cfg: TeachConfig) -> dict:
-    """Train a small teacher from nothing."""
-    from cond_distill import teach as module
+    """Train an unconditional teacher on your own pictures."""
+    from cond_distill.experiments import photo_teacher
 
-    report = module.teach(cfg)
+    report = photo_teacher.teach(cfg)
     print(json.dumps(report, indent=1))
     return report
 
 # %% ../nbs/library/cli.ipynb #343155e7
 def evaluate(cfg: EvaluateConfig) -> list[dict]:
-    """Print the table of `cond_distill.compare.score` rows."""
-    from cond_distill import compare, metrics
+    """Print the table of `cond_distill.evaluation.compare.score` rows."""
+    from cond_distill.evaluation import compare
+    from cond_distill.evaluation.distances import load_networks
     from cond_distill.student import Student
     from cond_distill.teacher import Teacher, best_device
+    from cond_distill.utils import table
 
     if cfg.n < 2:
         raise ValueError(
@@ -378,7 +379,7 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
             "below 256"
         )
     teacher = Teacher.from_pretrained(cfg.teacher, best_device(), local_files_only=not cfg.fetch)
-    net = metrics.load_recogniser().to(best_device())
+    nets = load_networks(best_device())
     # wrong names fail before the work
     students, rows = {name: Student.load(teacher, find_adaptor(name)) for name in cfg.adaptors}, []
     short = (
@@ -388,18 +389,18 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
     )
     for task in dict.fromkeys(s.about["task"] for s in students.values()):
         held = compare.held_out(cfg.n, teacher.image_size, task)
-        rows.append(compare.floor(net, teacher, held) | {"task": task})
+        rows.append(compare.floor(nets, teacher, held) | {"task": task})
         floor = rows[-1]
         for name, student in students.items():
             if student.about["task"] != task:
                 continue
             for m, k in ((m, k) for m in cfg.methods for k in cfg.steps):
-                row = compare.score(net, str(short(name)), student, held, k, m)[0]
+                row = compare.score(nets, str(short(name)), student, held, k, m)[0]
                 rows.append(
                     row
-                    | {"diversity": compare.spread(net, student, held, k, method=m), "task": task}
+                    | {"diversity": compare.spread(nets, student, held, k, method=m), "task": task}
                 )
-            print(metrics.table([floor] + rows[-len(cfg.steps) * len(cfg.methods) :]), flush=True)
+            print(table([floor] + rows[-len(cfg.steps) * len(cfg.methods) :]), flush=True)
     if cfg.out:
         Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
         Path(cfg.out).write_text(json.dumps(rows, indent=1) + "\n")
@@ -407,12 +408,13 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
 
 # %% ../nbs/library/cli.ipynb #ccf61345
 # how the opponent is sampled
-UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 8), ("unipc", 8), ("ddim", 50), ("unipc", 50))
+UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 50))
 
 
 def demo(cfg: DemoConfig) -> list[dict]:
     """Train, compare, draw: a thin composition of public functions."""
-    from cond_distill import compare, metrics
+    from cond_distill.evaluation import compare
+    from cond_distill.evaluation.distances import load_networks
     from cond_distill.student import Student
     from cond_distill.teacher import Teacher, best_device
 
@@ -424,15 +426,15 @@ def demo(cfg: DemoConfig) -> list[dict]:
         TrainConfig(out=cfg.out, steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache)
     )
     teacher = Teacher.from_pretrained("shipped", best_device())
-    net = metrics.load_recogniser().to(best_device())
+    nets = load_networks(best_device())
     held = compare.held_out(cfg.n)
     print("2/3  measuring", flush=True)
     jobs = [("distilled (this run)", folder, "auto", k) for k in (1, 2, 4, 8)] + [
         ("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED
     ]
-    rows, drawn = [compare.floor(net, teacher, held)], {}
+    rows, drawn = [compare.floor(nets, teacher, held)], {}
     for name, where, method, steps in _bar(jobs):
-        row, images = compare.score(net, name, Student.load(teacher, where), held, steps, method)
+        row, images = compare.score(nets, name, Student.load(teacher, where), held, steps, method)
         rows.append(row)
         drawn[f"{name}\n{row['sampler']}, {steps} step{'s' * (steps > 1)}"] = images
     write_demo(cfg, rows, held, drawn)
@@ -447,9 +449,10 @@ def _bar(jobs):
 # %% ../nbs/library/cli.ipynb #f8be1336
 def write_demo(cfg: DemoConfig, rows, held, drawn):
     """The table on the screen and as files, and the labelled picture."""
-    from cond_distill import compare, metrics
+    from cond_distill.evaluation import compare
+    from cond_distill.utils import table
 
-    text = metrics.table(rows)
+    text = table(rows)
     out = Path(cfg.out)
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
     (out / "table.md").write_text(text + "\n")
@@ -465,8 +468,8 @@ def write_demo(cfg: DemoConfig, rows, held, drawn):
 # %% ../nbs/library/cli.ipynb #9b021835
 def plan(cfg: PlanConfig):
     """Print what fits."""
-    from cond_distill import metrics
     from cond_distill import plan as module
+    from cond_distill.utils import table
 
     fits = module.advise(cfg.model, cfg.adaptor, cfg.memory, cfg.channels, cfg.rank, cfg.dtype)
     rows = []
@@ -495,7 +498,7 @@ def plan(cfg: PlanConfig):
         )
     if rows:
         print(
-            metrics.table(rows)
+            table(rows)
             + (
                 "\n\nMemory is counted. Seconds are estimated from data sheets, and much too low "
                 "for small batches on fast cards."
@@ -506,11 +509,11 @@ def plan(cfg: PlanConfig):
 
 def reproduce(cfg: ReproduceConfig):
     """Run the jobs that are missing, and print what there is."""
-    from cond_distill import metrics
     from cond_distill.experiments import reproduce as module
+    from cond_distill.utils import table
 
     done = module.reproduce(cfg)
-    print(metrics.table(module.summary(list(done.values()))))
+    print(table(module.summary(list(done.values()))))
     return done
 
 # %% ../nbs/library/cli.ipynb #0d89c9ea

@@ -51,7 +51,7 @@ class TrainConfig:
     z_s: str = "model"  # who steps from t to s: "model", "noise", "teacher", "forward"
     distance: str = "l2"  # "l2", "huber" or "cauchy"
     # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the
-    # shipped recogniser)
+    # shipped texture network)
     data: str = "latent"
     boundary: bool = False  # answers are forced to be z at t = 0
     # weight of a judge of the answers, which grows with the look-ahead; 0: none
@@ -143,32 +143,22 @@ def evaluations(cfg: TrainConfig) -> int:
 # %% ../nbs/library/config.ipynb #3e734387
 @dataclass(frozen=True)
 class TeachConfig:
-    """How the small teacher is made.
+    """How an unconditional teacher is trained on your own pictures.
 
-    Every stage can be stopped (Ctrl-C) and resumed by the same command.
+    It can be stopped (Ctrl-C) and goes on by the same command.
     """
 
-    out: str = "teacher"  # folder that gets teacher/, recogniser/ and logs/
-    work: str = "teacher_work"  # folder for caches, checkpoints and logs
-    # training scenes a cycle, rendered and kept on disk (16 kB each, and 8 kB of latents)
-    scenes: int = 24_000
-    vae_steps: int = 2_000  # autoencoder steps
-    vae_batch: int = 16  # images a step
-    # steps of the network that reads shape, colour, floor and depth back
-    recogniser_steps: int = 1_500
-    steps: int = 12_000  # U-Net and text encoder steps of the first cycle
-    # cycles of them, each with `scenes` new scenes and cosine decay; cycle k takes steps / k and
-    # starts at lr / k
-    cycles: int = 2
-    batch: int = 64  # latents a step
-    lr: float = 1e-3  # peak learning rate of the U-Net, cosine to 5 % of it
-    # folder of your own images: trains an unconditional model on their pixels instead
-    images: str = ""
-    size: int = 64  # pixels a side of that model
+    images: str = ""  # folder of the pictures
+    out: str = "runs/my_teacher"  # folder that diffusers opens afterwards
+    work: str = "runs/my_teacher_work"  # folder for crops, checkpoints and log
+    size: int = 64  # pixels a side of the model
     zoom: float = 4.0  # crops have sides between size and zoom times it
+    scenes: int = 24_000  # crops, kept on the disk
+    steps: int = 12_000  # optimiser steps
+    batch: int = 64  # crops a step
+    lr: float = 1e-3  # peak learning rate of AdamW
     workers: int = 2  # processes that open images
     seed: int = 0  # of weights, order and noise
-    save_every: int = 250  # steps between checkpoints
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,10 @@ __all__ = ['RESUME_OVERRIDES', 'make_loss', 'build_adaptor', 'progressive_stage'
 
 # %% ../nbs/course/09_trainer.ipynb #5a34744e
 def _features():
-    from cond_distill.metrics import load_recogniser, perceptual
+    from cond_distill.evaluation.distances import load_networks, perceptual_loss
 
-    net = load_recogniser()
-    return decoded(lambda a, b: perceptual(net.to(a.device), a, b))
+    nets = load_networks()
+    return decoded(lambda a, b: perceptual_loss(nets.texture.to(a.device), a, b))
 
 
 # what `data` of a configuration names

@@ -11,15 +11,15 @@ NO_CODE = {"__init__", "__main__", "_modidx", "_moved"}
 # From the lowest to the highest; a folder stands for all modules in it. Modules of one folder may
 # import each other, but not in a circle.
 LAYERS = (
-    ("schedule", "config", "utils", "scenes", "training.checkpoint"),
-    ("teacher", "loss", "metrics", "training.distributed"),
+    ("schedule", "config", "utils", "data.render", "data.scenes", "training.checkpoint"),
+    ("teacher", "loss", "evaluation", "training.distributed"),
     ("adaptor", "families"),
     ("adaptors", "data"),
     ("student", "plan"),
     ("sampler",),
-    ("compare", "evaluation", "methods", "pipeline", "tiles"),
+    ("evaluation.compare", "methods", "pipeline", "tiles"),
     ("trainer",),
-    ("training.preflight", "teach"),
+    ("training.preflight",),
     ("experiments",),
     ("cli",),
 )
@@ -27,7 +27,8 @@ LAYERS = (
 
 def layer(module: str) -> int:
     folder = module.partition(".")[0]
-    return next(i for i, names in enumerate(LAYERS) if module in names or folder in names)
+    own = next((i for i, names in enumerate(LAYERS) if module in names), None)
+    return next(i for i, names in enumerate(LAYERS) if folder in names) if own is None else own
 
 
 def imports(file: Path):

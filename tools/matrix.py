@@ -20,28 +20,29 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cond_distill.adaptors.catalogue import ADAPTORS
-from cond_distill.compare import held_out
 from cond_distill.config import TrainConfig, evaluations
 from cond_distill.data.tasks import TASKS
-from cond_distill.metrics import load_recogniser, table
+from cond_distill.evaluation.compare import held_out
+from cond_distill.evaluation.distances import load_networks
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end
+from cond_distill.utils import table
 
 
-def measure(net, task, images, held):
+def measure(nets, task, images, held):
     """The first number of a task's fidelity, and its name."""
-    return next((k, v) for k, v in TASKS[task].fidelity(net, images, held).items())
+    return next((k, v) for k, v in TASKS[task].fidelity(nets, images, held).items())
 
 
-def cell(teacher, net, adaptor, task, cfg, n):
+def cell(teacher, nets, adaptor, task, cfg, n):
     """Train a pair, draw with 4 steps, measure."""
     with tempfile.TemporaryDirectory() as out:
         distill_to_end(replace(cfg, adaptor=adaptor, task=task, out=out), teacher)
         student, held = Student.load(teacher, out), held_out(n, teacher.image_size, task)
         return measure(
-            net, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held
+            nets, task, draw_images(student, held["caption"], held["cond"], steps=4, batch=64), held
         )[1]
 
 
@@ -54,7 +55,7 @@ def main():
     args.add_argument("--cache", default="runs/cache")
     args = args.parse_args()
     file = ROOT / "results/matrix.json"
-    teacher, net = Teacher.from_pretrained("shipped"), load_recogniser()
+    teacher, nets = Teacher.from_pretrained("shipped"), load_networks()
     cfg = TrainConfig(steps=args.steps, batch=16, scenes=1200, grid_every=0, cache=args.cache)
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
     state = json.loads(file.read_text()) if file.exists() else {}
@@ -71,11 +72,11 @@ def main():
         held = held_out(args.n, teacher.image_size, task)
         if f"truth/{task}" not in cells:
             keep(f"commit/{task}", commit)
-            keep(f"measure/{task}", measure(net, task, held["image"], held)[0])
+            keep(f"measure/{task}", measure(nets, task, held["image"], held)[0])
             keep(
                 f"teacher alone/{task}",
                 measure(
-                    net,
+                    nets,
                     task,
                     draw_images(
                         teacher,
@@ -87,10 +88,10 @@ def main():
                     held,
                 )[1],
             )
-            keep(f"truth/{task}", measure(net, task, held["image"], held)[1])
+            keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
         for adaptor in ADAPTORS:
             if adaptor != "lora" and f"{adaptor}/{task}" not in cells:
-                keep(f"{adaptor}/{task}", cell(teacher, net, adaptor, task, cfg, args.n))
+                keep(f"{adaptor}/{task}", cell(teacher, nets, adaptor, task, cfg, args.n))
                 print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
     rows = [
         {"task": t, "measure": cells[f"measure/{t}"]}

@@ -12,13 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.compare import held_out, score
 from cond_distill.config import TrainConfig
 from cond_distill.data.tasks import find_task
-from cond_distill.metrics import load_recogniser, table
+from cond_distill.evaluation.compare import held_out, score
+from cond_distill.evaluation.distances import load_networks
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
 from cond_distill.trainer import logged_minutes, measure_curve
+from cond_distill.utils import table
 
 WAYS = dict(
     ControlNetAdaptor="A `ControlNetModel` and low-rank changes (LoRA) to the decoder",
@@ -31,8 +32,8 @@ WAYS = dict(
 )
 
 
-def curve(folder, about, n=256):
-    """Rows of a measured step curve: on scenes with FID, on photographs the task's own measure."""
+def curve(folder, about, n=128):
+    """Rows of a measured step curve: of scenes the distances, of photographs the task's own."""
     config = {k: v for k, v in about["config"].items() if k in TrainConfig.__dataclass_fields__}
     student = Student.load(Teacher.from_pretrained(config["teacher"]), folder)
     cfg = TrainConfig(**config)
@@ -45,12 +46,12 @@ def curve(folder, about, n=256):
             n,
             steps,
         )
-    net, held = load_recogniser(), held_out(n, 64, cfg.task)
+    nets, held = load_networks(), held_out(n, 64, cfg.task)
     return [
         dict(steps=k, n=n)
         | {
             m: round(v, 4)
-            for m, v in score(net, "", student, held, k)[0].items()
+            for m, v in score(nets, "", student, held, k)[0].items()
             if m not in ("model", "sampler", "steps", "s/image")
         }
         for k in steps

@@ -12,20 +12,20 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.compare import comparison, held_out
 from cond_distill.data.tasks import TASKS
-from cond_distill.metrics import table
+from cond_distill.evaluation.compare import comparison, held_out
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
+from cond_distill.utils import table
 
 TEXT = """# Results: super-resolution, inpainting, editing
 
 Made by `make tasks` on commit {commit}, on {device}; training seed 0, noise seed 1234, {n} \
 held-out scenes. Budgets in network evaluations: {budget}.
-FID and *LPIPS-like* are on the features of the shipped recogniser; every other column is \
-explained on the page [Tasks](../nbs/library/data/tasks.ipynb). Large is good, except for FID and \
-LPIPS-like.
+The distances and *perceptual* are in the features of the shipped networks; every other column is \
+explained on the page [Tasks](../nbs/library/data/tasks.ipynb). Large is good, except for the \
+distances and *perceptual*.
 
 {tables}
 

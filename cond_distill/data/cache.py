@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from ..config import TrainConfig
 from .images import Photos, collate, digest
+from .scenes import WORLD
 from .tasks import examples, find_task
-from ..scenes import WORLD
 from ..teacher import Teacher
 
 # %% auto #0

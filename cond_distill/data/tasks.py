@@ -13,8 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..metrics import condition_fidelity, lpips_like, read_maps
-from ..scenes import COLOURS, FLOORS, SHAPES, Caption, Scene, Scenes, render
+from .render import COLOURS, FLOORS, SHAPES, Scene, render
+from .scenes import Caption, Scenes
+from ..evaluation.distances import perceptual_distance
+from ..evaluation.evaluator import read_maps
+from ..evaluation.fidelity import depth_fidelity
 
 # %% auto #0
 __all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges', 'resize',
@@ -28,7 +31,7 @@ class Task:
     name: str
     about: str  # one sentence
     channels: int  # K of the condition [K, H, W] in [0, 1]
-    # (recogniser, images [B,3,H,W], examples) -> {name: float}, of the network's own pictures
+    # (Networks, images [B,3,H,W], examples) -> {name: float}, of the model's own pictures
     fidelity: Callable
     # (picture [3,H,W] in [0,1], NumPy generator) -> condition [K,H,W]
     of_image: Callable | None = None
@@ -57,7 +60,7 @@ def find_task(name: str) -> Task:
     return TASKS[name] if name in TASKS else PAIRS
 
 
-SMALL_IS_GOOD = ("depth error", "LPIPS-like", "FID", "KID")
+SMALL_IS_GOOD = ("depth error", "perceptual", "FD-scenes", "FD-texture")
 
 
 def better(measure: str, a: float, b: float) -> bool:
@@ -92,8 +95,8 @@ def examples(
     )
 
 # %% ../../nbs/library/data/tasks.ipynb #20bf48e7
-def _depth_error(net, images, held):
-    return {"depth error": condition_fidelity(net, images, held["cond"])["error"]}
+def _depth_error(nets, images, held):
+    return {"depth error": depth_fidelity(nets.evaluator, images, held["cond"])["error"]}
 
 
 # sky, floor, then `SHAPES`
@@ -122,14 +125,14 @@ def _segmentation(batch):
     return PALETTE[kinds.gather(1, seg.flatten(1)).view_as(seg)].permute(0, 3, 1, 2)
 
 
-def _shape_overlap(net, images, held):
+def _shape_overlap(nets, images, held):
     """Pixels with the right shape, over pixels with a shape in one or the other."""
     cond = held["cond"][:, :, ::2, ::2]
     # 0 = no solid
     want = (torch.cdist(cond.permute(0, 2, 3, 1).flatten(1, 2), PALETTE).argmin(-1) - 1).clamp(
         min=0
     )
-    got = read_maps(net, images)["shape"].argmax(1).flatten(1)
+    got = read_maps(nets.evaluator, images)["shape"].argmax(1).flatten(1)
     return {
         "shape overlap": ((got == want) & (want > 0)).sum().item()
         / max(1, ((got > 0) | (want > 0)).sum().item())
@@ -170,7 +173,7 @@ def edges(picture: torch.Tensor) -> torch.Tensor:  # [..., 3, H, W] in [0, 1] â†
     return out if picture.ndim > 3 else out[0]
 
 
-def _edge_match(net, images, held):
+def _edge_match(nets, images, held):
     a, b = (
         e.flatten(1) - e.flatten(1).mean(1, keepdim=True) for e in (edges(images), held["cond"])
     )
@@ -194,7 +197,7 @@ _add(
     name="colourise",
     about="a grey picture: colour it",
     channels=1,
-    fidelity=lambda net, images, held: {"grey PSNR": _decibel(_grey(images), held["cond"])},
+    fidelity=lambda nets, images, held: {"grey PSNR": _decibel(_grey(images), held["cond"])},
     of_image=lambda picture, rng: _grey(picture),
     of_user=lambda picture, mask: _grey(picture),
 )
@@ -216,23 +219,25 @@ def small_again(picture, factor: int):
 
 
 def _shrunk_psnr(factor):
-    def fidelity(net, images, held):
+    def fidelity(nets, images, held):
         def small(x):
             return resize(x, x.shape[-1] // factor)
 
         return {"shrunk PSNR": _decibel(small(images), small(held["image"]))} | _looks(
-            net, images, held
+            nets, images, held
         )
 
     return fidelity
 
 
-def _looks(net, images, held):
-    """How far the answer looks from the true one.
+def _looks(nets, images, held):
+    """How far the answer looks from the true one, to the texture network.
 
-    Without a recogniser (None: pictures that are not scenes) nothing.
+    Without networks (None: pictures that are not scenes) nothing.
     """
-    return {"LPIPS-like": lpips_like(net, images, held["image"]).mean().item()} if net else {}
+    if nets is None:
+        return {}
+    return {"perceptual": perceptual_distance(nets.texture, images, held["image"]).mean().item()}
 
 # %% ../../nbs/library/data/tasks.ipynb #a5463d06
 def _blur(x, rng):
@@ -289,8 +294,8 @@ def degrade(
     return resize(resize(x, [s // factor for s in size]), size)[0]
 
 
-def _near_truth(net, images, held):
-    return {"PSNR": _decibel(images, held["image"])} | _looks(net, images, held)
+def _near_truth(nets, images, held):
+    return {"PSNR": _decibel(images, held["image"])} | _looks(nets, images, held)
 
 
 PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
@@ -360,11 +365,11 @@ def composite(images, cond):
     return images * mask + cond[:, :3].to(images) * (1 - mask)
 
 
-def _known_psnr(net, images, held):
+def _known_psnr(nets, images, held):
     known = 1 - held["cond"][:, 3:4]
     error = ((images - held["image"]).square() * known).sum((1, 2, 3)) / (3 * known.sum((1, 2, 3)))
     return {"known PSNR": (-10 * error.clamp(min=1e-8).log10()).mean().item()} | _looks(
-        net, composite(images, held["cond"]), held
+        nets, composite(images, held["cond"]), held
     )
 
 
@@ -478,7 +483,7 @@ def _edited(batch):
     )
 
 
-def _edit_done(net, images, held):
+def _edit_done(nets, images, held):
     before, after = held["cond"], held["image"]
     changed = ((before - after).abs().amax(1, keepdim=True) > 0.04).float()
 

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +20,16 @@ from cond_distill.evaluation.evaluator import (
     check_images,
     check_pairs,
     in_batches,
+    load_evaluator,
     scene_features,
 )
-from .texture import TextureNetwork, texture_features
+from .texture import TextureNetwork, load_texture, texture_features
 
 # %% auto #0
 __all__ = ['frechet_distance', 'kernel_distance', 'fd_scenes', 'fd_texture', 'inception_weights', 'inception_fid',
-           'area_under_curve', 'two_sample_auc', 'density_coverage', 'gradient_energy', 'sharpness_ratio', 'PictureSet',
-           'describe', 'set_distances', 'unit_maps', 'perceptual_loss', 'perceptual_distance', 'psnr', 'ssim',
-           'diversity']
+           'area_under_curve', 'two_sample_auc', 'density_coverage', 'gradient_energy', 'sharpness_ratio', 'Networks',
+           'load_networks', 'PictureSet', 'describe', 'set_distances', 'unit_maps', 'perceptual_loss',
+           'perceptual_distance', 'psnr', 'ssim', 'diversity']
 
 # %% ../../nbs/library/evaluation/distances.ipynb #fae24c47
 def _check_clouds(real: torch.Tensor, fake: torch.Tensor, least: int = 2) -> None:
@@ -193,6 +195,22 @@ def sharpness_ratio(images: torch.Tensor, like: torch.Tensor) -> float:
     return gradient_energy(images) / max(gradient_energy(like), 1e-12)
 
 # %% ../../nbs/library/evaluation/distances.ipynb #177a501d
+class Networks(NamedTuple):
+    """The two networks that look at pictures."""
+
+    evaluator: EvaluatorNetwork  # reads solids, floor and depth
+    texture: TextureNetwork  # sees damage
+
+    def to(self, device) -> Networks:
+        """Both on that device."""
+        return Networks(*(net.to(device) for net in self))
+
+
+def load_networks(device="cpu") -> Networks:
+    """The networks that ship with the package, frozen."""
+    return Networks(load_evaluator(), load_texture()).to(device)
+
+
 @dataclass(frozen=True)
 class PictureSet:
     """What the distances need of a set of pictures."""
@@ -203,7 +221,7 @@ class PictureSet:
 
 
 def describe(
-    networks: tuple[EvaluatorNetwork, TextureNetwork],
+    networks: Networks,
     images: torch.Tensor,  # [N, 3, 64, 64] in [0, 1]
 ) -> PictureSet:
     """Run both networks over a set of pictures."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ..data.scenes import Caption
 from cond_distill.evaluation.distances import (
+    Networks,
     PictureSet,
     describe,
     inception_fid,
@@ -24,7 +25,6 @@ from cond_distill.evaluation.evaluator import (
     check_pairs,
     read_maps,
 )
-from .texture import TextureNetwork
 
 # %% auto #0
 __all__ = ['depth_fidelity', 'solid_overlap', 'shrunk_psnr', 'known_psnr', 'evaluate', 'table']
@@ -76,7 +76,7 @@ def known_psnr(images: torch.Tensor, asked: torch.Tensor, known: torch.Tensor) -
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #8ba53ed5
 def evaluate(
-    networks: tuple[EvaluatorNetwork, TextureNetwork],  # load_evaluator(), load_texture()
+    networks: Networks,  # `load_networks()`
     fake: torch.Tensor,  # [M, 3, 64, 64] in [0, 1], drawn
     real: torch.Tensor | PictureSet,  # [N, 3, 64, 64] in [0, 1], held out, or `describe` of them
     depth: torch.Tensor | None = None,  # [M, 1, 64, 64] in [0, 1], the conditions of `fake`

@@ -19,12 +19,20 @@ import torch
 
 from ..adaptor import ABOUT
 from ..adaptors.catalogue import make_adaptor
-from ..compare import comparison, held_out, score, spread
 from ..config import TrainConfig
 from ..data.tasks import find_task
+from ..evaluation.compare import comparison, held_out, score, spread
+from cond_distill.evaluation.distances import (
+    Networks,
+    describe,
+    frechet_distance,
+    inception_fid,
+    inception_weights,
+    load_networks,
+    set_distances,
+)
 from ..loss import sample_noise
 from ..methods.two_stage import merged
-from ..metrics import features, frechet, kernel_distance, load_recogniser
 from ..sampler import draw_images
 from ..student import Student
 from ..teacher import Teacher, best_device
@@ -275,18 +283,26 @@ def _some(held: dict, n: int) -> dict:
     }
 
 
-def distances(net, images, truth, sizes=(256, 512, 1024)) -> dict:
-    """FID and KID of all pictures, and how FID depends on their number.
+def distances(nets: Networks, images, truth, sizes=(256, 512, 1024)) -> dict:
+    """Further distances of all pictures, and how FD-texture depends on their number.
 
     Fewer are taken evenly: the first half has captions.
     """
-    a, b = features(net, truth), features(net, images)
+    a, b = describe(nets, truth), describe(nets, images)
+    more = set_distances(a, b)
 
     def some(n):
-        return torch.arange(n) * len(a) // n
+        return torch.arange(n) * len(truth) // n
 
-    return {"KID": kernel_distance(a, b)} | {
-        f"FID of {n}": frechet(a[some(n)], b[some(n)]) for n in sizes if n < len(a)
+    return {
+        "KD-texture": more["kd_texture"],
+        "AUC": more["auc"],
+        "density": more["density"],
+        "coverage": more["coverage"],
+    } | {
+        f"FD-texture of {n}": frechet_distance(a.texture[some(n)], b.texture[some(n)])
+        for n in sizes
+        if n < len(truth)
     }
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #69996b55
@@ -296,21 +312,8 @@ def standard(images, truth) -> dict:
     Only where torch-fidelity, torchvision and their weights are on this machine; nothing is
     fetched.
     """
-    hub, out = Path(torch.hub.get_dir()) / "checkpoints", {}
-    inception, alexnet = (
-        next(hub.glob(name), None)
-        for name in ("weights-inception-2015-12-05-*.pth", "alexnet-owt-*.pth")
-    )
-    if inception and find_spec("torch_fidelity"):
-        from torchmetrics.image.fid import FrechetInceptionDistance
-
-        metric = FrechetInceptionDistance(
-            normalize=True, feature_extractor_weights_path=str(inception)
-        )
-        for x, real in ((truth, True), (images, False)):
-            for part in x.split(64):
-                metric.update(part, real=real)
-        out["FID (Inception)"] = metric.compute().item()
+    out = {"FID": inception_fid(truth, images)} if inception_weights() else {}
+    alexnet = next((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth"), None)
     if alexnet and find_spec("torchvision"):
         from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
 
@@ -321,8 +324,8 @@ def standard(images, truth) -> dict:
     return out
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #36f8cebf
-def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
-    """Rows of `compare.score` with their sample count, and KID and diversity at 4 steps.
+def exam(job: Job, student: Student, nets: Networks, held: dict, steps=(1, 2, 4, 8)) -> list[dict]:
+    """Rows of `compare.score` with their sample count, and more distances at 4 steps.
 
     A finetuned model is asked with the samplers for such models.
     """
@@ -339,13 +342,13 @@ def exam(job: Job, student: Student, net, held: dict, steps=(1, 2, 4, 8)) -> lis
         # one step of any solver is DDIM's
         if k == 1 and method in ("dpm++", "unipc"):
             continue
-        row, images = score(net, job.method, student, seen, k, method)
+        row, images = score(nets, job.method, student, seen, k, method)
         rows.append(row | dict(n=len(images)))
         if k == 4:
             rows[-1] |= (
-                distances(net, images, seen["image"])
+                distances(nets, images, seen["image"])
                 | standard(images, seen["image"])
-                | dict(diversity=spread(net, student, held, k, method=method))
+                | dict(diversity=spread(nets, student, held, k, method=method))
             )
     return rows
 
@@ -379,7 +382,7 @@ def _minutes(folder: Path) -> float:
 def run_job(
     job: Job,
     teacher: Teacher,
-    net,
+    nets: Networks,
     held: dict,
     results: Path,
     runs: Path,
@@ -407,7 +410,7 @@ def run_job(
     student = train(job, teacher, Path(runs) / job.name, cache, progress, **more)
     found = dict(
         job=asdict(job),
-        rows=exam(job, student, net, held, steps),
+        rows=exam(job, student, nets, held, steps),
         stages=_stages(Path(runs) / job.name),
         training_minutes=_minutes(Path(runs) / job.name),
         threads=torch.get_num_threads(),
@@ -454,13 +457,15 @@ def gallery(jobs: list, teacher: Teacher, runs: Path, cache: str, steps: int = 4
 SEARCH_SEED = 100
 
 
-def best_rate(method: str, found: dict) -> float:
-    """The smallest learning rate whose FID at 4 steps is within 10 % of the best.
+def best_rate(method: str, found: dict, measure: str = "FD-texture") -> float:
+    """The smallest learning rate whose measure at 4 steps is within 10 % of the best.
 
     `found` is what the search found: {(method, lr): result}.
     """
-    fid = {lr: min(r["FID"] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES}
-    return min(lr for lr in RATES if fid[lr] <= 1.1 * min(fid.values()))
+    far = {
+        lr: min(r[measure] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES
+    }
+    return min(lr for lr in RATES if far[lr] <= 1.1 * min(far.values()))
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #eba405ac
 def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
@@ -566,18 +571,18 @@ def _rated(job, cfg):
 def run_jobs(cfg) -> dict:
     """All jobs, one after the other: {name: result}."""
     teacher = Teacher.from_pretrained("shipped", best_device())
-    net = load_recogniser().to(best_device())
+    nets = load_networks(best_device())
     places, done = (Path(cfg.results), Path(cfg.runs), cfg.cache), {}
     exams = lru_cache(maxsize=2)(lambda task, n: held_out(n, teacher.image_size, task))
     search, jobs = _plan(cfg, teacher)
     for job in search:
-        run_job(job, teacher, net, exams("depth", cfg.search_n), *places, steps=(4,))
+        run_job(job, teacher, nets, exams("depth", cfg.search_n), *places, steps=(4,))
     for job in (_rated(job, cfg) for job in jobs):
         print(f"{job.name}: learning rate {job.lr:g}", flush=True)
         done[job.name] = run_job(
             job,
             teacher,
-            net,
+            nets,
             exams(job.task, cfg.n if job.task == "depth" else cfg.others_n),
             *places,
         )
@@ -640,20 +645,20 @@ def _save_gallery(task, cfg, teacher):
 def summary(results: list[dict]) -> list[dict]:
     """A row per task, method and sampler.
 
-    Mean and 95 % interval over seeds of FID at each number of steps.
+    Mean and 95 % interval over seeds of FD-texture at each number of steps.
     """
     rows, groups = [], {}
     for r in results:
-        # FIDs of fewer pictures are larger: not into one line
+        # distances of fewer pictures are larger: not into one line
         most = max(row["n"] for row in r["rows"])
         for row in (row for row in r["rows"] if row["n"] == most):
             groups.setdefault(
                 (r["job"]["task"], r["job"]["method"], row["sampler"]), {}
-            ).setdefault(row["steps"], []).append(row["FID"])
+            ).setdefault(row["steps"], []).append(row["FD-texture"])
     for (task, method, sampler), steps in groups.items():
         rows.append(
             dict(task=task, method=method, sampler=sampler, seeds=max(map(len, steps.values())))
-            | {f"FID@{k}": interval(v) for k, v in sorted(steps.items())}
+            | {f"FD-texture@{k}": interval(v) for k, v in sorted(steps.items())}
         )
     return rows
 

@@ -21,7 +21,7 @@ from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['CARD', 'TeacherCardConfig', 'TeacherReport', 'round_trip', 'looks', 'best_guidance', 'measure_teacher',
-           'sample_sheet', 'markdown_table', 'write_card', 'main']
+           'sample_sheet', 'markdown_table', 'training_words', 'write_card', 'main']
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #b2c3b467
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TeacherReport:
     search: dict[str, float]  # guidance → share of true claims, on other captions
     captions: dict[str, dict[str, float]]  # of renders, round trips and samples
     looks: dict[str, dict[str, float]]  # of other renders, round trips and samples
-    settings: dict = field(default_factory=dict)  # of the training, from training.json
+    training: list = field(default_factory=list)  # settings of its runs, from training.json
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #7c59e7d9
 @torch.no_grad()
@@ -102,8 +102,8 @@ def measure_teacher(
     seen = {name: looks((evaluator, texture), x, real["image"]) for name, x in rows.items()}
     seen["round trips"]["PSNR"] = psnr(back, real["image"])
     made = Path(config.folder, "training.json")
-    settings = json.loads(made.read_text("utf-8")) if made.is_file() else {}
-    report = TeacherReport(config.n, config.steps, guidance, search, captions, seen, settings)
+    training = json.loads(made.read_text("utf-8")) if made.is_file() else []
+    report = TeacherReport(config.n, config.steps, guidance, search, captions, seen, training)
     return report, drawn, real["caption"]
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #19e8ba00
@@ -153,6 +153,19 @@ How they look, beside {n} renders; *other renders* are what two real sets differ
 """
 
 
+def training_words(runs: list[dict]) -> str:
+    """The runs of a training in a sentence each."""
+    words, pictures = [], 0
+    for run in runs:
+        last = run["last"]
+        pictures += run["batch"] * last["step"]
+        words.append(
+            f"{last['step']:,.0f} steps of {run['batch']:,} latents from {run['scenes']:,} scenes "
+            f"in {last['seconds'] / 60:.1f} minutes ({run['device_name']})"
+        )
+    return f"Training: {', then '.join(words)}; {pictures / 1e6:.1f} M pictures." if words else ""
+
+
 def write_card(config: TeacherCardConfig) -> TeacherReport:
     """Measure, and write README.md, report.json and samples.jpg into the teacher's folder."""
     from dataclasses import asdict
@@ -165,15 +178,13 @@ def write_card(config: TeacherCardConfig) -> TeacherReport:
     fig.savefig(folder / "samples.jpg", dpi=110, pil_kwargs={"quality": 85})
     plt.close(fig)
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
-    keys = ("scenes", "vae_steps", "vae_batch", "steps", "batch", "seed", "device", "bfloat16")
-    training = ", ".join(f"{k} {report.settings[k]}" for k in keys if k in report.settings)
     text = CARD.format(
         n=report.n,
         steps=report.steps,
         guidance=report.guidance,
         searched=config.search,
         sheet=config.sheet,
-        training=f"Training: {training}." if training else "",
+        training=training_words(report.training),
         captions=markdown_table(report.captions),
         looks=markdown_table(report.looks),
     )

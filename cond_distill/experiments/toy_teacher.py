@@ -41,7 +41,7 @@ class ToyTeacherConfig:
 
     out: str = "runs/toy_teacher/teacher"  # folder that diffusers opens afterwards
     work: str = "runs/toy_teacher"  # folder for renders, latents, checkpoints and logs
-    vae: str = str(ASSETS / "vae")  # folder of an autoencoder; empty: train one
+    vae: str = str(ASSETS / "teacher" / "vae")  # folder of an autoencoder; empty: train one
     start: str = ""  # folder of a teacher to go on from; empty: fresh weights
     scenes: int = 60_000  # training scenes of the U-Net, kept on the disk (12 kB each)
     vae_scenes: int = 20_000  # of the autoencoder: the first of them
@@ -396,7 +396,9 @@ def save_teacher(folder, vae, model, tokenizer, scale: float):
 
     parts = dict(vae=vae, unet=model["unet"], text_encoder=model["text"])
     parts = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
-    parts["vae"].register_to_config(scaling_factor=scale, _name_or_path="")
+    parts["vae"].register_to_config(scaling_factor=scale)
+    for part in (parts["vae"], parts["unet"]):
+        part.register_to_config(_name_or_path="")
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
