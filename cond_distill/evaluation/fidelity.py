@@ -27,7 +27,7 @@ from cond_distill.evaluation.evaluator import (
 )
 
 # %% auto #0
-__all__ = ['depth_fidelity', 'solid_overlap', 'shrunk_psnr', 'known_psnr', 'evaluate', 'table']
+__all__ = ['depth_fidelity', 'solid_overlap', 'shrunk_psnr', 'known_psnr', 'evaluate']
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #7f1af40e
 def depth_fidelity(
@@ -94,18 +94,3 @@ def evaluate(
         accuracy = caption_accuracy(networks[0], fake, captions)
         row |= {f"caption_{key}": value for key, value in accuracy.items()}
     return row
-
-
-def table(rows: list[dict]) -> str:
-    """Rows as a Markdown table, with – where a row has no value."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-
-    def cell(value):
-        if value is None or value != value:
-            return "–"
-        if isinstance(value, float):
-            return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
-        return str(value)
-
-    lines = [keys, ["---"] * len(keys), *([cell(row.get(key)) for key in keys] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
