@@ -28,6 +28,9 @@ FLAGS = re.compile(r"^#\|\s*(?:eval:\s*false|(notest|slow|cuda))\s*$", re.M)
 ADDRESS = re.compile(r"(<.*?)( at 0x[0-9a-fA-F]+)(>)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
+# Without compiled files every kernel compiles PyTorch and diffusers anew: ten seconds a page.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def notebooks(names=()):
     """The named notebooks, or all of nbs/, in order."""
