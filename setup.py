@@ -35,6 +35,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "data": cfg["data_requirements"].split(),
+        "site": cfg["site_requirements"].split(),
         "dev": (cfg["dev_requirements"] + " " + cfg["data_requirements"]).split(),
     },
     entry_points={

@@ -3,7 +3,7 @@
 nbdev prepares the notebooks, smalldocs renders them, then every link is tried.
 
 The same nbs/_quarto.yml serves Quarto. smalldocs does not know `output-file`, so pages lose their
-number here (02_schedule -> schedule.html).
+number here (02_schedule -> schedule.html). site_pages.py does the last work on every page.
 """
 
 import json
@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
 
 from notebook import ROOT
+from site_pages import finish
 
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
 NOTEBOOK = re.compile(r"[^\s()\[\]\"',<>`]+\.ipynb")
@@ -28,24 +29,19 @@ def settings():
     return cfg["DEFAULT"]
 
 
-SITE = settings()["doc_host"] + settings()["doc_baseurl"] + "/"
+BASE = settings()["doc_baseurl"] + "/"
+SITE = settings()["doc_host"] + BASE
 CODE = f"{settings()['git_url']}/blob/{settings()['branch']}/"
 
 
 def process():
-    """Let nbdev prepare the notebooks: show_doc, links from `names`, front matter."""
+    """Let nbdev prepare the notebooks: references, links from `names`, front matter."""
     shutil.rmtree(PROC, ignore_errors=True)
     # nbdev's worker processes inherit it
     sys.path.insert(0, str(ROOT))
     from nbdev.serve import proc_nbs
 
-    try:
-        proc_nbs(n_workers=2, force=True)
-    except Exception as error:
-        sys.exit(
-            "docs: a cell that is exported or imports must run on its own, this one does not. "
-            f"{error}"
-        )
+    proc_nbs(n_workers=2, force=True)
 
 
 def unnumbered(name):
@@ -82,8 +78,27 @@ def linked(cell, folder):
             data["text/markdown"] = links("".join(data["text/markdown"]), folder)
 
 
+def title(path):
+    """The title of a processed page."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return re.search(r"^title: *['\"]?(.*?)['\"]?$", "".join(cells[0]["source"]), re.M)[1]
+
+
+def course():
+    """The course's entries in the sidebar: in order, with their numbers."""
+    lines = ["contents:"]
+    for path in sorted((PROC / "course").glob("*.ipynb")):
+        number = int(path.name.split("_")[0])
+        entry = json.dumps(f"{number} · {title(path)}", ensure_ascii=False)
+        lines.append(f"          - {{text: {entry}, href: course/{path.name}}}")
+    return "\n".join(lines)
+
+
 def rename():
     """Give pages the names that nbdev's links use, and make links to our own site relative."""
+    config = PROC / "_quarto.yml"
+    text = config.read_text(encoding="utf-8").replace("contents: course/*.ipynb", course())
+    config.write_text(links(text), encoding="utf-8")
     for path in PROC.rglob("*.ipynb"):
         folder = path.relative_to(PROC).parent
         nb = json.loads(path.read_text(encoding="utf-8").replace(SITE, "../" * len(folder.parts)))
@@ -91,8 +106,6 @@ def rename():
             linked(cell, posixpath.join("nbs", folder.as_posix()))
         path.unlink()
         path.with_name(unnumbered(path.name)).write_text(json.dumps(nb), encoding="utf-8")
-    config = PROC / "_quarto.yml"
-    config.write_text(links(config.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def render():
@@ -129,6 +142,8 @@ def dead(link, path, pages):
         return not (ROOT / unquote(urldefrag(link)[0][len(CODE) :])).exists()
     if re.match(r"[a-z]+:|//", link):
         return False
+    if link.startswith(BASE):
+        return not (DOCS / unquote(urldefrag(link)[0][len(BASE) :])).exists()
     target, anchor = urldefrag(link)
     file = (path.parent / unquote(target.split("?")[0])).resolve() if target else path
     if file.is_dir():
@@ -163,7 +178,10 @@ def main():
     os.chdir(ROOT)
     process()
     rename()
-    found = render() + check()
+    found = render()
+    nameless = finish(DOCS, SITE, BASE)
+    print(*(f"picture without fig-alt: {text}" for text in nameless), sep="\n")
+    found += check()
     print(*found, sep="\n")
     sys.exit(bool(found))
 
