@@ -51,6 +51,8 @@ NAMES = {
     },
     "adaptors.instruction": {"TextReader": "adaptors.instruction:InstructionEncoder"},
     "cli": {"ReproduceConfig": "config"},
+    "data.cache": {"make_batch": "data.source"},
+    "data.stream": {"first_examples": "data.source:first_rows"},
     "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
     "families": {"FAMILIES": "teacher"},
     "loss": {

@@ -29,9 +29,9 @@ from .adaptors.full import FullFinetune
 from .adaptors.guidance import GuidanceEmbedded
 from .adaptors.instruction import InstructionEncoder
 from .config import TrainConfig
-from .data.cache import make_batch
-from .data.stream import open_photos, training_data
-from .data.tasks import better, examples, find_task
+from .data.source import ExampleSource, make_batch
+from .data.stream import held_out_examples, open_photos, training_data
+from .data.tasks import better, find_task
 from cond_distill.loss import (
     DISTANCES,
     PRESETS,
@@ -529,7 +529,7 @@ def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
     return mean["loss"], parts
 
 # %% ../nbs/course/09_trainer.ipynb #be999e26
-def train_step(run: Run, data: dict) -> dict:
+def train_step(run: Run, data: ExampleSource | dict) -> dict:
     """Draw, loss, backward, clip, step, both averages."""
     cfg = run.cfg
     student = run.student
@@ -576,10 +576,7 @@ def _step_if_finite(run, loss, norm):
 # %% ../nbs/course/09_trainer.ipynb #e958922c
 def validation_batch(cfg: TrainConfig, size: int, n: int) -> dict:
     """The first n held-out examples of a run's task, without captions (but with instructions)."""
-    if not cfg.images:
-        return examples(cfg.task, range(n), "held_out", size, "none")
-    held = open_photos(cfg, size, "held_out").batch(range(n))
-    return dict(held, caption=[""] * n)
+    return held_out_examples(cfg, size, n)
 
 
 def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
@@ -780,8 +777,7 @@ def distill(
                 raise
             finally:
                 bar.close()
-                if callable(data):
-                    data.close()
+                data.close()
         if run.step < cfg.steps:
             raise KeyboardInterrupt(
                 f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or "

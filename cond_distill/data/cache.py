@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 from ..config import TrainConfig
 from .images import Photos, collate, digest
 from .scenes import WORLD
-from .tasks import examples, find_task
+from .tasks import examples
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['cache_name', 'cache_examples', 'encode_examples', 'make_batch']
+__all__ = ['cache_name', 'cache_examples', 'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
 def _pieces(teacher, cfg, done):
@@ -153,27 +153,3 @@ def encode_examples(teacher: Teacher, part: dict) -> dict:
         cond=cond.numpy(),
         text=teacher.embed(part["caption"]).cpu().half().numpy(),
     )
-
-# %% ../../nbs/library/data/cache.ipynb #5f71a94f
-# what `cache_examples` gives, or a function from the number of the step to its rows
-def make_batch(data, cfg: TrainConfig, empty, generator, device, step: int = 0) -> dict:
-    """A random batch on the device.
-
-    X, cond in [0, 1], text (a share of the captions replaced by the empty one).
-    """
-    if callable(data):
-        rows = data(step)
-    else:
-        i = torch.randint(len(data["x"]), (cfg.batch,), generator=generator).numpy()
-        rows = {k: torch.from_numpy(v[i]) for k, v in data.items()}
-    drop = (torch.rand(cfg.batch, generator=generator) < cfg.caption_dropout) & find_task(
-        cfg.task
-    ).captions
-
-    def get(k):
-        return rows[k].to(device, torch.float32)
-
-    text = torch.where(
-        drop[:, None, None].to(device), empty.expand(cfg.batch, -1, -1).float(), get("text")
-    )
-    return dict(x=get("x"), cond=get("cond") / 255, text=text)

@@ -9,6 +9,7 @@ import glob
 import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -18,11 +19,13 @@ import torch
 from ..config import TrainConfig
 from .cache import cache_examples, encode_examples
 from .images import PICTURES, Item, Photos, collate
+from .source import ArrayExamples, ExampleSource, unit_range
+from .tasks import examples
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['list_shard', 'read_place', 'picture_of', 'shard_files', 'is_shards', 'Shards', 'Stream', 'training_data',
-           'first_examples', 'open_photos']
+__all__ = ['list_shard', 'read_place', 'picture_of', 'shard_files', 'is_shards', 'Shards', 'open_photos', 'held_out_examples',
+           'Stream', 'training_data']
 
 # %% ../../nbs/library/data/stream.ipynb #e47016c7
 def list_shard(file: str) -> dict:
@@ -211,11 +214,31 @@ class Shards(Photos):
             + (f", the last of {len(bad)} problems: {bad[-1]}" if bad else "")
         )
 
+# %% ../../nbs/library/data/stream.ipynb #933f7429
+def open_photos(cfg: TrainConfig, size: int, split: str = "train") -> Photos:
+    """The pictures that `cfg.images` names: a folder, a dataset or shards.
+
+    What is held out does not depend on the batch.
+    """
+    kind, more = (Shards, dict(lanes=64, visit=1)) if is_shards(cfg.images) else (Photos, {})
+    return kind(cfg.images, cfg.task, size, split, zoom=cfg.zoom, seed=cfg.seed, **more)
+
+
+def held_out_examples(
+    cfg: TrainConfig,
+    size: int,  # pixels a side
+    n: int,
+) -> dict:  # image [n, 3, size, size], cond [n, K, size, size] in [0, 1], caption
+    """The first n held-out examples of a run, without captions (but with instructions)."""
+    if not cfg.images:
+        return examples(cfg.task, range(n), "held_out", size, "none")
+    return dict(open_photos(cfg, size, "held_out").batch(range(n)), caption=[""] * n)
+
 # %% ../../nbs/library/data/stream.ipynb #38d1cac9
 class Stream:
-    """Called with the number of a step.
+    """An `ExampleSource` of shards.
 
-    The rows x, cond and text of its batch, of which this process's share is filled.
+    Of a batch this process's share is filled; the rows of other processes are zero.
     """
 
     def __init__(self, teacher: Teacher, cfg: TrainConfig, process: int = 0, processes: int = 1):
@@ -244,7 +267,7 @@ class Stream:
             else []
         )
 
-    def __call__(self, step: int) -> dict:
+    def batch(self, step: int, generator: torch.Generator | None = None) -> dict:
         waited, out = self.opened.pop(step, None) or self._open(step), {}
         self.opened = {step + 1: self._open(step + 1)}
         rows, k = [w.result() for w in waited], -(-len(self.mine) // self.cfg.accumulate)
@@ -257,7 +280,11 @@ class Stream:
             mine = torch.cat([torch.from_numpy(p[name]) for p in parts])
             out[name] = mine.new_zeros(self.cfg.batch, *mine.shape[1:])
             out[name][list(self.mine)] = mine
-        return out
+        return dict(out, cond=unit_range(out["cond"]))
+
+    def held_out(self, n: int) -> dict:
+        """The first n examples that are never trained on."""
+        return held_out_examples(self.cfg, self.teacher.image_size, n)
 
     def _tell(self, names):
         for name in names[: max(0, 3 - self.skipped)]:
@@ -266,30 +293,16 @@ class Stream:
             print("more of them are skipped in silence")
         self.skipped += len(names)
 
-    def close(self):
+    def close(self) -> None:
+        """Nothing more is opened in advance."""
         self.pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/library/data/stream.ipynb #3adf3a9c
 def training_data(
     teacher: Teacher, cfg: TrainConfig, progress: bool = True, process: int = 0, processes: int = 1
-):
-    """A `Stream` if `cfg.images` names shards, else `cache_examples`."""
-    return (
-        Stream(teacher, cfg, process, processes)
-        if is_shards(cfg.images)
-        else cache_examples(teacher, cfg, progress)
-    )
-
-
-def first_examples(data, n: int = 256) -> dict:
-    """The first n training examples as a cache holds them, of a stream or of a cache."""
-    return encode_examples(data.teacher, data.photos.batch(range(n))) if callable(data) else data
-
-
-def open_photos(cfg: TrainConfig, size: int, split: str = "train") -> Photos:
-    """The pictures that `cfg.images` names: a folder, a dataset or shards.
-
-    What is held out does not depend on the batch.
-    """
-    kind, more = (Shards, dict(lanes=64, visit=1)) if is_shards(cfg.images) else (Photos, {})
-    return kind(cfg.images, cfg.task, size, split, zoom=cfg.zoom, seed=cfg.seed, **more)
+) -> ExampleSource:
+    """A `Stream` if `cfg.images` names shards, else a cache that is made now."""
+    if is_shards(cfg.images):
+        return Stream(teacher, cfg, process, processes)
+    held = partial(held_out_examples, cfg, teacher.image_size)
+    return ArrayExamples(cache_examples(teacher, cfg, progress), cfg.batch, held)

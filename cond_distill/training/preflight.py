@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ..config import TrainConfig
-from ..data.cache import make_batch
-from ..data.stream import first_examples, training_data
+from ..data.source import first_rows, make_batch
+from ..data.stream import training_data
 from ..loss import at_boundary
 from ..teacher import Teacher
 from ..trainer import Run, check_source, open_teacher, train_step
@@ -200,9 +200,8 @@ def check_data(run: Run, data: dict) -> list[Check]:
 
     Do conditions differ, do latents have unit scale, are examples distinct?
     """
-    n = min(512, len(data["x"]))
-    x = torch.from_numpy(data["x"][:n].copy())
-    cond = torch.from_numpy(data["cond"][:n].copy()).float() / 255
+    rows = first_rows(data, 512)
+    x, cond, n = rows["x"], rows["cond"], len(rows["x"])
     unique = len(torch.unique(cond.flatten(1), dim=0))
     spread = cond.std(0).mean().item()
     scale = x.std().item()
@@ -232,14 +231,13 @@ def sheet(run: Run, data: dict, file: Path, n: int = 8):
     """A picture of the first n examples: condition above, what the autoencoder gives back below."""
     from matplotlib import pyplot as plt
 
-    n = min(n, len(data["x"]))
+    rows = first_rows(data, n)
+    n = len(rows["x"])
     fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80, squeeze=False)
     with torch.no_grad():
-        images = run.student.teacher.decode(
-            torch.from_numpy(data["x"][:n].copy()).to(run.student.device)
-        ).cpu()
+        images = run.student.teacher.decode(rows["x"].to(run.student.device)).cpu()
     for k in range(n):
-        cond = torch.from_numpy(data["cond"][k].copy())[:3]
+        cond = rows["cond"][k][:3]
         axes[0, k].imshow(cond.expand(3, -1, -1).permute(1, 2, 0))
         axes[1, k].imshow(images[k].permute(1, 2, 0))
     for ax in axes.flat:
@@ -362,16 +360,12 @@ def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) 
     """
     check_source(cfg)
     run = Run(cfg, teacher or open_teacher(cfg))
-    data = first_examples(training_data(run.student.teacher, cfg, progress))
+    data = training_data(run.student.teacher, cfg, progress)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    batch = make_batch(
-        data,
-        replace(cfg, batch=8),
-        run.student.teacher.empty(),
-        torch.Generator().manual_seed(0),
-        run.student.device,
-    )
+    g = torch.Generator().manual_seed(0)
+    batch = make_batch(data, cfg, run.student.teacher.empty(), g, run.student.device)
+    batch = {k: v[:8] for k, v in batch.items()}
     found = [
         f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)
     ] + [check_grid(run), check_lag(run)]
