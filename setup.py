@@ -36,6 +36,7 @@ setup(
     extras_require={
         "data": cfg["data_requirements"].split(),
         "site": cfg["site_requirements"].split(),
+        "metrics": cfg["metrics_requirements"].split(),
         "dev": (cfg["dev_requirements"] + " " + cfg["data_requirements"]).split(),
     },
     entry_points={

@@ -54,6 +54,10 @@ NAMES = {
     "data.cache": {"make_batch": "data.source"},
     "data.stream": {"first_examples": "data.source:first_rows"},
     "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
+    "evaluation.distances": {
+        "inception_weights": "evaluation.standard",
+        "inception_fid": "evaluation.standard",
+    },
     "families": {"FAMILIES": "teacher"},
     "loss": {
         "Draw": "loss:NoiseSample",

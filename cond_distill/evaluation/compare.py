@@ -5,26 +5,35 @@
 # %% ../../nbs/library/evaluation/compare.ipynb #9dac0896
 from __future__ import annotations
 
+import textwrap
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..data.tasks import examples, find_task
 from cond_distill.evaluation.distances import (
     Networks,
+    PictureSet,
+    density_coverage,
     describe,
     diversity,
     frechet_distance,
     load_networks,
-    sharpness_ratio,
+    two_sample_auc,
 )
 from .evaluator import caption_accuracy
 from ..sampler import draw_images, figure, pick_method
 from ..student import Student
 from ..teacher import ASSETS, Teacher
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% auto #0
-__all__ = ['held_out', 'score', 'floor', 'spread', 'comparison', 'step_curve']
+__all__ = ['LEAST', 'held_out', 'set_columns', 'measure_images', 'score', 'floor', 'spread', 'wrapped', 'comparison',
+           'step_curve']
 
 # %% ../../nbs/library/evaluation/compare.ipynb #722fe164
 def held_out(n: int = 256, size: int = 64, task: str = "depth") -> dict:
@@ -42,56 +51,62 @@ def held_out(n: int = 256, size: int = 64, task: str = "depth") -> dict:
     }
 
 # %% ../../nbs/library/evaluation/compare.ipynb #53d45ba8
-def score(
-    nets: Networks,
-    name: str,  # what to call the row
-    model: Student,
-    held: dict,
-    steps: int,
-    method: str = "auto",
-    seed: int = 1234,
-) -> tuple[dict, torch.Tensor]:
-    """Draw all held-out conditions and measure: (row, images)."""
-    method, began = pick_method(model, method), time.perf_counter()
-    images = draw_images(
-        model,
-        held["caption"],
-        held["cond"],
-        batch=64,
-        steps=steps,
-        method=method,
-        seed=seed,
-        any_steps=True,
-    )
-    seconds = (time.perf_counter() - began) / len(images)
-    return dict(
-        model=name, sampler=method, steps=steps, **_row(nets, images, held), **{"s/image": seconds}
-    ), find_task(held["task"]).finish(images, held["cond"])
+LEAST = 10  # pictures that a classifier or a density can be measured on
 
 
-def _row(nets, images, held):
-    """The columns that are shown.
-
-    Fidelity of the model's own pictures; distances, sharpness and captions of the finished ones.
-    """
-    task = find_task(held["task"])
-    finished = task.finish(images, held["cond"])
-    real, drawn = describe(nets, held["image"]), describe(nets, finished)
+def set_columns(real: PictureSet, drawn: PictureSet) -> dict[str, float]:
+    """The columns of a table that compare drawn pictures with real ones as two sets."""
     row = {
         "FD-scenes": frechet_distance(real.scenes, drawn.scenes),
         "FD-texture": frechet_distance(real.texture, drawn.texture),
-        "sharpness": sharpness_ratio(finished, held["image"]),
-        **task.fidelity(nets, images, held),
+        "sharpness": drawn.energy / max(real.energy, 1e-12),
     }
+    if min(len(real.scenes), len(drawn.scenes)) < LEAST:
+        return row
+    auc, interval = two_sample_auc(real.features, drawn.features)
+    return row | {"AUC": auc, "AUC ±": interval} | density_coverage(real.scenes, drawn.scenes)
+
+
+def measure_images(
+    nets: Networks,
+    images: torch.Tensor,  # [N, 3, S, S] in [0, 1], as the model drew them
+    held: dict,  # `held_out`
+) -> dict[str, float]:
+    """The columns of a table for the pictures of one model.
+
+    Fidelity of the model's own pictures; everything else of the finished ones.
+    """
+    task = find_task(held["task"])
+    finished = task.finish(images, held["cond"])
+    row = set_columns(describe(nets, held["image"]), describe(nets, finished))
+    row |= task.fidelity(nets, images, held)
     if task.captions:
         row["captions"] = caption_accuracy(nets.evaluator, finished, held["claims"])["all"]
     return row
 
 
+def score(
+    nets: Networks,
+    name: str,  # what to call the row
+    model: Student,
+    held: dict,  # `held_out`
+    steps: int,
+    method: str = "auto",  # a sampler
+    seed: int = 1234,  # of the noise
+) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
+    """Draw all held-out conditions and measure."""
+    method, began = pick_method(model, method), time.perf_counter()
+    how = dict(steps=steps, method=method, seed=seed, any_steps=True)
+    images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
+    seconds = (time.perf_counter() - began) / len(images)
+    row = dict(model=name, sampler=method, steps=steps) | measure_images(nets, images, held)
+    return row | {"s/image": seconds}, find_task(held["task"]).finish(images, held["cond"])
+
+
 def floor(nets: Networks, teacher: Teacher, held: dict) -> dict:
     """The row of the real pictures passed through the autoencoder."""
     back = torch.cat([teacher.decode(teacher.encode(x)).cpu() for x in held["image"].split(64)])
-    return dict(model="autoencoder alone", sampler="–", steps=0, **_row(nets, back, held))
+    return dict(model="autoencoder alone", sampler="–", steps=0) | measure_images(nets, back, held)
 
 # %% ../../nbs/library/evaluation/compare.ipynb #833274eb
 def spread(
@@ -116,18 +131,21 @@ def spread(
     return diversity(nets.texture, images.reshape(k, n, *images.shape[1:]))
 
 # %% ../../nbs/library/evaluation/compare.ipynb #d96eaf5c
+def wrapped(caption: str, width: int = 15) -> str:
+    """A caption in lines that are not wider than a picture."""
+    return "\n".join(textwrap.wrap(caption or "(no caption)", width))
+
+
 def comparison(
     held: dict,
-    drawn: dict,  # row name → images of all held-out conditions
-    columns=None,  # which conditions to show
-):
+    drawn: dict[str, torch.Tensor],  # row name → images [N, 3, S, S] of all held-out conditions
+    columns: Sequence[int] | None = None,  # which conditions; None: four of each half
+) -> Figure:
     """Figure: condition, one right answer, and each model's pictures; captions above."""
-    import textwrap
-
     n = len(held["caption"])
     columns = columns or [*range(4), *range(n // 2, n // 2 + 4)]
     rows = {"condition": held["cond"][:, :3], "a right answer": held["image"], **drawn}
-    titles = ["\n".join(textwrap.wrap(held["caption"][i] or "(no caption)", 17)) for i in columns]
+    titles = [wrapped(held["caption"][i]) for i in columns]
     return figure(
         [[images[i] for i in columns] for images in rows.values()],
         [name.replace(", ", "\n") for name in rows],
@@ -136,7 +154,11 @@ def comparison(
     )
 
 
-def step_curve(rows: list[dict], key: str = "FD-texture", floor: float = None):
+def step_curve(
+    rows: list[dict],  # of `score`
+    key: str = "FD-texture",  # the column to draw
+    floor: float | None = None,  # a dotted line
+) -> Figure:
     """A number against the number of steps, one line per model and sampler."""
     from matplotlib import pyplot as plt
 

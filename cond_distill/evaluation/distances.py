@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,10 +24,10 @@ from cond_distill.evaluation.evaluator import (
 from .texture import TextureNetwork, load_texture, texture_features
 
 # %% auto #0
-__all__ = ['frechet_distance', 'kernel_distance', 'fd_scenes', 'fd_texture', 'inception_weights', 'inception_fid',
-           'area_under_curve', 'two_sample_auc', 'density_coverage', 'gradient_energy', 'sharpness_ratio', 'Networks',
-           'load_networks', 'PictureSet', 'describe', 'set_distances', 'unit_maps', 'perceptual_loss',
-           'perceptual_distance', 'psnr', 'ssim', 'diversity']
+__all__ = ['frechet_distance', 'kernel_distance', 'fd_scenes', 'fd_texture', 'train_classifier', 'win_shares', 'two_sample_auc',
+           'density_coverage', 'gradient_energy', 'sharpness_ratio', 'Networks', 'load_networks', 'PictureSet',
+           'describe', 'set_distances', 'unit_maps', 'perceptual_loss', 'perceptual_distance', 'psnr', 'ssim',
+           'diversity']
 
 # %% ../../nbs/library/evaluation/distances.ipynb #fae24c47
 def _check_clouds(real: torch.Tensor, fake: torch.Tensor, least: int = 2) -> None:
@@ -91,78 +89,58 @@ def fd_texture(net: TextureNetwork, real: torch.Tensor, fake: torch.Tensor) -> f
     """Fréchet distance of images [N, 3, 64, 64] and [M, 3, 64, 64] in the texture features."""
     return frechet_distance(texture_features(net, real), texture_features(net, fake))
 
-# %% ../../nbs/library/evaluation/distances.ipynb #c70e1807
-def inception_weights() -> Path | None:
-    """The file of torch-fidelity's Inception weights, if this machine can use it."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    found = next(folder.glob("weights-inception-2015-12-05-*.pth"), None)
-    return found if find_spec("torch_fidelity") else None
-
-
-def inception_fid(real: torch.Tensor, fake: torch.Tensor) -> float:
-    """FID of images [N, 3, H, W] in [0, 1]. Raises `FileNotFoundError` without the weights."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    check_images(real, "real", size=None)
-    check_images(fake, "fake", size=None)
-    weights = inception_weights()
-    if weights is None:
-        raise FileNotFoundError(
-            "FID needs the package torch-fidelity and its file weights-inception-2015-12-05-*.pth "
-            f"in {Path(torch.hub.get_dir()) / 'checkpoints'}; nothing is downloaded by itself. "
-            "Use fd_scenes and fd_texture, or put the file there"
-        )
-    metric = FrechetInceptionDistance(normalize=True, feature_extractor_weights_path=str(weights))
-    for images, is_real in ((real, True), (fake, False)):
-        for part in images.float().split(64):
-            metric.update(part, real=is_real)
-    return metric.compute().item()
-
 # %% ../../nbs/library/evaluation/distances.ipynb #a0961b02
-def _fit_logistic(x: torch.Tensor, y: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Weights of a logistic regression with an L2 penalty."""
-    weights = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=60, line_search_fn="strong_wolfe")
+def train_classifier(
+    x: torch.Tensor,  # [N, D] features, scaled
+    y: torch.Tensor,  # [N] 1 for drawn, 0 for real
+    hidden: int = 16,
+    steps: int = 60,
+) -> nn.Module:  # [N, D] -> [N, 1] logits
+    """A network with one hidden layer that tells drawn from real; the same for every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        layers = nn.Linear(x.shape[1], hidden), nn.SiLU(), nn.Dropout(0.5), nn.Linear(hidden, 1)
+        net = nn.Sequential(*layers)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.3)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(net(x)[:, 0], y).backward()
+            optimizer.step()
+    return net.eval()
 
-    def closure():
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(x @ weights, y)
-        loss = loss + penalty * weights.square().sum()
-        loss.backward()
-        return loss
 
-    optimizer.step(closure)
-    return weights.detach()
-
-
-def area_under_curve(negative: torch.Tensor, positive: torch.Tensor) -> float:
-    """Share of pairs in which the positive has the higher score; ties count half."""
-    difference = positive[:, None] - negative[None]
-    return ((difference > 0).double() + 0.5 * (difference == 0)).mean().item()
+def win_shares(
+    negative: torch.Tensor,  # [N] scores of real pictures
+    positive: torch.Tensor,  # [M] scores of drawn pictures
+) -> tuple[torch.Tensor, torch.Tensor]:  # [N] and [M], in [0, 1]
+    """Of each picture the share of its pairs in which the drawn one scores higher; ties: half."""
+    difference = positive[None] - negative[:, None]
+    wins = (difference > 0).double() + 0.5 * (difference == 0)
+    return wins.mean(1), wins.mean(0)
 
 
 def two_sample_auc(
     real: torch.Tensor,  # [N, D] features
     fake: torch.Tensor,  # [M, D] features
     folds: int = 5,
-    penalty: float = 0.02,
-) -> float:  # 0.5: a classifier can only guess; 1: it always knows
-    """How well a logistic regression tells the two clouds apart, cross-validated."""
+) -> tuple[float, float]:  # the AUC (0.5: it can only guess, 1: it always knows), ± at 95 %
+    """How well a small network tells the two sets apart, on pictures it was not trained on."""
     _check_clouds(real, fake, least=2 * folds)
-    x = torch.cat([real, fake]).double()
-    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-8)
-    y = (torch.arange(len(x)) >= len(real)).double()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    fold = torch.empty_like(order)
-    for label in (0, 1):  # each fold has its share of both
-        members = order[y[order] == label]
-        fold[members] = torch.arange(len(members)) % folds
-    areas = []
+    x = torch.cat([real, fake]).float()
+    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
+    index = torch.cat([torch.arange(len(real)), torch.arange(len(fake))])
+    y = (torch.arange(len(x)) >= len(real)).float()
+    shares = []
     for k in range(folds):
-        weights = _fit_logistic(x[fold != k], y[fold != k], penalty)
-        score, truth = x[fold == k] @ weights, y[fold == k]
-        areas.append(area_under_curve(score[truth == 0], score[truth == 1]))
-    return sum(areas) / folds
+        test = index % folds == k
+        net = train_classifier(x[~test], y[~test])
+        with torch.no_grad():
+            score = net(x[test])[:, 0]
+        shares.append(win_shares(score[y[test] == 0], score[y[test] == 1]))
+    of_real, of_drawn = (torch.cat(parts) for parts in zip(*shares, strict=True))
+    variance = of_real.var() / len(of_real) + of_drawn.var() / len(of_drawn)
+    widened = variance * (1 + folds / (folds - 1))
+    return of_drawn.mean().item(), 1.96 * widened.sqrt().item()
 
 # %% ../../nbs/library/evaluation/distances.ipynb #bfb5e17a
 def density_coverage(
@@ -219,6 +197,11 @@ class PictureSet:
     texture: torch.Tensor  # [N, 224] features of the texture network
     energy: float  # of the gradients
 
+    @property
+    def features(self) -> torch.Tensor:
+        """[N, 384], of both networks."""
+        return torch.cat([self.scenes, self.texture], 1)
+
 
 def describe(
     networks: Networks,
@@ -232,13 +215,14 @@ def describe(
 
 def set_distances(real: PictureSet, fake: PictureSet) -> dict[str, float]:
     """Every distance between two sets; see the table at the top of the page."""
-    both = (torch.cat([s.scenes, s.texture], 1) for s in (real, fake))
+    auc, interval = two_sample_auc(real.features, fake.features)
     return dict(
         fd_scenes=frechet_distance(real.scenes, fake.scenes),
         fd_texture=frechet_distance(real.texture, fake.texture),
         kd_scenes=kernel_distance(real.scenes, fake.scenes),
         kd_texture=kernel_distance(real.texture, fake.texture),
-        auc=two_sample_auc(*both),
+        auc=auc,
+        auc_interval=interval,
         sharpness=fake.energy / max(real.energy, 1e-12),
         **density_coverage(real.scenes, fake.scenes),
     )

@@ -13,8 +13,6 @@ from cond_distill.evaluation.distances import (
     Networks,
     PictureSet,
     describe,
-    inception_fid,
-    inception_weights,
     psnr,
     set_distances,
 )
@@ -25,6 +23,7 @@ from cond_distill.evaluation.evaluator import (
     check_pairs,
     read_maps,
 )
+from .standard import inception_fid, inception_weights
 
 # %% auto #0
 __all__ = ['depth_fidelity', 'solid_overlap', 'shrunk_psnr', 'known_psnr', 'evaluate']

@@ -26,11 +26,10 @@ from cond_distill.evaluation.distances import (
     Networks,
     describe,
     frechet_distance,
-    inception_fid,
-    inception_weights,
     load_networks,
     set_distances,
 )
+from ..evaluation.standard import inception_fid, inception_weights
 from ..loss import sample_noise
 from ..methods.two_stage import merged
 from ..sampler import draw_images

@@ -7,34 +7,55 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from ..data.scenes import Scenes
-from ..evaluation.distances import fd_scenes, fd_texture, psnr, sharpness_ratio
-from ..evaluation.evaluator import caption_accuracy, load_evaluator
-from ..evaluation.texture import load_texture
+from cond_distill.evaluation.distances import (
+    Networks,
+    fd_scenes,
+    fd_texture,
+    load_networks,
+    psnr,
+    sharpness_ratio,
+)
+from ..evaluation.evaluator import EvaluatorNetwork, caption_accuracy
 from ..sampler import draw_images, figure
 from ..teacher import Teacher
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% auto #0
-__all__ = ['CARD', 'TeacherCardConfig', 'TeacherReport', 'round_trip', 'looks', 'best_guidance', 'measure_teacher',
-           'sample_sheet', 'markdown_table', 'training_words', 'write_card', 'main']
+__all__ = ['CARD', 'TeacherCardConfig', 'TeacherReport', 'round_trip', 'looks', 'best_guidance', 'draw_captions',
+           'measure_teacher', 'sample_sheet', 'markdown_table', 'zoomed_pairs', 'draw_sheets', 'training_words',
+           'card_text', 'read_report', 'write_card', 'main']
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #b2c3b467
 @dataclass(frozen=True)
 class TeacherCardConfig:
-    """Measure a text-to-image model of the small world and write its card."""
+    """Measure a text-to-image model of the small world and write its card.
+
+    Example: python -m cond_distill.experiments.teacher_card --folder runs/toy_teacher/teacher
+    """
 
     folder: str = "runs/toy_teacher/teacher"  # of the teacher; the card is written into it
     n: int = 512  # held-out scenes with full captions
     search: int = 128  # other held-out scenes, on which the guidance is chosen
     guidances: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)  # to choose from
     steps: int = 50  # of DDIM
-    sheet: int = 64  # samples on the sheet
+    sheet: int = 64  # samples on each sheet
+    measure: bool = True  # False: keep the numbers of report.json; draw and write the rest anew
     device: str = "cpu"
+
+    def __post_init__(self):
+        for name, least in dict(n=8, search=1, steps=1, sheet=1).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
 
 
 @dataclass
@@ -47,7 +68,8 @@ class TeacherReport:
     search: dict[str, float]  # guidance → share of true claims, on other captions
     captions: dict[str, dict[str, float]]  # of renders, round trips and samples
     looks: dict[str, dict[str, float]]  # of other renders, round trips and samples
-    training: list = field(default_factory=list)  # settings of its runs, from training.json
+    training: list[dict] = field(default_factory=list)  # its runs, from training.json
+    searched: int = 128  # captions that the guidance was chosen on
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #7c59e7d9
 @torch.no_grad()
@@ -57,7 +79,7 @@ def round_trip(teacher: Teacher, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([teacher.decode(teacher.encode(chunk)).cpu() for chunk in chunks])
 
 
-def looks(nets: tuple, images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+def looks(nets: Networks, images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
     """Distances of pictures from renders, and their sharpness beside them."""
     evaluator, texture = nets
     return {
@@ -67,10 +89,12 @@ def looks(nets: tuple, images: torch.Tensor, real: torch.Tensor) -> dict[str, fl
     }
 
 
-def best_guidance(teacher, evaluator, config: TeacherCardConfig) -> tuple[float, dict[str, float]]:
+def best_guidance(
+    teacher: Teacher, evaluator: EvaluatorNetwork, config: TeacherCardConfig
+) -> tuple[float, dict[str, float]]:
     """The guidance with the largest share of true claims, and the share of each."""
-    data = Scenes("held_out", level="full")
-    batch = data.batch(range(config.n, config.n + config.search))
+    scenes = range(config.n, config.n + config.search)  # others than those that are reported
+    batch = Scenes("held_out", level="full").batch(scenes)
     found = {}
     for guidance in config.guidances:
         images = draw_images(
@@ -80,34 +104,41 @@ def best_guidance(teacher, evaluator, config: TeacherCardConfig) -> tuple[float,
     return float(max(found, key=found.get)), found
 
 
-def measure_teacher(
-    config: TeacherCardConfig,
-) -> tuple[TeacherReport, torch.Tensor, list[str]]:
-    """The report, the samples [n, 3, H, W] in [0, 1], and their captions."""
-    teacher = Teacher.from_pretrained(config.folder, config.device)
-    evaluator, texture = load_evaluator(), load_texture()
-    guidance, search = best_guidance(teacher, evaluator, config)
+def draw_captions(
+    teacher: Teacher, captions: list[str], config: TeacherCardConfig, guidance: float
+) -> torch.Tensor:  # [N, 3, H, W] in [0, 1]
+    """The samples that are measured and shown: always the same noise."""
+    how = dict(steps=config.steps, guidance=guidance, batch=64, seed=1)
+    return draw_images(teacher, captions, **how)
+
+
+def measure_teacher(teacher: Teacher, config: TeacherCardConfig) -> TeacherReport:
+    """Every number of the card."""
+    nets = load_networks()
+    guidance, search = best_guidance(teacher, nets.evaluator, config)
     data = Scenes("held_out", level="full")
     real = data.batch(range(config.n))
     others = data.batch(range(10_000, 10_000 + config.n))["image"]
     back = round_trip(teacher, real["image"])
-    drawn = draw_images(
-        teacher, real["caption"], steps=config.steps, guidance=guidance, batch=64, seed=1
-    )
+    drawn = draw_captions(teacher, real["caption"], config, guidance)
     sets = {"renders": real["image"], "round trips": back, "samples": drawn}
     captions = {
-        name: caption_accuracy(evaluator, images, real["claims"]) for name, images in sets.items()
+        name: caption_accuracy(nets.evaluator, x, real["claims"]) for name, x in sets.items()
     }
     rows = {"other renders": others, "round trips": back, "samples": drawn}
-    seen = {name: looks((evaluator, texture), x, real["image"]) for name, x in rows.items()}
+    seen = {name: looks(nets, x, real["image"]) for name, x in rows.items()}
     seen["round trips"]["PSNR"] = psnr(back, real["image"])
     made = Path(config.folder, "training.json")
     training = json.loads(made.read_text("utf-8")) if made.is_file() else []
-    report = TeacherReport(config.n, config.steps, guidance, search, captions, seen, training)
-    return report, drawn, real["caption"]
+    found = search, captions, seen, training, config.search
+    return TeacherReport(config.n, config.steps, guidance, *found)
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #19e8ba00
-def sample_sheet(images: torch.Tensor, captions: list[str], columns: int = 8):
+def sample_sheet(
+    images: torch.Tensor,  # [N, 3, H, W] in [0, 1]
+    captions: list[str],  # N, or none
+    columns: int = 8,
+) -> Figure:
     """A figure of samples in order, with their captions above them."""
     fig = figure(list(images.split(columns)), scale=1.25)
     for ax, text in zip(fig.axes, captions, strict=False):
@@ -123,6 +154,40 @@ def markdown_table(rows: dict[str, dict[str, float]]) -> str:
     for name, row in rows.items():
         lines.append([name, *(f"{row[key]:.3f}" if key in row else "–" for key in columns)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def zoomed_pairs(
+    images: torch.Tensor,  # [N, 3, H, W] in [0, 1]
+    back: torch.Tensor,  # [N, 3, H, W] in [0, 1], their reconstructions
+    zoom: int = 4,
+    gap: int = 8,  # white pixels between pictures
+) -> torch.Tensor:  # [3, 2 (zoom H + gap), N (zoom W + gap)]
+    """Pictures in a row above their reconstructions, every pixel a square."""
+    rows = []
+    for row in (images, back):
+        large = F.interpolate(row, scale_factor=zoom, mode="nearest")
+        rows.append(torch.cat(list(F.pad(large, [0, gap, 0, gap], value=1.0)), -1))
+    return torch.cat(rows, -2).clamp(0, 1)
+
+
+def draw_sheets(teacher: Teacher, config: TeacherCardConfig, guidance: float) -> None:
+    """Write samples.jpg, unconditional.jpg and round_trips.jpg into the teacher's folder."""
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    folder, real = Path(config.folder), Scenes("held_out", level="full").batch(range(config.sheet))
+    drawn = draw_captions(teacher, real["caption"], config, guidance)
+    plain = draw_captions(teacher, [""] * config.sheet, config, guidance=1.0)
+    for name, images, captions in (
+        ("samples", drawn, real["caption"]),
+        ("unconditional", plain, []),
+    ):
+        fig = sample_sheet(images, captions)
+        fig.savefig(folder / f"{name}.jpg", dpi=110, pil_kwargs={"quality": 85})
+        plt.close(fig)
+    some = real["image"][:6]
+    pixels = (zoomed_pairs(some, round_trip(teacher, some)) * 255).round().byte()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / "round_trips.jpg", quality=92)
 
 
 CARD = """---
@@ -149,7 +214,17 @@ How they look, beside {n} renders; *other renders* are what two real sets differ
 
 {looks}
 
-`samples.jpg` shows the first {sheet} samples, unselected.
+Samples for the first {sheet} held-out captions, nothing selected:
+
+![Samples for captions](samples.jpg)
+
+Samples without a caption ({steps} steps, no guidance), nothing selected:
+
+![Samples without a caption](unconditional.jpg)
+
+What the autoencoder keeps: held-out renders, and below them what comes back, four times enlarged:
+
+![Renders above their reconstructions](round_trips.jpg)
 """
 
 
@@ -166,37 +241,52 @@ def training_words(runs: list[dict]) -> str:
     return f"Training: {', then '.join(words)}; {pictures / 1e6:.1f} M pictures." if words else ""
 
 
-def write_card(config: TeacherCardConfig) -> TeacherReport:
-    """Measure, and write README.md, report.json and samples.jpg into the teacher's folder."""
-    from dataclasses import asdict
-
-    from matplotlib import pyplot as plt
-
-    report, images, captions = measure_teacher(config)
-    folder = Path(config.folder)
-    fig = sample_sheet(images[: config.sheet], captions[: config.sheet])
-    fig.savefig(folder / "samples.jpg", dpi=110, pil_kwargs={"quality": 85})
-    plt.close(fig)
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
-    text = CARD.format(
+def card_text(report: TeacherReport, sheet: int) -> str:
+    """The model card in Markdown."""
+    return CARD.format(
         n=report.n,
         steps=report.steps,
         guidance=report.guidance,
-        searched=config.search,
-        sheet=config.sheet,
+        searched=report.searched,
+        sheet=sheet,
         training=training_words(report.training),
         captions=markdown_table(report.captions),
         looks=markdown_table(report.looks),
     )
-    (folder / "README.md").write_text(text, "utf-8")
+
+
+def read_report(folder: Path) -> TeacherReport:
+    """The numbers that were measured before. Raises `FileNotFoundError` if there are none."""
+    file = folder / "report.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}; measure the teacher first: leave out --no-measure")
+    return TeacherReport(**json.loads(file.read_text("utf-8")))
+
+
+def write_card(config: TeacherCardConfig) -> TeacherReport:
+    """Measure, and write README.md, report.json and the pictures into the teacher's folder."""
+    folder = Path(config.folder)
+    teacher = Teacher.from_pretrained(config.folder, config.device)
+    if config.measure:
+        report = measure_teacher(teacher, config)
+        (folder / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+    else:
+        report = read_report(folder)
+    draw_sheets(teacher, config, report.guidance)
+    (folder / "README.md").write_text(card_text(report, config.sheet), "utf-8")
     return report
 
 
-def main():
+def main() -> None:
     """The command; `--help` explains it."""
+    import sys
+
     import tyro
 
-    report = write_card(tyro.cli(TeacherCardConfig))
+    try:
+        report = write_card(tyro.cli(TeacherCardConfig))
+    except (KeyboardInterrupt, ValueError, OSError) as error:
+        sys.exit(f"teacher_card: {error}")
     print(markdown_table(report.captions), markdown_table(report.looks), sep="\n\n")
 
 
