@@ -158,7 +158,7 @@ def kept(cfg, teacher, data, **settings) -> float:
     d = sample_noise(teacher.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
     own = {p.untyped_storage()._cdata for p in [*run.params, *teacher.parameters()]}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
-        loss = run.loss(run.student, run.target, batch, d)[0]
+        loss = run.method.loss(run.student, run.target, batch, d)[0]
     activations = sum(s.nbytes() for k, s in seen.items() if k not in own)
     del loss
     return (activations + 8 * sum(p.nbytes for p in run.params)) / 1e6

@@ -51,6 +51,7 @@ NAMES = {
     },
     "adaptors.instruction": {"TextReader": "adaptors.instruction:InstructionEncoder"},
     "cli": {"ReproduceConfig": "config"},
+    "config": {"evaluations": "methods.catalogue"},
     "data.cache": {"make_batch": "data.source"},
     "data.stream": {"first_examples": "data.source:first_rows"},
     "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
@@ -73,7 +74,8 @@ NAMES = {
         "followed": "methods.two_stage:ddim_solver_step",
         "answer_for": "methods.two_stage:progressive_target",
         "plain": "methods.two_stage:as_student",
-        "FOLLOWERS": "methods.two_stage:TWO_STAGE_LOSSES",
+        "FOLLOWERS": "methods.catalogue:METHODS",
+        "TWO_STAGE_LOSSES": "methods.catalogue:METHODS",
     },
     "teacher": {
         "guide": "teacher:classifier_free_guidance",
@@ -82,7 +84,8 @@ NAMES = {
     "trainer": {
         "held_examples": "trainer:validation_batch",
         "first_adaptor": "trainer:build_adaptor",
-        "round_of": "trainer:progressive_stage",
+        "round_of": "methods.base:progressive_stage",
+        "progressive_stage": "methods.base",
         "FREE": "trainer:RESUME_OVERRIDES",
         "one_step": "trainer:train_step",
     },

@@ -26,28 +26,15 @@ from cond_distill.adaptors.catalogue import (
     make_adaptor,
 )
 from .adaptors.full import FullFinetune
-from .adaptors.guidance import GuidanceEmbedded
 from .adaptors.instruction import InstructionEncoder
 from .config import TrainConfig
 from .data.source import ExampleSource, make_batch
 from .data.stream import held_out_examples, open_photos, training_data
 from .data.tasks import better, find_task
-from cond_distill.loss import (
-    DISTANCES,
-    PRESETS,
-    SOLVERS,
-    TIMESTEPS,
-    decoded,
-    look_ahead,
-    ramp,
-    sample_noise,
-    squared,
-)
-from .methods.discriminator import Adversary
-from cond_distill.methods.two_stage import (
-    TWO_STAGE_LOSSES,
-    as_student,
-)
+from .loss import DISTANCES, SOLVERS, TIMESTEPS
+from .methods.base import Method
+from .methods.catalogue import make_method
+from .methods.codi import DATA_DISTANCES
 from .sampler import draw_images
 from .student import Student
 from .teacher import Teacher
@@ -65,67 +52,23 @@ from cond_distill.training.distributed import (
 from .utils import append_row, calm_interrupt, forget_rows_after
 
 # %% auto #0
-__all__ = ['RESUME_OVERRIDES', 'make_loss', 'build_adaptor', 'progressive_stage', 'make_optimizer', 'MovingAverage',
-           'compile_networks', 'Run', 'save_run', 'load_run', 'Record', 'train_step', 'validation_batch',
-           'validation_grid', 'measure_curve', 'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end',
-           'finish', 'logged_minutes']
+__all__ = ['RESUME_OVERRIDES', 'check_words', 'build_adaptor', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
+           'save_run', 'load_run', 'Record', 'train_step', 'validation_batch', 'validation_grid', 'measure_curve',
+           'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
 
 # %% ../nbs/course/09_trainer.ipynb #5a34744e
-def _features():
-    from cond_distill.evaluation.distances import load_networks, perceptual_loss
-
-    nets = load_networks()
-    return decoded(lambda a, b: perceptual_loss(nets.texture.to(a.device), a, b))
-
-
-# what `data` of a configuration names
-_SEEN = dict(latent=lambda: None, pixels=lambda: decoded(squared), features=_features)
-
-
-def make_loss(
-    cfg: TrainConfig,
-    source=None,  # the model that is followed, for a two-stage loss
-    adversary=None,
-):
-    """The loss that a configuration names."""
+def check_words(cfg: TrainConfig):
+    """Refuse a word that names nothing."""
     for name, good in (
-        ("preset", PRESETS | TWO_STAGE_LOSSES),
         ("z_s", SOLVERS),
         ("distance", DISTANCES),
-        ("data", _SEEN),
+        ("data", DATA_DISTANCES),
         ("timesteps", TIMESTEPS),
         ("adaptor", [*ADAPTORS, "backbone"]),
         ("dtype", ("float32", "bfloat16", "float16")),
     ):
         if getattr(cfg, name) not in good:
             raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
-    if cfg.preset in TWO_STAGE_LOSSES:
-        return partial(
-            TWO_STAGE_LOSSES[cfg.preset],
-            source=source,
-            guidance=cfg.guidance,
-            distance=cfg.distance,
-        )
-    loss = partial(
-        PRESETS[cfg.preset],
-        z_s=cfg.z_s,
-        distance=cfg.distance,
-        data_distance=_SEEN[cfg.data](),
-        boundary=cfg.boundary,
-        extra=adversary,
-    )
-    if cfg.preset == "balanced":
-        loss = partial(
-            loss,
-            weights=partial(
-                look_ahead,
-                goal=cfg.look_ahead,
-                start=cfg.ramp_start,
-                end=cfg.ramp_end,
-                reach=cfg.reach,
-            ),
-        )
-    return loss
 
 # %% ../nbs/course/09_trainer.ipynb #463fffe2
 def _recomputed(part, *inputs):
@@ -139,11 +82,8 @@ def _recomputed(part, *inputs):
     )
 
 
-def build_adaptor(cfg: TrainConfig, teacher: Teacher):
-    """A fresh adaptor, or what `cfg.start` holds.
-
-    With an input for the guidance if the loss tells it.
-    """
+def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method):
+    """A fresh adaptor, or what `cfg.start` holds; with the inputs that the method adds."""
     if cfg.start:
         made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
     elif cfg.adaptor == "backbone":
@@ -154,18 +94,7 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher):
         layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
         if layers:
             made.reader = InstructionEncoder.of(teacher, layers)
-    return (
-        GuidanceEmbedded.of(teacher, made)
-        if cfg.preset == "lcm" and not made.embeds_guidance
-        else made
-    ).to(memory_format=torch.channels_last)
-
-
-def progressive_stage(cfg: TrainConfig, step: int) -> tuple[int, int]:
-    """(number of the round, its Δt)."""
-    n = abs(cfg.rounds)
-    k = min(step * n // cfg.steps, n - 1)
-    return k, max(1, cfg.delta // 2 ** (n - 1 - k if cfg.rounds > 0 else k))
+    return method.extend(teacher, made).to(memory_format=torch.channels_last)
 
 # %% ../nbs/course/09_trainer.ipynb #83acafe0
 def make_optimizer(cfg: TrainConfig, params):
@@ -243,12 +172,12 @@ def compile_networks(
         net.compile(backend=backend)
 
 
-def _check_shares(cfg, processes):
+def _check_shares(cfg, method, processes):
     """A batch is cut into equal shares of processes and of accumulation.
 
     What looks at a whole batch cannot be cut.
     """
-    if processes * cfg.accumulate > 1 and (cfg.adversary or cfg.data != "latent"):
+    if processes * cfg.accumulate > 1 and method.whole_batch:
         raise ValueError(
             "an adversary, and distances between pixels or features, look at the whole batch: "
             "they need one process and accumulate=1"
@@ -271,7 +200,7 @@ def _lr_share(cfg, step):
 class Run:
     """Student, target, optimiser and counters of a run; can be saved and loaded."""
 
-    def __init__(self, cfg: TrainConfig, teacher: Teacher):
+    def __init__(self, cfg: TrainConfig, teacher: Teacher, method: Method | None = None):
         from accelerate import Accelerator
 
         self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
@@ -281,9 +210,10 @@ class Run:
             self.accelerator = Accelerator(
                 mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu"
             )
-        _check_shares(cfg, self.accelerator.num_processes)
+        self.method = method or make_method(cfg)
+        _check_shares(cfg, self.method, self.accelerator.num_processes)
         torch.manual_seed(cfg.seed)
-        adaptor = build_adaptor(cfg, teacher)
+        adaptor = build_adaptor(cfg, teacher, self.method)
         for net in (teacher.backbone, *adaptor.modules()):
             if getattr(net, "_supports_gradient_checkpointing", False):
                 if cfg.checkpointing:
@@ -312,24 +242,8 @@ class Run:
             )
         self.target_ema = MovingAverage(self.target, cfg.target_decay)
         self.ema = MovingAverage(self.ema_student, cfg.ema_decay)
-        self.round = 0
-        self.source = Student.load(teacher, cfg.start) if cfg.start else as_student(teacher)
-        self.adversary = (
-            Adversary(
-                teacher,
-                find_task(cfg.task).channels,
-                cfg.adversary,
-                start=cfg.ramp_start,
-                end=cfg.ramp_end,
-            )
-            if cfg.adversary
-            else None
-        )
-        self.loss = make_loss(cfg, self.source, self.adversary)
-        # see the sampler's page
-        self.eval_student.about = dict(
-            method="ddim" if cfg.preset in ("data_only", "progressive") else "consistency"
-        )
+        self.method.setup(teacher)
+        self.eval_student.about = dict(method=self.method.sampler)
 
     @property
     def main(self) -> bool:
@@ -345,26 +259,14 @@ class Run:
         if self.cut and self.main:
             self.eval_student.adaptor.load_state_dict(state)
 
-    def next_round(self, k: int):
-        """From now on the one that is followed is what the student was until now."""
-        self.round, self.source = k, self.ema_student.copy()
-        # the student has learnt it in its first round: not again
-        self.loss = make_loss(replace(self.cfg, guidance=1.0), self.source)
-
     def parts(self) -> dict:
-        """Everything with a state_dict."""
-        more = dict(source=self.source.adaptor) if self.round else {}
-        if self.adversary:
-            more |= dict(adversary=self.adversary, adversary_opt=self.adversary.opt)
-        return (
-            dict(
-                adaptor=self.student.adaptor,
-                opt=self.opt,
-                sched=self.sched,
-                target=self.target_ema,
-                ema=self.ema,
-            )
-            | more
+        """Everything with a state_dict of its own."""
+        return dict(
+            adaptor=self.student.adaptor,
+            opt=self.opt,
+            sched=self.sched,
+            target=self.target_ema,
+            ema=self.ema,
         )
 
 # %% ../nbs/course/09_trainer.ipynb #c240b7df
@@ -382,10 +284,9 @@ def save_run(run: Run):
         Path(run.cfg.out) / "checkpoints",
         run.step,
         dict(
-            state,
+            state | run.method.state_dict(),
             step=run.step,
             nfe=run.nfe,
-            round=run.round,
             best=run.best,
             config=asdict(run.cfg),
             teacher=run.student.teacher.fingerprint(),
@@ -440,8 +341,7 @@ def load_run(run: Run) -> bool:
             f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or "
             "the same settings"
         )
-    if state["round"]:
-        run.next_round(state["round"])
+    run.method.load_state_dict(state, run.ema_student)
     for k, v in run.parts().items():
         v.load_state_dict(
             placed_like(
@@ -511,7 +411,7 @@ def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
     run.opt.zero_grad()
     for share in _shares(run, batch, d):
         with run.accelerator.autocast():
-            loss, parts = run.loss(run.student, run.target, *share)
+            loss, parts = run.method.loss(run.student, run.target, *share)
         run.accelerator.backward(loss / n)
         said.append(dict(parts, loss=loss.detach()))
     mean = {
@@ -535,17 +435,8 @@ def train_step(run: Run, data: ExampleSource | dict) -> dict:
     student = run.student
     g = torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device, run.step)
-    progress, (k, delta) = run.step / cfg.steps, progressive_stage(cfg, run.step)
-    if cfg.preset == "progressive" and k > run.round:
-        run.next_round(k)
-    focus = (
-        cfg.focus * (1 - ramp(progress, cfg.ramp_start, cfg.ramp_end))
-        if cfg.preset == "balanced"
-        else 0.0
-    )
-    d = sample_noise(
-        student.schedule, batch["x"], g, delta, cfg.per_sample, progress, cfg.timesteps, focus
-    )
+    run.method.begin_step(run.step, run.ema_student)
+    d = run.method.sample_noise(student.schedule, batch["x"], g, run.step)
     loss, parts = _gradients(run, batch, d)
     run.accelerator.unscale_gradients()  # of fp16
     norm = clip_gradients(run.params, cfg.clip)
@@ -721,6 +612,7 @@ def distill(
     progress: bool = True,
     # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
     judge=None,
+    method: Method | None = None,  # one of your own; None: what `cfg.preset` names
 ):
     """Train an adaptor; yields a `Record` per step; resumes from `cfg.out`.
 
@@ -730,9 +622,9 @@ def distill(
 
     # wrong words fail before the work
     cfg = as_launched(cfg)
-    make_loss(cfg)
+    check_words(cfg)
     check_source(cfg)
-    run = Run(cfg, teacher or open_teacher(cfg))
+    run = Run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
     _check_room(run)
     with _alone(run):
         load_run(run)
@@ -828,7 +720,7 @@ def finish(
         return
     if judge:
         more["curve"] = measure_curve(run.eval_student, run.cfg, judge)
-    distilled = run.cfg.preset != "data_only"
+    steps = run.method.sampling_steps
     run.eval_student.save(
         folder or run.cfg.out,
         torch.float16,
@@ -836,7 +728,7 @@ def finish(
         steps=run.step,
         nfe=run.nfe,
         config=asdict(run.cfg),
-        sampling_steps=[1, 2, 4, 8] if distilled else None,
+        sampling_steps=None if steps is None else list(steps),
         **run.eval_student.about,
         **more,
     )

@@ -20,10 +20,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from cond_distill.adaptors.catalogue import ADAPTORS
-from cond_distill.config import TrainConfig, evaluations
+from cond_distill.config import TrainConfig
 from cond_distill.data.tasks import TASKS
 from cond_distill.evaluation.compare import held_out
 from cond_distill.evaluation.distances import load_networks
+from cond_distill.methods.catalogue import evaluations
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher

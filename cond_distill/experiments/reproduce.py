@@ -84,7 +84,7 @@ def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
             cfg.timesteps,
         )
         with FlopCounterMode(display=False) as count:
-            run.loss(run.student, run.target, batch, d)[0].backward()
+            run.method.loss(run.student, run.target, batch, d)[0].backward()
         out.append(count.get_total_flops() / n / _unit(teacher))
     return tuple(out)
 

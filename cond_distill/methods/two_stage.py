@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import copy
 import shutil
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from ..adaptor import Adaptor
+from ..adaptors.guidance import GuidanceEmbedded
+from ..config import TrainConfig
 from ..loss import DISTANCES, NoiseSample
+from .base import Method, progressive_stage
 from ..schedule import Schedule
 from ..student import Student
 from ..teacher import Teacher, find_folder
 
 # %% auto #0
-__all__ = ['TWO_STAGE_LOSSES', 'ddim_solver_step', 'progressive_target', 'as_student', 'progressive', 'consistency', 'merged']
+__all__ = ['ddim_solver_step', 'progressive_target', 'as_student', 'progressive', 'consistency', 'merged', 'TwoStage',
+           'ConsistencyDistillation', 'LatentConsistencyDistillation', 'ProgressiveDistillation']
 
 # %% ../../nbs/library/methods/two_stage.ipynb #6010ba7c
 def ddim_solver_step(source, batch: dict, z, t, s, guidance=1.0):
@@ -107,11 +110,6 @@ def consistency(
     loss, dist = DISTANCES[distance](then.x, now.x), DISTANCES[distance](batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 
-
-TWO_STAGE_LOSSES = dict(
-    progressive=progressive, consistency=consistency, lcm=partial(consistency, embedded=True)
-)
-
 # %% ../../nbs/library/methods/two_stage.ipynb #d8f3344f
 def merged(
     student: Student, teacher: str, folder
@@ -131,3 +129,77 @@ def merged(
         old.unlink()
     net.save_pretrained(Path(folder) / "unet")
     return Path(folder)
+
+# %% ../../nbs/library/methods/two_stage.ipynb #521bca7e
+class TwoStage(Method):
+    """A student that follows another model: `cfg.start`, or the teacher."""
+
+    source = None  # the followed model, called as a student
+
+    def setup(self, teacher: Teacher):
+        start = self.cfg.start
+        self.source = Student.load(teacher, start) if start else as_student(teacher)
+
+    def step_forwards(self, step: int) -> int:
+        return 3 if self.cfg.guidance == 1.0 else 4
+
+
+class ConsistencyDistillation(TwoStage):
+    """`consistency`: the target's answer one step of the followed model further."""
+
+    def loss(self, student, target, batch, noise):
+        settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
+        return consistency(student, target, batch, noise, source=self.source, **settings)
+
+
+class LatentConsistencyDistillation(TwoStage):
+    """The same; the student takes the guidance as an input."""
+
+    def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
+        return adaptor if adaptor.embeds_guidance else GuidanceEmbedded.of(teacher, adaptor)
+
+    def loss(self, student, target, batch, noise):
+        settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance, embedded=True)
+        return consistency(student, target, batch, noise, source=self.source, **settings)
+
+    def step_forwards(self, step: int) -> int:
+        return 4
+
+# %% ../../nbs/library/methods/two_stage.ipynb #ea961254
+class ProgressiveDistillation(TwoStage):
+    """`progressive`, in stages: in each but the first the student follows what it was before."""
+
+    sampler = "ddim"
+    shardable = False
+
+    def __init__(self, cfg: TrainConfig):
+        super().__init__(cfg)
+        self.stage = 0
+
+    @property
+    def guidance(self) -> float:
+        """On the caption; what the student has learnt in its first stage is not added again."""
+        return 1.0 if self.stage else self.cfg.guidance
+
+    def begin_step(self, step: int, average: Student):
+        stage = progressive_stage(self.cfg, step)[0]
+        if stage > self.stage:
+            self.stage, self.source = stage, average.copy()
+
+    def loss(self, student, target, batch, noise):
+        settings = dict(guidance=self.guidance, distance=self.cfg.distance)
+        return progressive(student, target, batch, noise, source=self.source, **settings)
+
+    def step_forwards(self, step: int) -> int:
+        guided = self.cfg.guidance != 1.0 and progressive_stage(self.cfg, step)[0] == 0
+        return 5 if guided else 3
+
+    def state_dict(self) -> dict:
+        source = dict(source=self.source.adaptor.state_dict()) if self.stage else {}
+        return dict(round=self.stage) | source
+
+    def load_state_dict(self, state, average):
+        self.stage = state["round"]
+        if self.stage:
+            self.source = average.copy()
+            self.source.adaptor.load_state_dict(state["source"])

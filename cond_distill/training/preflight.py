@@ -176,9 +176,9 @@ def check_grid(run: Run) -> Check:
 def check_lag(run: Run) -> Check:
     """Is there time for agreement to travel as far as it should?"""
     ask, cfg = "agreement has time to travel the look-ahead", run.cfg
-    if cfg.preset != "balanced" or not cfg.look_ahead:
-        return Check(ask, None, f"preset {cfg.preset}, look-ahead {cfg.look_ahead:g}")
-    hops = cfg.look_ahead / cfg.delta
+    if not run.method.max_look_ahead:
+        return Check(ask, None, f"preset {cfg.preset} has no look-ahead, or look_ahead is 0")
+    hops = run.method.max_look_ahead / cfg.delta
     lag = 1 / (1 - cfg.target_decay)
     there = cfg.steps * (1 - cfg.ramp_start)
     return Check(
