@@ -12,6 +12,7 @@ from ..config import TrainConfig
 from ..data.tasks import find_task
 from ..evaluation.distances import load_networks, perceptual_loss
 from cond_distill.loss import (
+    NoiseSample,
     codi_loss,
     consistency_only,
     data_only,
@@ -23,6 +24,7 @@ from cond_distill.loss import (
 )
 from .base import Method
 from .discriminator import Adversary
+from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
@@ -77,7 +79,7 @@ class CoDi(Method):
         cfg = self.cfg
         return cfg.focus * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
 
-    def loss(self, student, target, batch, noise):
+    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
         return codi_loss(
             student,
             target,
@@ -103,7 +105,7 @@ class CoDi(Method):
             adversary=self.adversary.state_dict(), adversary_opt=self.adversary.opt.state_dict()
         )
 
-    def load_state_dict(self, state, average):
+    def load_state_dict(self, state: dict, average: Student):
         if self.adversary:
             self.adversary.load_state_dict(state["adversary"])
             self.adversary.opt.load_state_dict(state["adversary_opt"])

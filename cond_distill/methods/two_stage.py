@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,14 @@ __all__ = ['ddim_solver_step', 'progressive_target', 'as_student', 'progressive'
            'ConsistencyDistillation', 'LatentConsistencyDistillation', 'ProgressiveDistillation']
 
 # %% ../../nbs/library/methods/two_stage.ipynb #6010ba7c
-def ddim_solver_step(source, batch: dict, z, t, s, guidance=1.0):
+def ddim_solver_step(
+    source: Callable,  # the followed model, called as a student
+    batch: dict,
+    z: torch.Tensor,  # [B, C, h, w] latent at t
+    t: torch.Tensor,  # [B] timesteps
+    s: torch.Tensor,  # [B] earlier timesteps
+    guidance: float | torch.Tensor = 1.0,  # on the caption; [B] or one for all
+) -> torch.Tensor:
     """One DDIM step t → s of the model that is followed, without gradient."""
     with torch.no_grad():
         return source.schedule.step(
@@ -33,14 +41,20 @@ def ddim_solver_step(source, batch: dict, z, t, s, guidance=1.0):
         )
 
 
-def progressive_target(schedule: Schedule, z_t, t, z_s, s):
+def progressive_target(
+    schedule: Schedule,
+    z_t: torch.Tensor,
+    t: torch.Tensor,
+    z_s: torch.Tensor,
+    s: torch.Tensor,
+) -> torch.Tensor:
     """The x̂ with which a single DDIM step from z_t at t arrives at z_s at s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t, z_t), schedule.at(s, z_t)
     r = sigma_s / sigma_t
     return (z_s - r * z_t) / (alpha_s - r * alpha_t)
 
 
-def as_student(teacher: Teacher):
+def as_student(teacher: Teacher) -> Callable:
     """A teacher that is called like a student; the condition is not looked at."""
 
     def source(z, t, cond, text, guidance=1.0):
@@ -59,12 +73,12 @@ def _calls(guidance) -> int:
 
 # %% ../../nbs/library/methods/two_stage.ipynb #067d1348
 def progressive(
-    student,
-    target,
+    student: Callable,
+    target: Callable,
     batch: dict,
     d: NoiseSample,
     *,
-    source,  # the model that is followed, called as a student
+    source: Callable,  # the model that is followed, called as a student
     guidance: float = 1.0,  # of its steps, on the caption
     distance: str = "l2",
 ):
@@ -83,12 +97,12 @@ def progressive(
 
 # %% ../../nbs/library/methods/two_stage.ipynb #a18dad50
 def consistency(
-    student,
-    target,
+    student: Callable,
+    target: Callable,
     batch: dict,
     d: NoiseSample,
     *,
-    source,
+    source: Callable,
     guidance: float = 1.0,
     distance: str = "l2",
     # draw the guidance between 1 and `guidance`, and tell it to student and target
@@ -112,7 +126,7 @@ def consistency(
 
 # %% ../../nbs/library/methods/two_stage.ipynb #d8f3344f
 def merged(
-    student: Student, teacher: str, folder
+    student: Student, teacher: str, folder: str | Path
 ) -> Path:  # teacher: name or folder that the student's teacher was opened from
     """Write a teacher whose weights are the backbone's with the adaptor's changes in them.
 
@@ -147,7 +161,7 @@ class TwoStage(Method):
 class ConsistencyDistillation(TwoStage):
     """`consistency`: the target's answer one step of the followed model further."""
 
-    def loss(self, student, target, batch, noise):
+    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
         settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
         return consistency(student, target, batch, noise, source=self.source, **settings)
 
@@ -158,7 +172,7 @@ class LatentConsistencyDistillation(TwoStage):
     def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
         return adaptor if adaptor.embeds_guidance else GuidanceEmbedded.of(teacher, adaptor)
 
-    def loss(self, student, target, batch, noise):
+    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
         settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance, embedded=True)
         return consistency(student, target, batch, noise, source=self.source, **settings)
 
@@ -186,7 +200,7 @@ class ProgressiveDistillation(TwoStage):
         if stage > self.stage:
             self.stage, self.source = stage, average.copy()
 
-    def loss(self, student, target, batch, noise):
+    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
         settings = dict(guidance=self.guidance, distance=self.cfg.distance)
         return progressive(student, target, batch, noise, source=self.source, **settings)
 
@@ -198,7 +212,7 @@ class ProgressiveDistillation(TwoStage):
         source = dict(source=self.source.adaptor.state_dict()) if self.stage else {}
         return dict(round=self.stage) | source
 
-    def load_state_dict(self, state, average):
+    def load_state_dict(self, state: dict, average: Student):
         self.stage = state["round"]
         if self.stage:
             self.source = average.copy()
