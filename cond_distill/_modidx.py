@@ -1476,4 +1476,5 @@ d = { 'settings': { 'branch': 'main',
                                     'cond_distill.utils.check_image': ('library/utils.html#check_image', 'cond_distill/utils.py'),
                                     'cond_distill.utils.forget_rows_after': ( 'library/utils.html#forget_rows_after',
                                                                               'cond_distill/utils.py'),
+                                    'cond_distill.utils.project_file': ('library/utils.html#project_file', 'cond_distill/utils.py'),
                                     'cond_distill.utils.table': ('library/utils.html#table', 'cond_distill/utils.py')}}}

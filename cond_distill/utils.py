@@ -9,12 +9,13 @@ import csv
 import math
 import signal
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 
 # %% auto #0
-__all__ = ['check_image', 'table', 'append_row', 'forget_rows_after', 'calm_interrupt']
+__all__ = ['check_image', 'project_file', 'table', 'append_row', 'forget_rows_after', 'calm_interrupt']
 
 # %% ../nbs/library/utils.ipynb #db7303f6
 def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
@@ -41,6 +42,21 @@ def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "
         raise ValueError(f"{name} contains NaN or infinity; look for what made it")
     if low < -0.01 or high > 1.01:
         raise ValueError(f"{name} ranges over [{low:.2f}, {high:.2f}]; expected [0, 1]")
+
+# %% ../nbs/library/utils.ipynb #e8d8a649
+def project_file(
+    name: str,  # path inside the project, such as "results/table.md"
+) -> Path:
+    """A table, picture or configuration of the project, in a clone or in an installed package."""
+    package = Path(str(files("cond_distill")))
+    places = [package / "project" / name, package.parent / name]
+    for place in places:
+        if place.exists():
+            return place
+    raise FileNotFoundError(
+        f"the project has no {name}; looked for {places[0]} and {places[1]}. Give a path such as "
+        "results/table.md or configs/fsdp.yaml"
+    )
 
 # %% ../nbs/library/utils.ipynb #9bf2e626
 def table(rows: list[dict]) -> str:

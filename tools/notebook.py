@@ -23,6 +23,12 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# the first code cell of every page, for readers on Google Colab; torch and numpy are there already
+INSTALL = """#| hide
+# Google Colab lacks the package: this installs it there. Anywhere else this cell does nothing.
+if "google.colab" in str(get_ipython()):
+    get_ipython().run_line_magic("pip", "install -q cond_distill[notebooks]")"""
+INSTALL_ID = "install-on-colab"
 MAX_KB = 300  # of outputs, a notebook
 FLAGS = re.compile(r"^#\|\s*(?:eval:\s*false|(notest|slow|cuda))\s*$", re.M)
 ADDRESS = re.compile(r"(<.*?)( at 0x[0-9a-fA-F]+)(>)")
@@ -97,6 +103,16 @@ def joined(outputs):
     return res
 
 
+def with_install(cells):
+    """The cells, with the one that installs the package on Colab before all other code."""
+    rest = [c for c in cells if c.get("id") != INSTALL_ID]
+    first = next((n for n, c in enumerate(rest) if c.cell_type == "code"), None)
+    if first is None:
+        return rest
+    cell = nbformat.v4.new_code_cell(INSTALL, id=INSTALL_ID)
+    return rest[:first] + [cell] + rest[first:]
+
+
 def clean(nb):
     """The notebook as it belongs into git (a copy).
 
@@ -105,6 +121,7 @@ def clean(nb):
     nb, seen = copy.deepcopy(nb), set()
     nb["nbformat"], nb["nbformat_minor"] = 4, 5
     nb["metadata"] = nbformat.from_dict({"kernelspec": KERNEL})
+    nb["cells"] = with_install(nb.cells)
     for n, cell in enumerate(nb.cells):
         cell["metadata"] = nbformat.from_dict({})
         if not cell.get("id") or cell["id"] in seen:
@@ -148,7 +165,8 @@ def problems(path):
     res = []
     if clean(nb) != nb:
         res.append(
-            "holds data of a session (metadata, counts, stderr, widgets); run: make clean-notebooks"
+            "holds data of a session (metadata, counts, stderr, widgets) or lacks the install "
+            "cell; run: make clean-notebooks"
         )
     size = (
         sum(

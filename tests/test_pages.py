@@ -1,0 +1,72 @@
+"""What every page has, wherever it is opened: the install cell, and nothing that surprises."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+from notebook import INSTALL, notebooks, short
+
+PAGES = {short(p): nbformat.read(p, 4).cells for p in notebooks()}
+CODE = {name: [c for c in cells if c.cell_type == "code"] for name, cells in PAGES.items()}
+
+
+def test_every_page_begins_with_the_install_cell():
+    lacking = [name for name, code in CODE.items() if code and code[0].source != INSTALL]
+    assert not lacking, f"run make clean-notebooks: {', '.join(lacking)}"
+
+
+@pytest.mark.parametrize("name, installs", [("<google.colab._shell.Shell>", 1), ("<Shell>", 0)])
+def test_the_install_cell_installs_on_colab_only(name, installs):
+    calls = []
+
+    class Shell:
+        """Stands for Jupyter's shell."""
+
+        def __str__(self):
+            return name
+
+        def run_line_magic(self, magic, text):
+            calls.append(f"{magic} {text}")
+
+    exec(INSTALL, {"get_ipython": Shell})
+    assert len(calls) == installs
+    assert not any(word in call for call in calls for word in ("torch", "numpy"))
+
+
+def test_nothing_else_installs():
+    found = [
+        name
+        for name, code in CODE.items()
+        for cell in code[1:]
+        if re.search(r"^\s*[%!]\s*pip install", cell.source, re.M)
+    ]
+    assert not found, f"one cell of a page installs, the first: {', '.join(found)}"
+
+
+def harmless(source: str) -> bool:
+    """Does code, run unasked, only import, set constants and run what a variable switches on?"""
+    quiet = (ast.Import, ast.ImportFrom, ast.Assign, ast.If, ast.FunctionDef)
+    return all(
+        isinstance(node, quiet) and not (isinstance(node, ast.Assign) and calls(node))
+        for node in ast.parse(source).body
+    )
+
+
+def calls(node: ast.AST) -> bool:
+    """Is there a call in this code?"""
+    return any(isinstance(n, ast.Call) for n in ast.walk(node))
+
+
+def test_run_all_starts_nothing_that_our_tests_skip():
+    found = [
+        f"{name}, cell {cell.id}"
+        for name, code in CODE.items()
+        for cell in code
+        if re.search(r"^#\|\s*(eval:\s*false|notest|slow|cuda)", cell.source, re.M)
+        and not harmless(cell.source)
+    ]
+    assert not found, (
+        "JupyterLab runs these cells, whatever their flag says; put the work under `if name:` with "
+        f"`name = False` above it: {', '.join(found)}"
+    )
