@@ -79,6 +79,7 @@ def test_nothing_comes_from_another_server():
         '<link rel="stylesheet" href="//cdn.example.org/x.css">'
         '<a href="https://colab.research.google.com/github/a/b/blob/main/n.ipynb">'
         '<img src="https://colab.research.google.com/assets/colab-badge.svg"></a>'
+        '<a href="https://a.org"><img src="https://img.shields.io/x.svg"></a>'
     )
     site_pages.own_links(page)
     assert not page.find(["script", "link", "img"])

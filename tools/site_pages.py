@@ -40,7 +40,7 @@ def replace_formulas(soup: BeautifulSoup) -> set[str]:
 
 
 def own_links(soup: BeautifulSoup) -> None:
-    """Drop scripts and style sheets of other servers; the Colab badge becomes a link with words."""
+    """Drop what comes from other servers; the Colab badge becomes a link with words."""
     for tag in soup.find_all(["script", "link"]):
         if FOREIGN.match(tag.get("src") or "") or (
             tag.name == "link" and "stylesheet" in tag.get("rel", []) and FOREIGN.match(tag["href"])
@@ -53,6 +53,9 @@ def own_links(soup: BeautifulSoup) -> None:
         code = soup.new_tag("a", href=github_page(link["href"]), attrs={"class": "badge-link"})
         code.string = "Notebook on GitHub"
         link.insert_after(" ", code)
+    # other badges tell of the repository, which the site links anyway
+    for img in soup.find_all("img", src=FOREIGN):
+        (img.find_parent("a") or img).decompose()
 
 
 def github_page(colab: str) -> str:
