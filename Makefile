@@ -23,7 +23,7 @@ test: dev  ## Export, check and run every notebook
 test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)
 	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only training/checkpoint course/09_trainer resume_and_scale preflight
 
-lint: dev  ## Formatter, linter, and the tests that run no notebook
+lint: dev  ## Formatter, linter, type checker, and the tests that run no notebook
 	@$(PY) tools/test.py --fast
 
 docs: dev  ## Build the documentation into _docs and check its links

@@ -66,6 +66,9 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
 class Student(nn.Module):
     """A frozen teacher with an adaptor: (z_t, t, cond, text) → Prediction."""
 
+    teacher: Teacher
+    adaptor: Adaptor
+
     def __init__(self, teacher: Teacher, adaptor: nn.Module):
         super().__init__()
         self.adaptor = adaptor

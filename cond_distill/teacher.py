@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -164,6 +165,12 @@ class Teacher(nn.Module):
     """
 
     has_text = True  # does the network take captions?
+    # the networks are diffusers' own, of whatever class the folder names
+    backbone: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    schedule: Schedule
 
     def __init__(self, backbone, vae, text_encoder, tokenizer, schedule: Schedule):
         super().__init__()
@@ -204,7 +211,7 @@ class Teacher(nn.Module):
         name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
         device="cpu",
         dtype=torch.float32,
-        revision: str = None,
+        revision: str | None = None,
         local_files_only: bool = True,  # False allows fetching from the hub
     ) -> Teacher:
         """Open a diffusers pipeline's folder, of whatever family it is."""

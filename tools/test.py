@@ -187,6 +187,12 @@ def test_format():
         assert run.returncode == 0, f"ruff {' '.join(verb)}:\n{(run.stdout + run.stderr)[-4000:]}"
 
 
+def test_types():
+    """The type checker has nothing new to say about the package."""
+    run = call(sys.executable, "-m", "pytest", "-q", "tests/test_types.py")
+    assert run.returncode == 0, run.stdout[-4000:]
+
+
 def test_pytest():
     """The tests under tests/."""
     run = call(sys.executable, "-m", "pytest")

@@ -29,6 +29,8 @@ class Adversary(nn.Module):
     student is to be told.
     """
 
+    teacher: Teacher
+
     def __init__(
         self,
         teacher: Teacher,
