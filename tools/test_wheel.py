@@ -88,7 +88,7 @@ def install(wheel: Path) -> None:
     """The wheel in a new environment, with the tested versions and torch's build for CPUs."""
     shutil.rmtree(ENV, ignore_errors=True)
     call([sys.executable, "-m", "venv", ENV])
-    pip = [ENV / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+    pip = [ENV / "bin" / "pip", "install", "-q", "--no-compile", "-c", ROOT / "constraints.txt"]
     call([*pip, *setup_env.torch_args("cpu", setup_env.pinned_torch())])
     call([*pip, f"{wheel}[notebooks]", "nbclient", "ipykernel"])
 
