@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ class StableDiffusionXL(Teacher):
 
     The autoencoder stays in float32.
     """
+
+    pipe: Any
 
     def __init__(self, pipe, schedule):
         super().__init__(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)
@@ -94,6 +97,8 @@ class StableDiffusion3(Teacher):
 
     Up to three text encoders (the T5 may be missing), a pooled vector.
     """
+
+    pipe: Any
 
     def __init__(self, pipe, schedule):
         super().__init__(pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)

@@ -68,8 +68,9 @@ class Student(nn.Module):
 
     teacher: Teacher
     adaptor: Adaptor
+    about: dict  # what its file says; set by `load`
 
-    def __init__(self, teacher: Teacher, adaptor: nn.Module):
+    def __init__(self, teacher: Teacher, adaptor: Adaptor):
         super().__init__()
         self.adaptor = adaptor
         # shared, and not one of this module's own weights
@@ -177,7 +178,7 @@ class Student(nn.Module):
 # %% ../nbs/library/student.ipynb #c2c514b2
 def compose(
     students: list[Student],
-    strengths: list[float] = None,  # 1 for each, if not given
+    strengths: list[float] | None = None,  # 1 for each, if not given
 ) -> Student:
     """One student with the adaptors of several, which share a teacher."""
     strengths = strengths or [1.0] * len(students)

@@ -29,7 +29,7 @@ ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the pack
 
 def find_folder(
     name: str | Path,
-    revision: str = None,  # of a model on the hub
+    revision: str | None = None,  # of a model on the hub
     # False: a name that is no folder is fetched from the hub
     local_files_only: bool = True,
 ) -> Path:

@@ -29,7 +29,7 @@ class TransformerControlNetAdaptor(Adaptor):
         teacher: Teacher,
         channels: int = 1,
         rank: int = 16,
-        layers: int = None,  # blocks to copy; half of the backbone's, if not given
+        layers: int | None = None,  # blocks to copy; half of the backbone's, if not given
     ) -> TransformerControlNetAdaptor:
         """Copy the first blocks; the connections back start at zero."""
         from diffusers import SD3ControlNetModel
