@@ -59,6 +59,8 @@ def links(text, folder="nbs"):
     """
     text = NOTEBOOK.sub(lambda m: unnumbered(m[0]), text)
     text = re.sub(r"(\.html#\w+)\.[\w.]+", r"\1", text)
+    # private names have no documentation
+    text = re.sub(r"\[(`_\w+`)\]\([^)]*#_\w+\)", r"\1", text)
 
     def outside(m):
         path = posixpath.normpath(posixpath.join(folder, m[1]))

@@ -6,6 +6,7 @@ says what search engines and link previews need.
 
 import base64
 import hashlib
+import logging
 import re
 from pathlib import Path
 
@@ -20,6 +21,12 @@ DATA = re.compile(r"data:image/(png|jpeg|gif);base64,(.*)", re.S)
 IMPORT = re.compile(r"@import\s+url\([^)]*\)\s*;")
 FOREIGN = re.compile(r"^(https?:)?//")
 CARD = (1200, 630)
+ICON = re.compile(r'\.bi-([a-z0-9-]+)::before\{content:"\\(f[0-9a-f]{3})"\}')
+ICON_BASE = (
+    '@font-face{font-family:bootstrap-icons;src:url("fonts/bootstrap-icons.woff")format("woff")}'
+    ".bi::before{display:inline-block;font-family:bootstrap-icons!important;font-style:normal;"
+    "font-weight:400!important;line-height:1;vertical-align:-.125em}"
+)
 ITALICS = ((0x1D434, 0x1D468), (0x1D6E2, 0x1D71C))  # Latin and Greek
 
 
@@ -162,6 +169,31 @@ def write_font(source: Path, target: Path, characters: set[str]) -> None:
     font.save(target)
 
 
+def trim_icons(docs: Path) -> None:
+    """Keep the few icons that the site shows, of two thousand."""
+    folder = docs / "site_libs" / "bootstrap-icons"
+    style = folder / "bootstrap-icons.min.css"
+    shown = "".join(
+        p.read_text(encoding="utf-8")
+        for p in docs.rglob("*")
+        if p.suffix in (".html", ".js", ".css") and p != style
+    )
+    used = set(re.findall(r"bi-([a-z0-9-]+)", shown))
+    rules = ICON.findall(style.read_text(encoding="utf-8"))
+    codes = {code for name, code in rules if name in used}
+    codes |= set(re.findall(r'content: *"\\(f[0-9a-f]{3})"', shown))
+    head = style.read_text(encoding="utf-8").split("@font-face")[0]
+    kept = "".join(f'.bi-{n}::before{{content:"\\{c}"}}' for n, c in rules if n in used)
+    style.write_text(head + ICON_BASE + kept, encoding="utf-8")
+    options = subset.Options(flavor="woff", layout_features=["*"])
+    part, font = subset.Subsetter(options), TTFont(folder / "fonts" / "bootstrap-icons.woff")
+    part.populate(unicodes=[int(code, 16) for code in codes])
+    part.subset(font)
+    font.flavor = "woff"
+    font.save(folder / "fonts" / "bootstrap-icons.woff")
+    (folder / "fonts" / "bootstrap-icons.woff2").unlink()
+
+
 def write_card(picture: Path, target: Path, title: str, line: str) -> None:
     """The picture that link previews show: the name, one sentence, and the home page's picture."""
     from matplotlib import font_manager
@@ -206,6 +238,7 @@ def finish(docs: Path, site: str, base: str) -> list[str]:
     """All pages, fonts and the card; returns where a picture has no alternative text of its own."""
     import ziamath
 
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     characters, nameless = set(), []
     for path in sorted(docs.rglob("*.html")):
         used, found = finish_page(path, docs, site, base)
@@ -214,6 +247,7 @@ def finish(docs: Path, site: str, base: str) -> list[str]:
     font = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
     write_font(font, docs / "math.woff", characters)
     drop_font_imports(docs / "site_libs")
+    trim_icons(docs)
     write_card(
         docs / "images" / "demo.png",
         docs / "images" / "card.png",
