@@ -8,8 +8,10 @@ export CONSTRAINTS
 PY := .venv/bin/python
 # jobs at a time of `reproduce` and `longer`, in processes of their own
 AT_ONCE ?= 1
+# words: the part of test-wheel and test-jupyter whose names have one
+ONLY ?=
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-slow lint docs test-site test-wheel readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-slow lint docs test-site test-jupyter test-wheel readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -32,8 +34,11 @@ docs: dev  ## Build the documentation into _docs and check its links
 test-site: docs  ## Look at every page of the site in headless Chromium (not part of `make test`: it needs a browser)
 	@$(PYTHON) tools/setup_env.py dev site && $(PY) tools/test_site.py
 
-test-wheel: dev  ## Build the wheel, install it alone, and run the command and every notebook in empty folders (about half an hour)
-	@$(PYTHON) tools/setup_env.py dev release && $(PY) tools/test_wheel.py
+test-jupyter: dev  ## Run the pages of the course in JupyterLab in headless Chromium and move their sliders (ONLY="word …" for others)
+	@$(PYTHON) tools/setup_env.py dev site && $(PY) tools/test_jupyter.py $(ONLY)
+
+test-wheel: dev  ## Build the wheel, install it alone, and run the command and every notebook in empty folders (about half an hour; ONLY="sample course" for some)
+	@$(PYTHON) tools/setup_env.py dev release && $(PY) tools/test_wheel.py $(ONLY)
 
 readme: dev  ## Write README.md from nbs/index.ipynb
 	@$(PY) tools/readme.py
