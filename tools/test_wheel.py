@@ -24,6 +24,7 @@ DIST, ENV = ROOT / "dist", ROOT / "build" / "wheel_env"
 MAX_MB = 80
 IN_SDIST = ("nbs/index.ipynb", "tools/docs.py", "tests/tiny.py", "configs/fsdp.yaml", "Makefile")
 IN_WHEEL = ("cond_distill/py.typed", "cond_distill/project/results/table.md")
+RELATIVE = re.compile(r"""(?:\]\(|(?:src|href)=["'])(?![a-z]+:|#)([^)\s"']+)""")
 # inputs for the command line, from the package's own world
 MAKE_INPUTS = """
 import numpy as np
@@ -82,7 +83,16 @@ def build() -> Path:
     names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
     lost = set(IN_SDIST) - names | set(IN_WHEEL) - set(zipfile.ZipFile(wheel).namelist())
     assert not lost, f"missing in the sdist or the wheel: {', '.join(sorted(lost))}"
+    relative = RELATIVE.findall(description(wheel))
+    assert not relative, f"links that the package index cannot follow: {', '.join(relative)}"
     return wheel
+
+
+def description(wheel: Path) -> str:
+    """What the package index shows."""
+    with zipfile.ZipFile(wheel) as files:
+        name = next(n for n in files.namelist() if n.endswith(".dist-info/METADATA"))
+        return files.read(name).decode()
 
 
 def install(wheel: Path) -> None:
