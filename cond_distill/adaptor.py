@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .folders import check_shapes, load_network, read_shapes
 from .teacher import Teacher
 from .utils import check_image
 
 # %% auto #0
-__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'Adaptor', 'init_condition_encoder',
-           'ControlNetAdaptor']
+__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'read_weights', 'shapes_of', 'check_rank', 'Adaptor',
+           'init_condition_encoder', 'ControlNetAdaptor']
 
 # %% ../nbs/course/04_adaptor.ipynb #3cdfa4bf
 # names of files
@@ -98,9 +99,12 @@ class LowRank(nn.Module):
         """Open what `write` wrote."""
         from safetensors.torch import load_file
 
-        made, saved = cls(net, rank, where), load_file(Path(folder) / LORA)
+        check_rank(rank, read_shapes(Path(folder) / LORA))
+        made = cls(net, rank, where)
+        saved, wanted = load_file(Path(folder) / LORA), made.files(prefix)
+        check_shapes({k: p.shape for k, p in wanted.items()}, shapes_of(saved), LORA)
         with torch.no_grad():
-            for k, p in made.files(prefix).items():
+            for k, p in wanted.items():
                 p.copy_(saved[k])
         return made
 
@@ -125,6 +129,30 @@ def write_weights(module: nn.Module, file: Path, dtype):
         },
         file,
     )
+
+
+def read_weights(module: nn.Module, file: Path):
+    """Open what `write_weights` wrote."""
+    from safetensors.torch import load_file
+
+    own = {k: v for k, v in module.state_dict().items() if not k.startswith("reader.")}
+    check_shapes(shapes_of(own), read_shapes(file), file.name)
+    module.load_state_dict(load_file(file), strict=False)
+
+
+def shapes_of(tensors: dict) -> dict[str, tuple]:
+    """Name → shape."""
+    return {name: tuple(a.shape) for name, a in tensors.items()}
+
+
+def check_rank(rank: int | None, shapes: dict[str, tuple]):
+    """Refuse a rank that is not the one of the matrices in a file, before any are made."""
+    found = {s[0] for name, s in shapes.items() if "lora.down." in name or ".lora_A." in name}
+    if found and rank is not None and found != {rank}:
+        raise ValueError(
+            f"rank is {rank} in {ABOUT}, and {', '.join(map(str, sorted(found)))} in the weights "
+            "beside it; the folder was changed: take it anew from where it came from"
+        )
 
 
 class Adaptor(nn.Module):
@@ -200,10 +228,10 @@ class Adaptor(nn.Module):
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> Adaptor:
         """Open what `write` wrote."""
-        from safetensors.torch import load_file
-
+        inner = settings.get("inner_settings", settings)
+        check_rank(inner.get("rank"), read_shapes(folder / WEIGHTS))
         made = cls.from_teacher(teacher, **settings)
-        made.load_state_dict(load_file(folder / WEIGHTS))
+        read_weights(made, folder / WEIGHTS)
         return made
 
 # %% ../nbs/course/04_adaptor.ipynb #d78e545a
@@ -280,10 +308,5 @@ class ControlNetAdaptor(Adaptor):
         from diffusers import ControlNetModel
 
         lora = LowRank.read(teacher.backbone, settings["rank"], folder)
-        return cls(
-            ControlNetModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
-            ).float(),
-            lora,
-            teacher.image_size,
-        ).to(teacher.device)
+        net = load_network(ControlNetModel, folder).float()
+        return cls(net, lora, teacher.image_size).to(teacher.device)

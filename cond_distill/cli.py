@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .config import ReproduceConfig, TeachConfig, TrainConfig
+from .ranges import check_range
 
 # %% auto #0
 __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'read_picture',
@@ -232,6 +233,7 @@ def sample(cfg: SampleConfig):
 
     if cfg.n < 0:
         raise ValueError(f"n is {cfg.n}; expected 1 or more, or 0 for the usual number")
+    check_range(steps=cfg.steps, guidance=cfg.guidance, seed=cfg.seed)
     folder = find_adaptor(cfg.adaptor)
     made = json.loads((folder / "cond_distill.json").read_text()).get("config", {})
     dtype = getattr(torch, made.get("dtype", "float32") if best_device() == "cuda" else "float32")
@@ -274,19 +276,23 @@ def sample(cfg: SampleConfig):
             ),
             cfg.out,
         )
-    print(f"wrote {cfg.out}{_measured(student, cfg.steps)}")
+    print(f"wrote {cfg.out}{_measured(student, cfg)}")
     return images
 
 # %% ../nbs/library/cli.ipynb #8898ba5b
-def _measured(student, steps: int) -> str:
-    """What the adaptor's file says of this number of steps."""
-    row = next((r for r in student.about.get("curve") or [] if r["steps"] == steps), None)
+def _measured(student, cfg: SampleConfig) -> str:
+    """What the adaptor's file says of this number of steps, with its own sampler, unguided."""
+    from cond_distill.sampler import pick_method
+
+    if cfg.guidance != 1.0 or pick_method(student, cfg.method) != pick_method(student):
+        return ""
+    row = next((r for r in student.about.get("curve") or [] if r["steps"] == cfg.steps), None)
+    if row is None:
+        return ""
+    numbers = [f"{k} {v:.3g}" for k, v in row.items() if k not in ("steps", "n", "sampler")]
     return (
-        ""
-        if row is None
-        else f" (measured with {steps} steps on {row['n']} held-out conditions: "
-        + ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k not in ("steps", "n", "sampler"))
-        + ")"
+        f" (measured with {cfg.steps} steps on {row['n']} held-out conditions: "
+        f"{', '.join(numbers)})"
     )
 
 

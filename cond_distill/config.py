@@ -8,6 +8,8 @@ __all__ = ['TrainConfig', 'TeachConfig', 'ReproduceConfig']
 # %% ../nbs/library/config.ipynb #f3ced94c
 from dataclasses import dataclass
 
+from .ranges import check_range
+
 # %% ../nbs/library/config.ipynb #f23f8eb3
 @dataclass(frozen=True)
 class TrainConfig:
@@ -117,6 +119,8 @@ class TrainConfig:
         for name in ("steps", "batch", "delta", "scenes", "save_every", "keep", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        checked = ("guidance", "clip", "target_decay", "ema_decay", "caption_dropout", "seed")
+        check_range(**{name: getattr(self, name) for name in checked})
 
 # %% ../nbs/library/config.ipynb #3e734387
 @dataclass(frozen=True)

@@ -5,18 +5,14 @@
 # %% ../nbs/library/families.ipynb #52c00fc1
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from cond_distill.teacher import (
-    Teacher,
-    read_schedule,
-)
-from .utils import check_image
+from .folders import load_parts, read_json
+from .teacher import Teacher, read_schedule
+from .utils import check_image, lock_of
 
 # %% auto #0
 __all__ = ['pack', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher']
@@ -50,16 +46,14 @@ class StableDiffusionXL(Teacher):
     def open(cls, folder, dtype):
         from diffusers import StableDiffusionXLPipeline
 
-        pipe = StableDiffusionXLPipeline.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            torch_dtype=dtype,
-            add_watermarker=False,
-        )
         # its activations overflow float16
-        if pipe.vae.config.force_upcast:
-            pipe.vae.float()
+        upcast = read_json(folder / "vae" / "config.json").get("force_upcast", True)
+        parts = load_parts(folder, torch.float32 if upcast else dtype, "vae") | load_parts(
+            folder, dtype, "unet", "text_encoder", "text_encoder_2"
+        )
+        pipe = StableDiffusionXLPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, add_watermarker=False, **parts
+        )
         return cls(pipe, read_schedule(folder))
 
     @torch.no_grad()
@@ -68,12 +62,13 @@ class StableDiffusionXL(Teacher):
             raise TypeError(
                 f"captions is one string {captions!r}; expected a list of strings, one per image"
             )
-        text, _, pooled, _ = self.pipe.encode_prompt(
-            list(captions),
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
+        with lock_of(self.text_encoder):
+            text, _, pooled, _ = self.pipe.encode_prompt(
+                list(captions),
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
         made = pack(text, pooled)
         # as diffusers' unconditional half, and as it was trained
         if self.pipe.config.force_zeros_for_empty_prompt:
@@ -110,16 +105,14 @@ class StableDiffusion3(Teacher):
     def open(cls, folder, dtype):
         from diffusers import StableDiffusion3Pipeline
 
-        parts = json.loads((folder / "model_index.json").read_text())
-        absent = {
-            k: None for k in ("text_encoder_3", "tokenizer_3") if parts.get(k, [None])[0] is None
-        }
-        return cls(
-            StableDiffusion3Pipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **absent
-            ),
-            read_schedule(folder),
+        encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+        parts = load_parts(folder, dtype, "transformer", "vae", *encoders)
+        if parts["text_encoder_3"] is None:
+            parts["tokenizer_3"] = None
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, **parts
         )
+        return cls(pipe, read_schedule(folder))
 
     @torch.no_grad()
     def embed(self, captions):
@@ -127,14 +120,15 @@ class StableDiffusion3(Teacher):
             raise TypeError(
                 f"captions is one string {captions!r}; expected a list of strings, one per image"
             )
-        text, _, pooled, _ = self.pipe.encode_prompt(
-            list(captions),
-            None,
-            None,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
+        with lock_of(self.text_encoder):
+            text, _, pooled, _ = self.pipe.encode_prompt(
+                list(captions),
+                None,
+                None,
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
         return pack(text, pooled)
 
     def text_inputs(self, text):
@@ -153,14 +147,7 @@ class PixelTeacher(Teacher):
 
     @classmethod
     def open(cls, folder, dtype):
-        from diffusers import UNet2DModel
-
-        return cls(
-            UNet2DModel.from_pretrained(
-                folder / "unet", local_files_only=True, use_safetensors=True, torch_dtype=dtype
-            ),
-            read_schedule(folder),
-        )
+        return cls(load_parts(folder, dtype, "unet")["unet"], read_schedule(folder))
 
     @property
     def factor(self):

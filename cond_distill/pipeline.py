@@ -5,7 +5,10 @@
 # %% ../nbs/library/pipeline.ipynb #ec23a5fc
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +27,13 @@ from .adaptors.several import MultiAdaptor
 from .data.images import read_pil
 from .data.tasks import find_task
 from .families import PixelTeacher
+from .folders import CLASSES, check_folder, check_part, load_parts
+from .ranges import check_range
 from .sampler import denoise, said_curve
 from .schedule import Schedule
 from .student import Student
 from .teacher import Teacher
-from .utils import table
+from .utils import lock_of, table
 
 # %% auto #0
 __all__ = ['MAX_GUIDANCE', 'CoDiSchedulerOutput', 'CoDiScheduler', 'PipelineAdaptor', 'CoDiPipeline']
@@ -162,6 +167,12 @@ def _refuse_offload(self, *args, **kwargs):
         "which moves whole networks, or torch_dtype=torch.float16 to halve the memory"
     )
 
+
+_WRONG_SCHEDULER = (
+    "scheduler is a {}; this model is distilled and needs its own, a CoDiScheduler: "
+    "CoDiScheduler.of(student), or pipe.scheduler of the pipeline as it was opened"
+)
+
 # %% ../nbs/library/pipeline.ipynb #f4b59e8b
 def _check_picture(name: str, picture, grey: bool):
     """Refuse what is not a PIL image, and colours where there can be none."""
@@ -263,6 +274,7 @@ def _max_guidance(pipe: CoDiPipeline) -> float:
 
 def _check_guidance(pipe: CoDiPipeline, w: float):
     """Refuse guidance that the model was not made for."""
+    check_range(guidance=w)
     high = _max_guidance(pipe)
     if 1.0 <= w <= high:
         return
@@ -273,6 +285,52 @@ def _check_guidance(pipe: CoDiPipeline, w: float):
     else:
         takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
     raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
+
+# %% ../nbs/library/pipeline.ipynb #311f55e6
+def _check_request(pipe: CoDiPipeline, image, output_type: str, names):
+    """Refuse a call that cannot be meant."""
+    if not isinstance(pipe.scheduler, CoDiScheduler):
+        raise ValueError(_WRONG_SCHEDULER.format(type(pipe.scheduler).__name__))
+    if image is None:
+        raise ValueError("image is missing: the picture that is to be obeyed")
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
+    if wrong := set(names) - set(pipe._callback_tensor_inputs):
+        raise ValueError(
+            f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: "
+            f"{', '.join(pipe._callback_tensor_inputs)}"
+        )
+
+
+def _noise(pipe: CoDiPipeline, n: int, latents, generator) -> torch.Tensor:  # [n, C, h, w]
+    """The given latents, or new ones."""
+    shape = (n, *pipe.teacher.latent_shape)
+    if isinstance(generator, (list, tuple)) and len(generator) != n:
+        raise ValueError(
+            f"{len(generator)} generators for {n} pictures; give one for each, or a single one"
+        )
+    if latents is None:
+        return randn_tensor(shape, generator, pipe._execution_device, torch.float32)
+    if tuple(latents.shape) != shape:
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
+    z = latents.to(pipe._execution_device).float()
+    if not z.abs().max() < 100:
+        raise ValueError("latents hold NaN, or values beyond ±100; expected noise of variance 1")
+    return z
+
+
+def _mover(pipe: CoDiPipeline, scheduler, generator, callback: Callable | None, names):
+    """What moves z to the next timestep: the scheduler's step, then the callback."""
+    timesteps, kind = scheduler.timesteps.tolist(), scheduler.schedule.prediction_type
+
+    def move(i, pred, z):
+        output = dict(epsilon=pred.eps, sample=pred.x).get(kind, pred.v)
+        z = scheduler.step(output, timesteps[i], z, generator, return_dict=False)[0]
+        if not callback:
+            return z
+        return (callback(pipe, i, timesteps[i], {k: z for k in names}) or {}).pop("latents", z)
+
+    return move
 
 # %% ../nbs/library/pipeline.ipynb #0de6a36e
 _CARD = """---
@@ -325,6 +383,7 @@ class CoDiPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
     # the adaptor works when the U-Net does
     model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
+    _interrupt = False
 
     def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
         super().__init__()
@@ -337,10 +396,7 @@ class CoDiPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
         )
         if not isinstance(scheduler, CoDiScheduler):
-            raise ValueError(
-                f"scheduler is a {type(scheduler).__name__}; this model is distilled and needs "
-                "its own, a CoDiScheduler: CoDiScheduler.of(student)"
-            )
+            raise ValueError(_WRONG_SCHEDULER.format(type(scheduler).__name__))
         adaptor.attach(self.teacher)
 
     enable_sequential_cpu_offload = enable_group_offload = _refuse_offload
@@ -367,6 +423,21 @@ class CoDiPipeline(DiffusionPipeline):
             t.tokenizer,
         )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> CoDiPipeline:
+        """Open what `save_pretrained` wrote, after a look through the folder."""
+        folder = Path(pretrained_model_name_or_path)
+        dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
+        check_part(folder / "adaptor", strict=False)
+        found = check_folder(folder)
+        names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
+        parts = load_parts(
+            folder,
+            dtype if isinstance(dtype, torch.dtype) else None,
+            *(name for name in names if name not in kwargs),
+        )
+        return super().from_pretrained(folder, use_safetensors=True, **parts, **kwargs)
+
     @property
     def teacher(self) -> Teacher:
         """The frozen model, put together from the parts as they are now."""
@@ -375,6 +446,23 @@ class CoDiPipeline(DiffusionPipeline):
         return Teacher(
             self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule
         )
+
+    @property
+    def interrupt(self) -> bool:
+        """True after a callback, or another thread, has set `pipe._interrupt`."""
+        return self._interrupt
+
+    @contextmanager
+    def _call(self):
+        """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
+        moves = hasattr(self.unet, "_hf_hook")
+        with lock_of(self.unet) if moves else nullcontext():
+            before, self._interrupt = self._interrupt, False
+            try:
+                yield
+            finally:
+                self._interrupt = before
+                self.maybe_free_model_hooks()
 
     @torch.no_grad()
     def __call__(
@@ -387,68 +475,50 @@ class CoDiPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
-        conditioning_scale: float = 1.0,  # how strongly the adaptor speaks
-        generator=None,
-        latents=None,
+        conditioning_scale: float = 1.0,  # how strongly the adaptor acts
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         output_type: str = "pil",  # "pil", "np", "pt" or "latent"
         return_dict: bool = True,
-        callback_on_step_end=None,
-        callback_on_step_end_tensor_inputs=("latents",),
-    ):
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
+    ) -> ImagePipelineOutput | tuple:
         """Draw."""
-        if image is None:
-            raise ValueError("image is missing: the picture that is to be obeyed")
-        if num_images_per_prompt < 1:
-            raise ValueError(
-                f"num_images_per_prompt is {num_images_per_prompt}; expected 1 or more"
-            )
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
-        if wrong := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands "
-                "on: "
-                f"{', '.join(self._callback_tensor_inputs)}"
-            )
-        device = self._execution_device
+        _check_request(self, image, output_type, callback_on_step_end_tensor_inputs)
         _check_guidance(self, guidance_scale)
-        self.scheduler.set_timesteps(num_inference_steps, device)
+        check_range(
+            conditioning_scale=conditioning_scale, num_images_per_prompt=num_images_per_prompt
+        )
+        # of its own: what a callback draws with this pipeline must not change this picture
+        scheduler = copy.copy(self.scheduler)
+        scheduler.set_timesteps(num_inference_steps, self._execution_device)
         prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
-        teacher = self.teacher
-        shape = (len(prompts), self.unet.config.in_channels, *[self.unet.config.sample_size] * 2)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-        z = (
-            randn_tensor(shape, generator, device, torch.float32)
-            if latents is None
-            else latents.to(device).float()
-        )
-        text = teacher.embed(prompts)
-        teacher._empty = teacher.embed(
-            _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-        )
-        z = self._draw(
-            teacher,
-            z,
-            text,
-            cond,
-            guidance_scale,
-            conditioning_scale,
-            generator,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
-        images = (
-            z if output_type == "latent" else self._finished(teacher.decode(z), cond, output_type)
-        )
-        self.maybe_free_model_hooks()
+        negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
+        with self._call():
+            z = _noise(self, len(prompts), latents, generator)
+            teacher = self.teacher
+            text, teacher._empty = teacher.embed(prompts), teacher.embed(negatives)
+            predict = self._network(teacher, text, cond, guidance_scale, conditioning_scale)
+            move = _mover(
+                self, scheduler, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+            )
+            with self.progress_bar(total=num_inference_steps) as bar:
+                for state in denoise(predict, z, scheduler.timesteps.tolist(), move):
+                    z = state.z
+                    bar.update()
+                    if self.interrupt:
+                        break
+            images = (
+                z
+                if output_type == "latent"
+                else self._finished(teacher.decode(z), cond, output_type)
+            )
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _draw(self, teacher, z, text, cond, guidance, scale, generator, callback, names):
-        """All steps."""
-        adaptor = self.adaptor.inner
-        cond = cond.to(z.device)
-        adaptor.check(cond, len(z))
+    def _network(self, teacher, text, cond, guidance: float, scale: float):
+        """(z, t) → Prediction of the student for these captions and conditions."""
+        adaptor, cond = self.adaptor.inner, cond.to(teacher.device)
+        adaptor.check(cond, len(text))
         student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
 
         # offloaded: its weights are wanted before its call
@@ -460,22 +530,7 @@ class CoDiPipeline(DiffusionPipeline):
         fetch()
         ready = student.prepare(cond if scale == 1.0 else [cond])
         fetch()
-        timesteps, kind = self.scheduler.timesteps.tolist(), teacher.schedule.prediction_type
-
-        def predict(z, t):
-            return student(z, t, ready, text, guidance=guidance)
-
-        def move(i, pred, z):
-            output = dict(epsilon=pred.eps, sample=pred.x).get(kind, pred.v)
-            z = self.scheduler.step(output, timesteps[i], z, generator, return_dict=False)[0]
-            if not callback:
-                return z
-            return (callback(self, i, timesteps[i], {k: z for k in names}) or {}).pop("latents", z)
-
-        with self.progress_bar(total=len(timesteps)) as bar:
-            for state in denoise(predict, z, timesteps, move):
-                bar.update()
-        return state.z
+        return lambda z, t: student(z, t, ready, text, guidance=guidance)
 
     def _finished(self, images, cond, output_type: str):
         """What is known exactly is put back; then the wanted form."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .ranges import check_range
 from .student import Student
 from .teacher import Teacher
 
@@ -152,6 +153,7 @@ def sample(
     any_steps: bool = False,
 ):
     """Yield a `State` per step."""
+    check_range(steps=steps, guidance=guidance, seed=seed)
     method = pick_method(model, method)
     if isinstance(model, Student):
         cond = _checked(model, cond, captions)
@@ -192,6 +194,7 @@ def draw_images(
     model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
+    check_range(batch=batch)
     out, teacher = [], getattr(model, "teacher", model)
     for k, i in enumerate(range(0, len(captions), batch)):
         part = (

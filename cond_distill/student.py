@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from . import _moved
-from .adaptor import ABOUT, READER, Adaptor, write_weights
+from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
 from .adaptors.catalogue import ADAPTOR_CLASSES
 from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
+from .folders import check_part, read_json
+from .ranges import check_range
 from .schedule import Prediction
 from .teacher import Teacher, as_timesteps, classifier_free_guidance
+from .utils import lock_of
 
 # %% auto #0
 __all__ = ['Prepared', 'Student', 'compose']
@@ -44,13 +46,57 @@ def _kinds() -> dict[str, type[Adaptor]]:
     return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
 
 
+def _check_finite(adaptor: Adaptor, where):
+    """Refuse weights that hold NaN or infinity; they draw black pictures."""
+    bad = [name for name, p in adaptor.named_parameters() if not p.isfinite().all()]
+    if bad:
+        raise ValueError(
+            f"the adaptor for {str(where)!r} holds NaN or infinity in {len(bad)} of its tensors, "
+            f"{bad[0]!r} the first; its training has diverged: take an earlier checkpoint, or "
+            "train with a lower lr"
+        )
+
+
+# entries of an adaptor's file and their types; a file may say more
+_FIELDS = dict(
+    adaptor=str,
+    settings=dict,
+    teacher=str,
+    image_size=int,
+    reader=int,
+    task=str,
+    method=str,
+    sampling_steps=list,
+    curve=list,
+    config=dict,
+)
+_NEEDED = ("adaptor", "settings", "teacher")
+_SAID = {str: "a string", dict: "an object", int: "a whole number", list: "a list"}
+
+
+def _check_settings(settings: dict, folder: Path):
+    """Refuse sizes that no adaptor has, before anything is built."""
+    for name in ("rank", "channels", "layers"):
+        if settings.get(name) is not None:
+            check_range(**{name: settings[name]})
+    if isinstance(settings.get("inner_settings"), dict):
+        _check_settings(settings["inner_settings"], folder)
+
+
 def _read_about(folder: Path, teacher: Teacher) -> dict:
     """What an adaptor's file says about it; refuses one that was made for another teacher."""
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
         )
-    info, mine = json.loads((folder / ABOUT).read_text()), teacher.fingerprint()
+    info, mine = read_json(folder / ABOUT), teacher.fingerprint()
+    for name, kind in _FIELDS.items():
+        given = info.get(name)
+        if not isinstance(given, kind) and (given is not None or name in _NEEDED):
+            raise ValueError(
+                f"{name} in {str(folder / ABOUT)!r} is {given!r}; expected "
+                f"{_SAID[kind]}: the file was changed, or is not one that Student.save wrote"
+            )
     if info["teacher"] != mine:
         raise ValueError(
             f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
@@ -91,9 +137,11 @@ class Student(nn.Module):
             if isinstance(cond, (list, tuple))
             else cond
         )
+        with lock_of(self.teacher.backbone):
+            weights = dict(self.adaptor.weights(self.teacher.backbone))
         return Prepared(
             None if first is None else len(first),
-            dict(self.adaptor.weights(self.teacher.backbone)),
+            weights,
             self.adaptor.prepare(self.teacher, cond),
         )
 
@@ -146,6 +194,7 @@ class Student(nn.Module):
         **about,  # JSON values to keep beside the weights: task, steps, command …
     ):
         """Write the adaptor and what it belongs to."""
+        _check_finite(self.adaptor, folder)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.adaptor.write(folder, dtype)
@@ -167,10 +216,20 @@ class Student(nn.Module):
         """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
         folder = Path(folder)
         info = _read_about(folder, teacher)
-        adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
+        check_part(folder, strict=False)
+        _check_settings(info["settings"], folder)
+        try:
+            adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
+        except (TypeError, KeyError) as e:
+            raise ValueError(
+                f"the settings in {str(folder / ABOUT)!r} make no {info['adaptor']} ({e}): "
+                f"{info['settings']}; the file was changed, or comes from another version"
+            ) from e
         if info.get("reader"):
+            check_range(reader=info["reader"])
             adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
-            adaptor.reader.load_state_dict(load_file(folder / READER))
+            read_weights(adaptor.reader, folder / READER)
+        _check_finite(adaptor, folder)
         student = Student(teacher, adaptor)
         student.about = info
         return student
@@ -186,6 +245,8 @@ def compose(
         raise ValueError(
             f"{len(students)} students and {len(strengths)} strengths; give one for each"
         )
+    for strength in strengths:
+        check_range(strength=strength)
     if len({s.teacher.fingerprint() for s in students}) > 1:
         raise ValueError(
             "the students have different teachers; adaptors work on the backbone they were "

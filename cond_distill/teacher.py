@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.resources import files
@@ -16,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .folders import check_folder, load_parts, read_index, read_json
 from .schedule import Prediction, Schedule
-from .utils import check_image
+from .utils import check_image, lock_of
 
 # %% auto #0
 __all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'classifier_free_guidance',
-           'as_timesteps', 'output_hooks', 'Teacher']
+           'as_timesteps', 'latent_scale', 'output_hooks', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
@@ -65,9 +65,7 @@ def best_device() -> str:
 
 def read_schedule(folder: Path) -> Schedule:
     """The schedule of a pipeline's folder."""
-    return Schedule.from_diffusers(
-        json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    )
+    return Schedule.from_diffusers(read_json(folder / "scheduler" / "scheduler_config.json"))
 
 # %% ../nbs/course/03_teacher.ipynb #dac794d2
 # the class of a pipeline, as its model_index.json names it → where its teacher is: "module:class"
@@ -84,20 +82,6 @@ def find_family(kind: str) -> type[Teacher]:
     """The teacher class of a pipeline; looked up by name, so that families can derive from it."""
     module, _, name = FAMILIES[kind].partition(":")
     return getattr(import_module(module), name)
-
-
-def _what_to_do(name, folder: Path) -> str:
-    """With a folder whose weights are not where they should be."""
-    if list(folder.glob("*/*.fp16.safetensors")):
-        return (
-            "It holds the variant 'fp16'; save it once without: "
-            f"DiffusionPipeline.from_pretrained({str(name)!r}, "
-            "variant='fp16').save_pretrained(FOLDER)"
-        )
-    return (
-        "Weights must be safetensors files: others are programs, and may do anything when they are "
-        "loaded. To convert a model that you trust: pipe.save_pretrained(folder)"
-    )
 
 # %% ../nbs/course/03_teacher.ipynb #1dad07ea
 def classifier_free_guidance(
@@ -136,6 +120,19 @@ def as_timesteps(t, z) -> torch.Tensor:
     if t.is_floating_point():
         raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps")
     return t.long().expand(len(z)) if t.numel() == 1 else t.long()
+
+
+def latent_scale(vae, x) -> tuple:
+    """(shift, scale): the backbone's latent is (x − shift) · scale of the autoencoder's x.
+
+    Numbers, or one of each a channel, [1, C, 1, 1], where the autoencoder has `latents_mean`.
+    """
+    c = vae.config
+    mean, std = getattr(c, "latents_mean", None), getattr(c, "latents_std", None)
+    if not mean or not std:
+        return getattr(c, "shift_factor", None) or 0.0, c.scaling_factor
+    mean, std = (torch.tensor(a, device=x.device).view(1, -1, 1, 1) for a in (mean, std))
+    return mean, c.scaling_factor / std
 
 
 @contextmanager
@@ -179,7 +176,8 @@ class Teacher(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.schedule = schedule
-        self.requires_grad_(False).eval()
+        with lock_of(backbone):
+            self.requires_grad_(False).eval()
 
     # a teacher is never in training mode
     def train(self, mode: bool = True):
@@ -216,42 +214,27 @@ class Teacher(nn.Module):
     ) -> Teacher:
         """Open a diffusers pipeline's folder, of whatever family it is."""
         folder = find_folder(name, revision, local_files_only)
-        kind = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+        kind = read_index(folder)["_class_name"][1]
         if kind not in FAMILIES:
             raise ValueError(
                 f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}"
             )
-        try:
-            opened = find_family(kind).open(folder, dtype)
-        except OSError as e:
-            raise OSError(
-                f"{str(name)!r} cannot be opened ({str(e).strip().splitlines()[0]}). "
-                f"{_what_to_do(name, folder)}"
-            ) from e
+        check_folder(folder)
+        opened = find_family(kind).open(folder, dtype)
         # the layout in which convolutions are fastest
         return opened.to(device, memory_format=torch.channels_last)
 
     @classmethod
     def open(cls, folder: Path, dtype) -> Teacher:
         """The parts of a Stable Diffusion folder, each in `dtype`."""
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTokenizer
 
-        def load(kind, sub):
-            return kind.from_pretrained(
-                folder / sub, local_files_only=True, use_safetensors=True, torch_dtype=dtype
-            )
-
-        text = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True
-        ).to(dtype)
-        unet, vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
+        unet, vae, text = load_parts(folder, dtype, "unet", "vae", "text_encoder").values()
         if unet.config.in_channels != vae.config.latent_channels:
             raise ValueError(
                 f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the "
                 f"autoencoder makes {vae.config.latent_channels}: a model for inpainting or "
-                "editing; "
-                "give the plain text-to-image model"
+                "editing; give the plain text-to-image model"
             )
         return cls(
             unet,
@@ -267,15 +250,13 @@ class Teacher(nn.Module):
         check_image(image, 3, self.factor)
         image = image.to(self.device, self.vae.dtype) * 2 - 1
         x = self.vae.encode(image).latent_dist.mean
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return ((x - shift) * self.vae.config.scaling_factor).float()
+        shift, scale = latent_scale(self.vae, x)
+        return ((x - shift) * scale).float()
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:  # [B,C,h,w] → [B,3,H,W] in [0,1]
         """The image of a latent."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        image = self.vae.decode(
-            (x / self.vae.config.scaling_factor + shift).to(self.vae.dtype)
-        ).sample
+        shift, scale = latent_scale(self.vae, x)
+        image = self.vae.decode((x / scale + shift).to(self.vae.dtype)).sample
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -286,13 +267,16 @@ class Teacher(nn.Module):
                 f"captions is one string {captions!r}; expected a list of strings, one per image"
             )
         tok = self.tokenizer
-        ids = tok(
-            list(captions),
-            padding="max_length",
-            max_length=min(tok.model_max_length, self.text_encoder.config.max_position_embeddings),
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        length = min(tok.model_max_length, self.text_encoder.config.max_position_embeddings)
+        # a tokenizer serves one thread at a time, too
+        with lock_of(self.text_encoder):
+            ids = tok(
+                list(captions),
+                padding="max_length",
+                max_length=length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
         return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
 
     def text_inputs(self, text) -> dict:
@@ -332,6 +316,7 @@ class Teacher(nn.Module):
                 z.device.type
             )
             with (
+                lock_of(self.backbone),
                 output_hooks(self.backbone, cast(outputs or {})),
                 torch.autocast(z.device.type, enabled=False) if half else nullcontext(),
             ):
@@ -375,9 +360,11 @@ class Teacher(nn.Module):
         the same in every precision.
         """
         h = hashlib.sha256(self.schedule.fingerprint().encode())
-        for part in self.children():
+        with lock_of(self.backbone):
+            parts = [dict(part.named_parameters()) for part in self.children()]
+        for part in parts:
             # transformers 4 and 5 name the text encoder's differently
-            plain = {name.removeprefix("text_model."): p for name, p in part.named_parameters()}
+            plain = {name.removeprefix("text_model."): p for name, p in part.items()}
             for name, p in sorted(plain.items()):
                 p = p.detach().flatten().cpu()
                 h.update(f"{name}{len(p)}".encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from .ranges import check_range
 from .sampler import METHODS, check_steps, denoise, pick_method
 from .student import Student
 
@@ -41,10 +42,8 @@ def _blend(tiles, places, size, tile):
     return total / weight
 
 # %% ../nbs/library/tiles.ipynb #fd9e4f6f
-def _check_request(cond, overlap: float):
+def _check_request(cond):
     """Refuse what cannot be drawn as tiles."""
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap is {overlap}; expected a share, 0 … below 1")
     if not torch.is_tensor(cond):
         raise TypeError(
             f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: "
@@ -79,7 +78,8 @@ def draw_tiled(
 
     The tiles agree at every step.
     """
-    _check_request(cond, overlap)
+    check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
+    _check_request(cond)
     if not any_steps:
         check_steps(student, steps)
     move = METHODS[pick_method(student, method)]

@@ -49,7 +49,7 @@ from cond_distill.training.distributed import (
     placed_like,
     shard_blocks,
 )
-from .utils import append_row, calm_interrupt, forget_rows_after
+from .utils import append_row, calm_interrupt, forget_rows_after, lock_of
 
 # %% auto #0
 __all__ = ['RESUME_OVERRIDES', 'check_words', 'build_adaptor', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
@@ -77,9 +77,12 @@ def _recomputed(part, *inputs):
     Then with the *same* weights: an adaptor's changes are in place only during the call.
     """
     weights = dict(part.named_parameters())
-    return torch.utils.checkpoint.checkpoint(
-        lambda *a: torch.func.functional_call(part, weights, a), *inputs, use_reentrant=False
-    )
+
+    def again(*args):
+        with lock_of(part):
+            return torch.func.functional_call(part, weights, args)
+
+    return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
 
 
 def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method):

@@ -8,14 +8,16 @@ from __future__ import annotations
 import csv
 import math
 import signal
+import threading
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
 # %% auto #0
-__all__ = ['check_image', 'project_file', 'table', 'append_row', 'forget_rows_after', 'calm_interrupt']
+__all__ = ['check_image', 'lock_of', 'project_file', 'table', 'append_row', 'forget_rows_after', 'calm_interrupt']
 
 # %% ../nbs/library/utils.ipynb #db7303f6
 def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
@@ -42,6 +44,19 @@ def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "
         raise ValueError(f"{name} contains NaN or infinity; look for what made it")
     if low < -0.01 or high > 1.01:
         raise ValueError(f"{name} ranges over [{low:.2f}, {high:.2f}]; expected [0, 1]")
+
+# %% ../nbs/library/utils.ipynb #0935e001
+_LOCKS: WeakKeyDictionary = WeakKeyDictionary()  # network → its lock
+_LOOKING = threading.Lock()
+
+
+def lock_of(net: torch.nn.Module) -> threading.RLock:
+    """The lock that a thread holds while it calls `net`, or reads its weights."""
+    with _LOOKING:
+        if net not in _LOCKS:
+            lock = threading.RLock()
+            _LOCKS.update((part, lock) for part in net.modules())
+        return _LOCKS[net]
 
 # %% ../nbs/library/utils.ipynb #e8d8a649
 def project_file(

@@ -10,6 +10,7 @@ import copy
 from torch import nn
 
 from ..adaptor import Adaptor, LowRank
+from ..folders import load_network
 from ..teacher import Teacher
 
 # %% auto #0
@@ -83,9 +84,7 @@ class T2IAdaptor(Adaptor):
     def read(cls, teacher, folder, settings):
         from diffusers import T2IAdapter
 
-        net = T2IAdapter.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        ).float()
+        net = load_network(T2IAdapter, folder).float()
         return cls(
             net,
             _last_of_levels(teacher.backbone),

@@ -17,6 +17,7 @@ from cond_distill.adaptors.concat import (
 from ..adaptors.fusion import encoder
 from ..loss import NoiseSample, ramp
 from ..teacher import Teacher
+from ..utils import lock_of
 
 # %% auto #0
 __all__ = ['Adversary']
@@ -69,12 +70,13 @@ class Adversary(nn.Module):
     def features(self, z, t, text) -> list:
         """The deepest feature map of each resolution of the teacher's encoder."""
         dtype = self.teacher.backbone.dtype
-        h, skips, _ = encoder(
-            self.teacher.backbone,
-            z.to(dtype),
-            self.teacher.schedule.network_time(t).to(z.device),
-            {k: v.to(dtype) for k, v in self.teacher.text_inputs(text.float()).items()},
-        )
+        with lock_of(self.teacher.backbone):
+            h, skips, _ = encoder(
+                self.teacher.backbone,
+                z.to(dtype),
+                self.teacher.schedule.network_time(t).to(z.device),
+                {k: v.to(dtype) for k, v in self.teacher.text_inputs(text.float()).items()},
+            )
         return list({f.shape[-1]: f.float() for f in (*skips, h)}.values())
 
     def judge(self, x, seen, t, eps, text):

@@ -1,0 +1,116 @@
+"""Numbers that are not finite, or make no sense, are refused by name wherever they come in."""
+
+import math
+
+import drawing
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cond_distill import cli
+from cond_distill.config import TrainConfig
+from cond_distill.ranges import RANGES, check_range
+from cond_distill.sampler import draw_images, sample
+from cond_distill.student import Student, compose
+from cond_distill.tiles import draw_tiled
+
+BAD = (math.nan, math.inf, 1e30, -1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranges")
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_table(name):
+    low, high = RANGES[name]
+    check_range(**{name: low})
+    check_range(**{name: high})
+    for bad in (*BAD, "1", None, True):
+        with pytest.raises((ValueError, TypeError), match=f"^{name} is .*expected .* number"):
+            check_range(**{name: bad})
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_drawing(folder, bad):
+    teacher = drawing.teacher(folder)
+    student, cond = drawing.student(teacher), drawing.condition()
+    pipe = drawing.pipeline(folder)
+    for name, draw in {
+        "guidance": lambda: next(sample(teacher, [""], guidance=bad)),
+        "guidance ": lambda: draw_images(student, [""], cond, guidance=bad),
+        "guidance  ": lambda: draw_tiled(student, cond, guidance=bad),
+        "overlap": lambda: draw_tiled(student, cond, overlap=bad),
+        "strength": lambda: compose([student, student], [1.0, bad]),
+        "guidance   ": lambda: pipe("", cond, guidance_scale=bad),
+        "conditioning_scale": lambda: pipe("", cond, conditioning_scale=bad),
+        "latents": lambda: pipe("", cond, latents=torch.full((1, 4, 8, 8), 2 * bad * 100)),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name.strip()}"):
+            draw()
+
+
+def test_generators(folder):
+    pipe = drawing.pipeline(folder)
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=f"^{n} generators for 2 pictures"):
+            pipe("", drawing.condition(2), generator=[drawing.noise(k) for k in range(n)])
+    pipe("", drawing.condition(2), generator=[drawing.noise(k) for k in range(2)])
+
+
+def test_scheduler_of_another_model(folder):
+    """A scheduler that is put in afterwards is refused at the call, with what to do."""
+    from diffusers import EulerDiscreteScheduler
+
+    pipe = drawing.pipeline(folder)
+    pipe.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler.*CoDiScheduler.of"):
+        pipe("", drawing.condition())
+
+
+@pytest.mark.parametrize("name", ["clip", "target_decay", "guidance", "caption_dropout"])
+@pytest.mark.parametrize("bad", BAD)
+def test_training(name, bad):
+    with pytest.raises(ValueError, match=f"^{name} is"):
+        TrainConfig(**{name: bad})
+
+
+def test_weights(folder, tmp_path):
+    """An adaptor whose training has diverged is neither saved nor opened."""
+    teacher = drawing.teacher(folder)
+    student = drawing.student(teacher)
+    student.save(tmp_path / "good", **drawing.ABOUT)
+    torch.nn.init.constant_(next(student.adaptor.parameters()), math.nan)
+    with pytest.raises(ValueError, match="holds NaN or infinity in 1 of its tensors"):
+        student.save(tmp_path / "bad", **drawing.ABOUT)
+    file = tmp_path / "good" / "pytorch_lora_weights.safetensors"
+    saved = load_file(file)
+    first = next(iter(saved))
+    save_file(saved | {first: saved[first] * math.nan}, file)
+    with pytest.raises(ValueError, match="lora.down.*its training has diverged"):
+        Student.load(teacher, tmp_path / "good")
+
+
+def test_command_line(folder, tmp_path, capsys):
+    """A guidance that is none is refused; numbers of one sampler are not quoted for another."""
+    teacher = drawing.teacher(folder)
+    curve = [dict(steps=2, n=64, distance=1.25)]
+    drawing.saved(teacher, tmp_path / "adaptor", curve=curve)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (8, 8), "red").save(picture)
+
+    def draw(**changes):
+        settings = dict(adaptor=str(tmp_path / "adaptor"), teacher=str(folder / "sd2"))
+        settings |= dict(image=str(picture), fit=True, steps=2, n=1, out=str(tmp_path / "x.png"))
+        cli.sample(cli.SampleConfig(**settings | changes))
+        return capsys.readouterr().out
+
+    for bad in BAD:
+        with pytest.raises(ValueError, match="^guidance is"):
+            draw(guidance=bad)
+    assert not (tmp_path / "x.png").exists()
+    assert "distance 1.25" in draw()
+    for other in (dict(method="ddim"), dict(guidance=2.0)):
+        assert "distance" not in draw(**other)
