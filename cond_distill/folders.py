@@ -10,6 +10,9 @@ import re
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from typing import Any
+
+import torch
 
 # %% auto #0
 __all__ = ['LARGEST_JSON', 'CLASSES', 'NOT_OPENED', 'read_json', 'read_shapes', 'check_shapes', 'check_part', 'read_index',
@@ -241,10 +244,8 @@ def _check_tokenizer(folder: Path):
         read_json(folder / name)
 
 # %% ../nbs/library/folders.ipynb #f8de56fe
-def load_network(kind: type, folder: Path, dtype=None):
+def load_network(kind: Any, folder: Path, dtype: torch.dtype | None = None) -> Any:
     """A network of diffusers or transformers, after a look through its folder."""
-    import torch
-
     found, config = check_part(folder), read_json(folder / "config.json")
     where = str(folder)
     if hasattr(kind, "load_config"):  # diffusers
@@ -275,7 +276,7 @@ def load_network(kind: type, folder: Path, dtype=None):
     return net if dtype is None else torch.nn.Module.to(net, dtype)
 
 
-def load_parts(folder: Path, dtype, *names: str) -> dict:
+def load_parts(folder: Path, dtype: torch.dtype | None, *names: str) -> dict[str, Any]:
     """Networks of a pipeline's folder by the names of the parts; None for a part that it lacks."""
     parts = read_index(folder)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
@@ -424,7 +425,9 @@ class CoDiPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> CoDiPipeline:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> CoDiPipeline:
         """Open what `save_pretrained` wrote, after a look through the folder."""
         folder = Path(pretrained_model_name_or_path)
         dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
@@ -508,7 +511,7 @@ class CoDiPipeline(DiffusionPipeline):
                     bar.update()
                     if self.interrupt:
                         break
-            images = (
+            images: Any = (
                 z
                 if output_type == "latent"
                 else self._finished(teacher.decode(z), cond, output_type)
@@ -537,9 +540,8 @@ class CoDiPipeline(DiffusionPipeline):
         from diffusers.image_processor import VaeImageProcessor
 
         images = find_task(self.adaptor.about["task"]).finish(images.cpu(), cond.cpu())
-        return VaeImageProcessor(do_normalize=False).postprocess(
-            images, output_type, [False] * len(images)
-        )
+        processor: Any = VaeImageProcessor(do_normalize=False)
+        return processor.postprocess(images, output_type, [False] * len(images))
 
     def save_pretrained(self, save_directory, **kwargs):
         """All parts, and a model card."""

@@ -122,7 +122,7 @@ def as_timesteps(t, z) -> torch.Tensor:
     return t.long().expand(len(z)) if t.numel() == 1 else t.long()
 
 
-def latent_scale(vae, x) -> tuple:
+def latent_scale(vae: Any, x: torch.Tensor) -> tuple:
     """(shift, scale): the backbone's latent is (x − shift) · scale of the autoencoder's x.
 
     Numbers, or one of each a channel, [1, C, 1, 1], where the autoencoder has `latents_mean`.
