@@ -11,6 +11,7 @@ if sys.version_info < (3, 11):
 import api_docs
 import site_pages
 from bs4 import BeautifulSoup
+from PIL import Image
 
 from cond_distill.schedule import Prediction, Schedule
 
@@ -71,6 +72,16 @@ def test_pictures_become_files_with_a_size_and_a_text(tmp_path):
     assert site_pages.describe_pictures(page) == ["Noise"]
     img = page.img
     assert (tmp_path / img["src"]).exists() and img["width"] == "1" and "Noise" in img["alt"]
+
+
+def test_large_pictures_become_smaller_and_stay_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(site_pages, "LARGE", 10)
+    picture = Image.linear_gradient("L").convert("RGB")
+    picture.save(tmp_path / "a.png")
+    page = soup('<main><img src="a.png"></main>')
+    site_pages.compress_pictures(page, tmp_path / "page.html")
+    assert page.img["src"] == "a.webp"
+    assert list(Image.open(tmp_path / "a.webp").getdata()) == list(picture.getdata())
 
 
 def test_nothing_comes_from_another_server():

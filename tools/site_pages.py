@@ -21,6 +21,7 @@ DATA = re.compile(r"data:image/(png|jpeg|gif);base64,(.*)", re.S)
 IMPORT = re.compile(r"@import\s+url\([^)]*\)\s*;")
 FOREIGN = re.compile(r"^(https?:)?//")
 CARD = (1200, 630)
+LARGE = 50_000  # bytes
 ICON = re.compile(r'\.bi-([a-z0-9-]+)::before\{content:"\\(f[0-9a-f]{3})"\}')
 ICON_BASE = (
     '@font-face{font-family:bootstrap-icons;src:url("fonts/bootstrap-icons.woff")format("woff")}'
@@ -81,6 +82,18 @@ def extract_pictures(soup: BeautifulSoup, folder: Path, up: str) -> None:
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
         img["src"] = f"{up}{folder.name}/{name}"
+
+
+def compress_pictures(soup: BeautifulSoup, page: Path) -> None:
+    """Large PNG files become WebP, without loss: a quarter smaller."""
+    for img in soup.select("main img"):
+        file = page.parent / img.get("src", "")
+        if file.suffix != ".png" or not file.is_file() or file.stat().st_size < LARGE:
+            continue
+        small = file.with_suffix(".webp")
+        if not small.exists():
+            Image.open(file).convert("RGB").save(small, lossless=True, method=4)
+        img["src"] = img["src"].removesuffix(".png") + ".webp"
 
 
 def size_pictures(soup: BeautifulSoup, page: Path) -> None:
@@ -195,11 +208,13 @@ def trim_icons(docs: Path) -> None:
 
 
 def write_card(picture: Path, target: Path, title: str, line: str) -> None:
-    """The picture that link previews show: the name, one sentence, and the home page's picture."""
+    """The picture that link previews show: the name, one sentence, and what the adaptor draws."""
     from matplotlib import font_manager
 
     card = Image.new("RGB", CARD, "white")
     shown = Image.open(picture).convert("RGB")
+    # its lower part: the rows of the distilled adaptor
+    shown = shown.crop((0, int(0.6 * shown.height), shown.width, shown.height))
     shown.thumbnail((CARD[0] - 120, CARD[1] - 250))
     card.paste(shown, ((CARD[0] - shown.width) // 2, 220))
     draw = ImageDraw.Draw(card)
@@ -224,6 +239,7 @@ def finish_page(path: Path, docs: Path, site: str, base: str) -> tuple[set[str],
     used = replace_formulas(soup)
     own_links(soup)
     extract_pictures(soup, docs / "figures", up)
+    compress_pictures(soup, path)
     size_pictures(soup, path)
     nameless = describe_pictures(soup)
     complete_head(soup, name, site, up)
