@@ -315,6 +315,7 @@ def _sample_tiled(cfg, student, task, cond, caption):
                     cfg.guidance,
                     seed=cfg.seed + k,
                     any_steps=cfg.any_steps,
+                    progress=True,
                 ),
                 cond,
             )

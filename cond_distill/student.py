@@ -130,15 +130,18 @@ class Student(nn.Module):
     def device(self):
         return self.teacher.device
 
-    def prepare(self, cond) -> Prepared:
-        """What the adaptor computes once an image; a call takes it in place of `cond`."""
+    def prepare(self, cond, weights: dict | None = None) -> Prepared:
+        """What the adaptor computes once an image; a call takes it in place of `cond`.
+
+        `weights` of an earlier batch save a second copy of the changed weights.
+        """
         first = (
             next((c for c in cond if c is not None), None)
             if isinstance(cond, (list, tuple))
             else cond
         )
         with lock_of(self.teacher.backbone):
-            weights = dict(self.adaptor.weights(self.teacher.backbone))
+            weights = weights or dict(self.adaptor.weights(self.teacher.backbone))
         return Prepared(
             None if first is None else len(first),
             weights,

@@ -5,14 +5,18 @@
 # %% ../nbs/library/tiles.ipynb #5c619562
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from tqdm.auto import tqdm
 
 from .ranges import check_range
 from .sampler import METHODS, check_steps, denoise, pick_method
-from .student import Student
+from .student import Prepared, Student
+from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['starts', 'window', 'draw_tiled']
+__all__ = ['starts', 'window', 'decode_tiled', 'draw_tiled']
 
 # %% ../nbs/library/tiles.ipynb #a7a8c44c
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -32,11 +36,13 @@ def window(tile: int) -> torch.Tensor:  # [tile, tile]
     return w[:, None] * w[None]
 
 
-def _blend(tiles, places, size, tile):
-    """Tiles [N,C,t,t] at places (top, left) averaged into one picture [1,C,*size]."""
-    w = window(tile).to(tiles)
-    total, weight = tiles.new_zeros(1, tiles.shape[1], *size), tiles.new_zeros(1, 1, *size)
+def _blend(tiles: Iterable[torch.Tensor], places: list, size: list[int], tile: int):
+    """Tiles [C,t,t], one after the other, at places (top, left): their mean [1,C,*size]."""
+    total = weight = w = None
     for x, (i, j) in zip(tiles, places):
+        if total is None:
+            w, total = window(tile).to(x), x.new_zeros(1, len(x), *size)
+            weight = x.new_zeros(1, 1, *size)
         total[0, :, i : i + tile, j : j + tile] += x * w
         weight[0, :, i : i + tile, j : j + tile] += w
     return total / weight
@@ -61,52 +67,6 @@ def _cut(x, places, tile: int, factor: int = 1):
     return torch.cat([x[..., i : i + side, j : j + side] for i, j in corners])
 
 
-@torch.no_grad()
-def draw_tiled(
-    student: Student,
-    cond,  # [1, K, H, W] in [0, 1], any H and W
-    caption: str = "",
-    steps: int = 4,
-    method: str = "auto",
-    guidance: float = 1.0,
-    seed: int = 0,
-    overlap: float = 0.5,  # share of a tile's side that neighbours share, at least
-    any_steps: bool = False,
-    batch: int = 32,
-) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
-    """A picture of the condition's size, drawn as tiles of the model's size.
-
-    The tiles agree at every step.
-    """
-    check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
-    _check_request(cond)
-    if not any_steps:
-        check_steps(student, steps)
-    move = METHODS[pick_method(student, method)]
-    teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
-    tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
-    size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions
-    shared = min(tile - 1, round(tile * overlap))
-    places = [(i, j) for i in starts(size[0], tile, shared) for j in starts(size[1], tile, shared)]
-    conds = _cut(_padded(cond, [n * f for n in size]).to(student.device), places, tile, f)
-    student.adaptor.check(conds, len(places))
-    ready = [student.prepare(part) for part in conds.split(batch)]  # once, not once a step
-    text, generator = teacher.embed([caption]), torch.Generator().manual_seed(seed)
-    z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
-
-    def predict(z, t):
-        parts = zip(_cut(z, places, tile).split(batch), ready)
-        tiles = [
-            student(p, t, r, text.expand(len(p), -1, -1), guidance=guidance).x for p, r in parts
-        ]
-        x = _blend(torch.cat(tiles), places, size, tile)
-        return schedule.from_x(x, z, torch.full((1,), t, device=z.device))
-
-    ts = schedule.timesteps(steps)
-    *_, last = denoise(predict, z, ts, move(schedule, ts, generator))
-    return teacher.decode(last.z)[..., :h, :w].cpu()
-
-
 def _padded(x, size):
     """Mirrored at the right and lower border until it has that size."""
     for dim, n in ((-2, size[0]), (-1, size[1])):
@@ -114,3 +74,83 @@ def _padded(x, size):
             more = min(n - x.shape[dim], x.shape[dim])
             x = torch.cat([x, x.flip(dim).narrow(dim, 0, more)], dim)
     return x
+
+
+def _prepared(student: Student, conds: torch.Tensor, batch: int) -> list[Prepared]:
+    """All tiles' conditions, once and not once a step; one copy of the changed weights."""
+    first, *others = conds.split(batch)
+    ready = student.prepare(first)
+    return [ready, *(student.prepare(part, ready.weights) for part in others)]
+
+
+@torch.no_grad()
+def decode_tiled(
+    teacher: Teacher,
+    x: torch.Tensor,  # [1, C, h, w], any h and w
+) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
+    """The picture of a latent of any size, in the memory that a few of the model's own take.
+
+    A latent of more than four times the model's size is decoded in overlapping blocks.
+    """
+    side, size, f = teacher.latent_shape[1], list(x.shape[-2:]), teacher.factor
+    if teacher.vae is None or size[0] * size[1] <= (2 * side) ** 2:
+        return teacher.decode(x).cpu()
+    block = min(2 * side, *size)
+    at = [starts(n, block, block // 4) for n in size]
+    places = [(i, j) for i in at[0] for j in at[1]]
+    blocks = (teacher.decode(x[..., i : i + block, j : j + block])[0].cpu() for i, j in places)
+    return _blend(blocks, [(i * f, j * f) for i, j in places], [n * f for n in size], block * f)
+
+
+@torch.no_grad()
+def draw_tiled(
+    student: Student,
+    cond: torch.Tensor,  # [1, K, H, W] in [0, 1], any H and W
+    caption: str = "",
+    steps: int = 4,
+    method: str = "auto",
+    guidance: float = 1.0,
+    seed: int = 0,
+    overlap: float = 0.5,  # share of a tile's side that neighbours share, at least
+    any_steps: bool = False,
+    batch: int = 32,  # tiles that the network takes at a time: more of them, more memory
+    progress: bool = False,  # show a bar
+) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
+    """A picture of the condition's size, drawn as tiles of the model's size that agree."""
+    check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
+    _check_request(cond)
+    if not any_steps:
+        check_steps(student, steps)
+    teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
+    tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
+    size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions
+    shared = min(tile - 1, round(tile * overlap))
+    places = [(i, j) for i in starts(size[0], tile, shared) for j in starts(size[1], tile, shared)]
+    conds = _cut(_padded(cond, [n * f for n in size]).to(student.device), places, tile, f)
+    student.adaptor.check(conds, len(places))
+    ready, text = _prepared(student, conds, batch), teacher.embed([caption])
+    generator, bar = torch.Generator().manual_seed(seed), tqdm(total=steps, disable=not progress)
+    z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
+
+    def predict(z, t):
+        return _agreed(student, z, t, ready, text, guidance, places)
+
+    ts = schedule.timesteps(steps)
+    move = METHODS[pick_method(student, method)](schedule, ts, generator)
+    for state in denoise(predict, z, ts, move):
+        z = state.z
+        bar.update()
+    bar.close()
+    return decode_tiled(teacher, z)[..., :h, :w]
+
+
+def _agreed(student: Student, z, t: int, ready: list[Prepared], text, guidance: float, places):
+    """The Prediction of the whole picture from the common x̂ of its tiles."""
+    tile, cuts = student.teacher.latent_shape[1], iter(places)
+    tiles = []
+    for part in ready:
+        own = [next(cuts) for _ in range(part.n or 0)]
+        words = text.expand(len(own), -1, -1)
+        tiles += student(_cut(z, own, tile), t, part, words, guidance=guidance).x
+    x = _blend(tiles, places, list(z.shape[-2:]), tile)
+    return student.schedule.from_x(x, z, torch.full((1,), t, device=z.device))
