@@ -540,11 +540,11 @@ def main(argv: list[str] | None = None):
     """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     import tyro
 
-    from cond_distill import __version__
+    import cond_distill
 
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--version"]:
-        print(__version__)
+        print(cond_distill.__version__)
         return
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
     cfg = tyro.extras.subcommand_cli_from_dict(
