@@ -70,7 +70,7 @@ NAMES = {
     },
     "methods.two_stage": {
         "Backbone": "adaptors.full:FullFinetune",
-        "GuidanceEmbedded": "adaptors.guidance",
+        "GuidanceEmbedded": "adaptors.scalar_input",
         "followed": "methods.two_stage:ddim_solver_step",
         "answer_for": "methods.two_stage:progressive_target",
         "plain": "methods.two_stage:as_student",

@@ -162,7 +162,8 @@ class Adaptor(nn.Module):
     """
 
     kinds: dict[str, type] = {}  # class name → class, for opening files
-    embeds_guidance = False  # True: the guidance is an input of the network
+    # a number that its network takes beside the time: "guidance", "look_ahead" or none
+    extra_input: str | None = None
 
     def __init_subclass__(cls):
         Adaptor.kinds[cls.__name__] = cls

@@ -34,6 +34,8 @@ class NoiseSample:
     progress: float = 1.0  # share of the training done, 0 … 1; schedules of weights depend on it
     # [B] uniform in [0, 1), for losses that draw something else as well
     u: torch.Tensor | None = None
+    # [B] timesteps, for a student that is told how far ahead to look
+    look_ahead: torch.Tensor | None = None
 
 
 def sample_noise(

@@ -264,7 +264,7 @@ def _max_guidance(pipe: CoDiPipeline) -> float:
     left out.
     """
     # what it has seen in training
-    if pipe.adaptor.inner.embeds_guidance:
+    if pipe.adaptor.inner.extra_input == "guidance":
         return pipe.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)
     return (
         MAX_GUIDANCE
@@ -281,7 +281,7 @@ def _check_guidance(pipe: CoDiPipeline, w: float):
         return
     if high == 1.0:
         takes = "1 (it hears no captions, or always needs its instruction)"
-    elif pipe.adaptor.inner.embeds_guidance:
+    elif pipe.adaptor.inner.extra_input == "guidance":
         takes = f"1 … {high:g}, for which it was distilled"
     else:
         takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"

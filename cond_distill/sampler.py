@@ -5,7 +5,7 @@
 # %% ../nbs/course/08_sampler.ipynb #62c8a3b5
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -14,7 +14,8 @@ from .student import Student
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'denoise', 'sample', 'draw_images', 'figure']
+__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_samplers',
+           'pick_sampler', 'denoise', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -125,6 +126,73 @@ def pick_method(model, method: str = "auto") -> str:
         raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
     return method
 
+
+@dataclass(frozen=True)
+class LookAhead:
+    """How far ahead an any-step student is told to look: `timesteps`, plus a share of the step."""
+
+    timesteps: float = 0.0
+    of_step: float = 0.0  # 1: as far as the step from t to s goes
+
+    def at(
+        self,
+        t: int,  # the timestep of the call
+        s: int,  # where the step goes, −1 for the clean end
+    ) -> float:
+        """The number that is told, at most t + 1."""
+        return min(float(t + 1), self.timesteps + self.of_step * (t - s))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to draw: the name of a method, and what an any-step student is told."""
+
+    method: str
+    look_ahead: LookAhead = field(default_factory=LookAhead)
+
+    def told(self, model: Teacher | Student, ts: list[int]) -> dict[int, dict]:
+        """What the model takes at each of the timesteps beside its usual arguments."""
+        if not getattr(model, "any_step", False):
+            return {t: {} for t in ts}
+        return {t: dict(look_ahead=self.look_ahead.at(t, s)) for t, s in zip(ts, [*ts[1:], -1])}
+
+    def to_row(self, steps: int) -> dict:
+        """What an adaptor's file keeps: the sampler for this number of steps or more."""
+        return dict(steps=steps, method=self.method, **asdict(self.look_ahead))
+
+
+def saved_samplers(model: Teacher | Student) -> dict[int, Sampler]:
+    """Smallest number of steps → sampler, as the file of an any-step student says."""
+    rows = getattr(model, "about", {}).get("samplers", [])
+    found = {
+        row["steps"]: Sampler(row["method"], LookAhead(row["timesteps"], row["of_step"]))
+        for row in rows
+    }
+    return found or {1: Sampler("ddim")}  # nothing is known: the plain denoiser
+
+
+def pick_sampler(
+    model: Teacher | Student,
+    steps: int,
+    method: str = "auto",  # or a name of `METHODS`
+    look_ahead: LookAhead | None = None,  # of an any-step student; None: what suits the steps
+) -> Sampler:
+    """How a model draws with that many steps, as its file says or as it is asked for."""
+    any_step = getattr(model, "any_step", False)
+    if look_ahead and not any_step:
+        raise ValueError(
+            "look_ahead is for students that were trained for any number of steps; leave it out"
+        )
+    if not any_step:
+        return Sampler(pick_method(model, method))
+    known = saved_samplers(model)
+    best = known[max((n for n in known if n <= steps), default=min(known))]
+    if method == "auto":
+        return Sampler(best.method, look_ahead or best.look_ahead)
+    # solvers for the plain denoiser get it, unless another look-ahead is asked for
+    usual = best.look_ahead if pick_method(model, method) == best.method else LookAhead()
+    return Sampler(method, look_ahead or usual)
+
 # %% ../nbs/course/08_sampler.ipynb #3a4196ee
 def denoise(
     predict,  # (z, t) -> Prediction
@@ -151,10 +219,11 @@ def sample(
     guidance: float = 1.0,  # on the caption; costs a second evaluation per step unless 1
     seed: int = 0,  # of the noise, drawn on the CPU: the same on every device
     any_steps: bool = False,
+    look_ahead: LookAhead | None = None,  # of an any-step student; None: what suits the steps
 ):
     """Yield a `State` per step."""
     check_range(steps=steps, guidance=guidance, seed=seed)
-    method = pick_method(model, method)
+    sampler = pick_sampler(model, steps, method, look_ahead)
     if isinstance(model, Student):
         cond = _checked(model, cond, captions)
     elif cond is not None:
@@ -166,11 +235,12 @@ def sample(
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
     ts = schedule.timesteps(steps)
     conds = (cond,) if isinstance(model, Student) else ()
+    told = sampler.told(model, ts)
 
     def predict(z, t):
-        return model(z, t, *conds, text, guidance=guidance)
+        return model(z, t, *conds, text, guidance=guidance, **told[t])
 
-    yield from denoise(predict, z, ts, METHODS[method](schedule, ts, generator))
+    yield from denoise(predict, z, ts, METHODS[sampler.method](schedule, ts, generator))
 
 
 def _checked(student, cond, captions):

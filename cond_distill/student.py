@@ -148,11 +148,22 @@ class Student(nn.Module):
             self.adaptor.prepare(self.teacher, cond),
         )
 
-    def forward(self, z, t, cond, text, guidance: float = 1.0) -> Prediction:
-        """z [B,C,h,w], t int or [B], cond [B,K,H,W] in [0,1], text [B,L,D].
+    @property
+    def any_step(self) -> bool:
+        """Whether it can be told how far ahead to look."""
+        return self.adaptor.extra_input == "look_ahead"
 
-        Guidance is on the caption, the condition stays.
-        """
+    def forward(
+        self,
+        z,  # latents [B,C,h,w]
+        t,  # timesteps, int or [B]
+        cond,  # [B,K,H,W] in [0,1], or `Prepared`
+        text,  # embeddings of the captions [B,L,D]
+        guidance: float = 1.0,  # on the caption, the condition stays
+        # timesteps ahead, a number or [B], for a student with that input; 0: the plain denoiser
+        look_ahead: float | torch.Tensor = 0.0,
+    ) -> Prediction:
+        """The teacher's call, plus the condition."""
         ready = cond if isinstance(cond, Prepared) else self.prepare(cond)
         if not len(z) == len(text) == (len(z) if ready.n is None else ready.n):
             raise ValueError(
@@ -160,31 +171,43 @@ class Student(nn.Module):
                 "each per image"
             )
 
-        def predict(z, t, text, cond):
-            if self.adaptor.reader is not None:
-                text = self.adaptor.reader(text.float())
-            time = self.schedule.network_time(t).to(z.device)
-            return self.teacher.predict(
-                z,
-                t,
-                text,
-                weights=ready.weights,
-                **self.adaptor(
-                    z.float(), time, cond, self.teacher.text_inputs(text.float()), **told
-                ),
-            )
+        takes = self.adaptor.extra_input
 
-        # such an adaptor does in one call what costs others two
-        told = dict(guidance=guidance) if self.adaptor.embeds_guidance else {}
+        def predict(z, t, text, cond, ahead):
+            told = dict(guidance=guidance, look_ahead=ahead)
+            more = {takes: told[takes]} if takes else {}
+            return self._predict(z, t, text, ready.weights, cond, more)
+
         return classifier_free_guidance(
             predict,
             z,
             as_timesteps(t, z),
             text,
             self.teacher.empty(),
-            1.0 if told else guidance,
+            # such an adaptor does in one call what costs others two
+            1.0 if takes == "guidance" else guidance,
             ready.parts,
+            self._checked(look_ahead, z),
         )
+
+    def _predict(self, z, t, text, weights, cond, more: dict) -> Prediction:
+        """One call without guidance; `more` is what the adaptor is told beside the time."""
+        if self.adaptor.reader is not None:
+            text = self.adaptor.reader(text.float())
+        time = self.schedule.network_time(t).to(z.device)
+        inputs = self.teacher.text_inputs(text.float())
+        effect = self.adaptor(z.float(), time, cond, inputs, **more)
+        return self.teacher.predict(z, t, text, weights=weights, **effect)
+
+    def _checked(self, look_ahead, z) -> torch.Tensor:
+        """The look-ahead of each sample, [B]; refused where the adaptor has no input for it."""
+        given = torch.is_tensor(look_ahead) or look_ahead != 0
+        if given and not self.any_step:
+            raise ValueError(
+                "look_ahead is given, but this student has no input for it: it was not trained for "
+                "any number of steps; leave look_ahead out"
+            )
+        return torch.as_tensor(look_ahead, dtype=torch.float32, device=z.device).expand(len(z))
 
     def copy(self) -> Student:
         """A student with its own copy of the adaptor and the same teacher; for moving averages."""
@@ -256,7 +279,7 @@ def compose(
             "trained on"
         )
     if len(students) > 1 and any(
-        s.adaptor.reader is not None or s.adaptor.embeds_guidance for s in students
+        s.adaptor.reader is not None or s.adaptor.extra_input == "guidance" for s in students
     ):
         raise ValueError(
             "an adaptor that reads instructions (a task such as 'edit') or is told the guidance "

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .ranges import check_range
-from .sampler import METHODS, check_steps, denoise, pick_method
+from .sampler import METHODS, check_steps, denoise, pick_sampler
 from .student import Prepared, Student
 from .teacher import Teacher
 
@@ -133,10 +133,10 @@ def draw_tiled(
     z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
 
     def predict(z, t):
-        return _agreed(student, z, t, ready, text, guidance, places)
+        return _agreed(student, z, t, ready, text, places, told[t] | dict(guidance=guidance))
 
-    ts = schedule.timesteps(steps)
-    move = METHODS[pick_method(student, method)](schedule, ts, generator)
+    sampler, ts = pick_sampler(student, steps, method), schedule.timesteps(steps)
+    told, move = sampler.told(student, ts), METHODS[sampler.method](schedule, ts, generator)
     for state in denoise(predict, z, ts, move):
         z = state.z
         bar.update()
@@ -144,13 +144,13 @@ def draw_tiled(
     return decode_tiled(teacher, z)[..., :h, :w]
 
 
-def _agreed(student: Student, z, t: int, ready: list[Prepared], text, guidance: float, places):
+def _agreed(student: Student, z, t: int, ready: list[Prepared], text, places, more: dict):
     """The Prediction of the whole picture from the common x̂ of its tiles."""
     tile, cuts = student.teacher.latent_shape[1], iter(places)
     tiles = []
     for part in ready:
         own = [next(cuts) for _ in range(part.n or 0)]
         words = text.expand(len(own), -1, -1)
-        tiles += student(_cut(z, own, tile), t, part, words, guidance=guidance).x
+        tiles += student(_cut(z, own, tile), t, part, words, **more).x
     x = _blend(tiles, places, list(z.shape[-2:]), tile)
     return student.schedule.from_x(x, z, torch.full((1,), t, device=z.device))

@@ -246,7 +246,7 @@ class Run:
         self.target_ema = MovingAverage(self.target, cfg.target_decay)
         self.ema = MovingAverage(self.ema_student, cfg.ema_decay)
         self.method.setup(teacher)
-        self.eval_student.about = dict(method=self.method.sampler)
+        self.eval_student.about = self.method.about()
 
     @property
     def main(self) -> bool:
@@ -404,7 +404,7 @@ def _shares(run, batch, d):
     n = run.accelerator.num_processes * run.cfg.accumulate
     k = run.accelerator.process_index * run.cfg.accumulate
     for i in range(k, k + run.cfg.accumulate):
-        drawn = {name: _piece(getattr(d, name), i, n) for name in ("t", "s", "eps", "u")}
+        drawn = {k: _piece(v, i, n) for k, v in vars(d).items() if torch.is_tensor(v)}
         yield {name: _piece(v, i, n) for name, v in batch.items()}, replace(d, **drawn)
 
 
@@ -446,7 +446,7 @@ def train_step(run: Run, data: ExampleSource | dict) -> dict:
     lr = run.sched.get_last_lr()[0]  # of this step
     _step_if_finite(run, loss, norm)
     run.step += 1
-    run.nfe += round(parts.pop("forwards"))
+    run.nfe += parts.pop("forwards")
     return parts | dict(grad_norm=float(norm), lr=lr)
 
 
@@ -519,7 +519,7 @@ def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
         for k, v in measure_curve(run.eval_student, run.cfg, judge, n, (steps,))[0].items()
         if k not in ("steps", "n")
     }
-    append_row(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=run.nfe, **found))
+    append_row(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=round(run.nfe), **found))
     _keep_best(run, found)
     return found
 
@@ -692,7 +692,7 @@ def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
 # %% ../nbs/course/09_trainer.ipynb #eb96db66
 def _record(run, parts, began, bar, judge):
     """Log a step; draw the grid and ask the judge when it is time."""
-    rec = Record(step=run.step, nfe=run.nfe, seconds=time.time() - began, **parts)
+    rec = Record(step=run.step, nfe=round(run.nfe), seconds=time.time() - began, **parts)
     bar.update(1)
     bar.set_postfix(
         loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False

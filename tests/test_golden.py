@@ -71,6 +71,12 @@ RUNS = {
     "SD 3": dict(teacher="sd3"),
     "pixels": dict(teacher="pixels", adaptor="concat"),
     "pixels, fusion": dict(teacher="pixels", adaptor="fusion"),
+    "any step": dict(preset="any_step"),
+    "any step, box kernel": dict(preset="any_step", kernel="box", ramp_start=0.2),
+    "any step, concat, in two pieces": dict(preset="any_step", adaptor="concat", accumulate=2),
+    "any step, pixels, fusion": dict(preset="any_step", teacher="pixels", adaptor="fusion"),
+    "any step, SD XL": dict(preset="any_step", teacher="sdxl", adaptor="t2i"),
+    "any step, SD 3": dict(preset="any_step", teacher="sd3"),
 }
 SMALL = dict(
     task="superres_x4",

@@ -9,8 +9,8 @@ from ..adaptor import Adaptor, ControlNetAdaptor
 from .concat import ConcatAdaptor
 from .full import FullFinetune
 from .fusion import FusionAdaptor
-from .guidance import GuidanceEmbedded
 from .lora import LoRAAdaptor
+from .scalar_input import GuidanceEmbedded, LookAheadEmbedded
 from .t2i import T2IAdaptor
 from .transformer import TransformerControlNetAdaptor
 from ..teacher import Teacher
@@ -29,7 +29,13 @@ ADAPTORS = dict(
 )
 
 # what a saved adaptor may be; a class of your own joins them by being defined (`Adaptor.kinds`)
-ADAPTOR_CLASSES = (*ADAPTORS.values(), TransformerControlNetAdaptor, GuidanceEmbedded, FullFinetune)
+ADAPTOR_CLASSES = (
+    *ADAPTORS.values(),
+    TransformerControlNetAdaptor,
+    GuidanceEmbedded,
+    LookAheadEmbedded,
+    FullFinetune,
+)
 
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:

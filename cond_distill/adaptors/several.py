@@ -44,7 +44,9 @@ class MultiAdaptor(Adaptor):
             )
         self.adaptors, self.strengths = nn.ModuleList(adaptors), list(strengths)
         if len(adaptors) == 1:
-            self.reader, self.embeds_guidance = adaptors[0].reader, adaptors[0].embeds_guidance
+            self.reader = adaptors[0].reader
+        inputs = [a.extra_input for a in adaptors if a.extra_input]
+        self.extra_input = inputs[0] if inputs else None
 
     def check(self, cond, n):
         if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors):
@@ -73,7 +75,10 @@ class MultiAdaptor(Adaptor):
         return total.items()
 
     def forward(self, z, time, cond, inputs, **told):
-        return self._total(a(z, time, c, inputs, **told) for a, c in zip(self.adaptors, cond))
+        return self._total(
+            a(z, time, c, inputs, **(told if a.extra_input else {}))
+            for a, c in zip(self.adaptors, cond)
+        )
 
     def write(self, folder, dtype):
         raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")

@@ -86,13 +86,17 @@ class Method:
         """The loss; its parts are d_x, d_c, w_c and `forwards`, the network evaluations."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
-    def step_forwards(self, step: int) -> int:
+    def step_forwards(self, step: int) -> float:
         """Forward passes per image in a step, of all networks that the loss calls."""
         raise NotImplementedError(f"{type(self).__name__} does not say what a step costs")
 
     def forwards(self) -> int:
         """The same over the whole run."""
-        return sum(map(self.step_forwards, range(self.cfg.steps)))
+        return round(sum(map(self.step_forwards, range(self.cfg.steps))))
+
+    def about(self) -> dict:
+        """What a saved student says about how to draw with it: JSON values."""
+        return dict(method=self.sampler)
 
     def state_dict(self) -> dict:
         """What a checkpoint must keep of it."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ..config import TrainConfig
+from .any_step import AnyStep
 from .base import Method
 from .codi import CoDi, ConsistencyOnly, Finetuning, PaperCoDi
 from cond_distill.methods.two_stage import (
@@ -20,6 +21,7 @@ __all__ = ['METHODS', 'make_method', 'evaluations']
 # %% ../../nbs/library/methods/catalogue.ipynb #929b972c
 METHODS: dict[str, type[Method]] = dict(
     balanced=CoDi,
+    any_step=AnyStep,
     paper=PaperCoDi,
     data_only=Finetuning,
     agreement_only=ConsistencyOnly,

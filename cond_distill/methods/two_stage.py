@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..adaptor import Adaptor
-from ..adaptors.guidance import GuidanceEmbedded
+from ..adaptors.scalar_input import GuidanceEmbedded
 from ..config import TrainConfig
 from ..loss import DISTANCES, NoiseSample
 from .base import Method, progressive_stage
@@ -170,7 +170,9 @@ class LatentConsistencyDistillation(TwoStage):
     """The same; the student takes the guidance as an input."""
 
     def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
-        return adaptor if adaptor.embeds_guidance else GuidanceEmbedded.of(teacher, adaptor)
+        if adaptor.extra_input == "guidance":
+            return adaptor
+        return GuidanceEmbedded.of(teacher, adaptor)
 
     def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
         settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance, embedded=True)

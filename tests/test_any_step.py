@@ -1,0 +1,169 @@
+"""A student for any number of steps: what it is told, what it draws, what its file keeps."""
+
+import pytest
+import tiny
+import torch
+
+from cond_distill.adaptors.catalogue import make_adaptor
+from cond_distill.adaptors.scalar_input import LookAheadEmbedded
+from cond_distill.config import TrainConfig
+from cond_distill.methods.any_step import KERNELS, AnyStep, any_step_loss, sample_any_step
+from cond_distill.sampler import LookAhead, Sampler, draw_images, pick_sampler
+from cond_distill.schedule import Schedule
+from cond_distill.student import Student, compose
+from cond_distill.teacher import Teacher
+
+KINDS = [
+    ("sd2", "controlnet"),
+    ("sd2", "t2i"),
+    ("sd2", "concat"),
+    ("sd2", "lora"),
+    ("sd2", "fusion"),
+    ("sdxl", "controlnet"),
+    ("sd3", "controlnet"),
+    ("sd3", "concat"),
+    ("pixels", "concat"),
+    ("pixels", "fusion"),
+]
+CAPTIONS = list(tiny.CAPTIONS[:2])
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    folder, made = tmp_path_factory.mktemp("teachers"), {}
+    for name in ("sd2", "sdxl", "sd3", "pixels"):
+        tiny.MAKERS[name](folder / name)
+        made[name] = Teacher.from_pretrained(folder / name)
+    return made
+
+
+def new_student(teacher: Teacher, adaptor: str = "controlnet", seed: int | None = None) -> Student:
+    """Told the look-ahead; with a seed, the embedding of the number is no longer zero."""
+    torch.manual_seed(0)
+    made = LookAheadEmbedded.of(teacher, make_adaptor(adaptor, teacher, 3, rank=2))
+    if seed is not None:
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(made.embed[-1].weight, std=0.5)
+    return Student(teacher, made)
+
+
+def inputs(teacher: Teacher, n: int = 2):
+    generator = torch.Generator().manual_seed(3)
+    side = teacher.image_size
+    z = torch.randn(n, *teacher.latent_shape, generator=generator)
+    cond = torch.rand(n, 3, side, side, generator=generator)
+    return z, 700, cond, teacher.embed(CAPTIONS[:n])
+
+
+@pytest.mark.parametrize("family, adaptor", KINDS)
+@torch.no_grad()
+def test_each_sample_is_told_its_own_number(teachers, family, adaptor, tmp_path):
+    teacher = teachers[family]
+    student, asked = new_student(teacher, adaptor, seed=1), inputs(teachers[family])
+    plain = student(*asked).x
+    told = student(*asked, look_ahead=torch.tensor([0.0, 500.0])).x
+    assert torch.allclose(told[0], plain[0], atol=1e-4)
+    assert (told[1] - plain[1]).abs().max() > 1e-3
+    guided = student(*asked, guidance=2.0, look_ahead=torch.tensor([0.0, 500.0])).x
+    assert torch.isfinite(guided).all()
+    student.save(tmp_path)
+    again = Student.load(teacher, tmp_path)
+    assert torch.allclose(again(*asked, look_ahead=500.0).x[1], told[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("family, adaptor", KINDS)
+@torch.no_grad()
+def test_untrained_it_is_its_inner_adaptor(teachers, family, adaptor):
+    student, asked = new_student(teachers[family], adaptor), inputs(teachers[family])
+    inner = Student(teachers[family], student.adaptor.inner)
+    assert torch.equal(student(*asked, look_ahead=300.0).x, inner(*asked).x)
+
+
+def test_a_student_without_the_input_refuses(teachers):
+    torch.manual_seed(0)
+    plain = Student(teachers["sd2"], make_adaptor("t2i", teachers["sd2"], 3, rank=2))
+    with pytest.raises(ValueError, match="no input for it"):
+        plain(*inputs(teachers["sd2"]), look_ahead=100.0)
+    with pytest.raises(ValueError, match="any number of steps"):
+        pick_sampler(plain, 4, look_ahead=LookAhead(100))
+
+
+def test_two_numbers_are_one_too_many(teachers):
+    method = AnyStep(TrainConfig(preset="any_step"))
+    student = new_student(teachers["sd2"])
+    assert method.extend(teachers["sd2"], student.adaptor) is student.adaptor
+    student.adaptor.extra_input = "guidance"
+    with pytest.raises(ValueError, match="takes one number"):
+        method.extend(teachers["sd2"], student.adaptor)
+    with pytest.raises(ValueError, match="kernel is 'gauss'"):
+        AnyStep(TrainConfig(preset="any_step", kernel="gauss"))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_any_number_of_steps_is_drawn(teachers, kernel, tmp_path):
+    student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
+    about = AnyStep(TrainConfig(preset="any_step", kernel=kernel)).about()
+    student.save(tmp_path, **about)
+    student = Student.load(teachers["sd2"], tmp_path)
+    for steps in (1, 2, 3, 7, 16, 50):
+        images = draw_images(student, CAPTIONS, cond, steps=steps)
+        assert torch.isfinite(images).all()
+    asked = draw_images(student, CAPTIONS, cond, steps=2, look_ahead=LookAhead(50))
+    assert not torch.equal(asked, draw_images(student, CAPTIONS, cond, steps=2))
+
+
+def test_what_a_file_says_is_what_is_drawn():
+    class Model:
+        any_step = True
+        about = dict(samplers=[Sampler("ddim", LookAhead(of_step=1.0)).to_row(1)])
+
+    Model.about["samplers"].append(Sampler("consistency", LookAhead(400)).to_row(4))
+    assert pick_sampler(Model, 3) == Sampler("ddim", LookAhead(of_step=1.0))
+    assert pick_sampler(Model, 20) == Sampler("consistency", LookAhead(400))
+    # a solver that was made for the plain denoiser gets the plain denoiser
+    assert pick_sampler(Model, 20, "unipc") == Sampler("unipc", LookAhead())
+    assert pick_sampler(Model, 3).told(Model, [999, 499]) == {
+        999: dict(look_ahead=500.0),
+        499: dict(look_ahead=500.0),
+    }
+    assert LookAhead(800).at(100, -1) == 101.0  # never beyond the clean end
+
+
+@pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow(), Schedule.linear()])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_is_drawn_in_training(schedule, kernel):
+    x = torch.zeros(4000, 1)
+    d = sample_any_step(schedule, x, torch.Generator().manual_seed(0), kernel=kernel, instant=0.5)
+    assert (d.t >= 1).all() and (d.s >= 0).all() and (d.s < d.t).all()
+    assert (d.look_ahead <= d.t + 1).all()
+    assert abs((d.look_ahead == 0).float().mean() - 0.5) < 0.05
+    weight = KERNELS[kernel].weight(schedule, d)
+    assert ((weight >= 0) & (weight <= 1)).all() and (weight[d.look_ahead == 0] == 0).all()
+    if kernel == "box":  # the target's landing is the student's
+        ahead = d.look_ahead > 0
+        assert torch.equal((d.s - KERNELS["box"].rest(d))[ahead], (d.t - d.look_ahead)[ahead])
+    before = sample_any_step(schedule, x, torch.Generator().manual_seed(0), 0.3, kernel=kernel)
+    assert (before.look_ahead == 0).all()
+
+
+def test_the_target_is_asked_only_where_it_counts(teachers):
+    teacher = teachers["sd2"]
+    student, (z, _, cond, text) = new_student(teacher), inputs(teacher)
+    batch = dict(x=z, cond=cond, text=text)
+    d = sample_any_step(teacher.schedule, z, torch.Generator().manual_seed(0), instant=1.0)
+    loss, parts = any_step_loss(student, None, batch, d)  # nobody asks the target
+    assert parts["forwards"] == 1 and parts["d_c"] == 0 and torch.isfinite(loss)
+
+
+def test_several_adaptors(teachers):
+    teacher = teachers["sd2"]
+    told, _ = new_student(teacher, "t2i", seed=1), None
+    torch.manual_seed(0)
+    plain = Student(teacher, make_adaptor("concat", teacher, 3, rank=2))
+    both = compose([told, plain], [1.0, 1.0])
+    assert both.any_step
+    z, t, cond, text = inputs(teacher)
+    with torch.no_grad():
+        a = both(z, t, [cond, cond], text, look_ahead=500.0).x
+        b = told(z, t, cond, text, look_ahead=500.0).x
+    assert torch.allclose(a, b, atol=1e-4)  # the second one is untrained
