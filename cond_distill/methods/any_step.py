@@ -171,9 +171,10 @@ def any_step_loss(
 # kernel → smallest number of steps → sampler
 SAMPLERS = dict(
     exponential={
-        1: Sampler("consistency", LookAhead(600)),
+        1: Sampler("consistency", LookAhead(800)),
         2: Sampler("consistency", LookAhead(400)),
-        16: Sampler("ddim", LookAhead(of_step=0.5)),
+        4: Sampler("ddim", LookAhead(of_step=1.0)),
+        8: Sampler("ddim", LookAhead(of_step=0.5)),
     },
     box={1: Sampler("ddim", LookAhead(of_step=1.0))},
 )
