@@ -16,7 +16,7 @@ import torch
 
 # %% auto #0
 __all__ = ['LARGEST_JSON', 'CLASSES', 'NOT_OPENED', 'read_json', 'read_shapes', 'check_shapes', 'check_part', 'read_index',
-           'check_folder', 'load_network', 'load_parts']
+           'check_folder', 'load_network', 'hub_folder', 'load_parts']
 
 # %% ../nbs/library/folders.ipynb #190d6b9f
 LARGEST_JSON = 64 * 2**20  # bytes
@@ -274,6 +274,32 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype | None = None) -> A
             "first; download it again"
         )
     return net if dtype is None else torch.nn.Module.to(net, dtype)
+
+
+def hub_folder(
+    name: str,  # of a model on the hub: "user/model"
+    local_files_only: bool = False,  # True: look into the hub's cache, and fetch nothing
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of a model of the hub: its JSON, text and safetensors files, and no others."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name,
+            local_files_only=local_files_only,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model", "*.md"],
+        )
+    except (OSError, ValueError) as e:
+        where = "in the hub's cache" if local_files_only else "on the hub or in its cache"
+        reason = (str(e).strip() or repr(e)).splitlines()[0]
+        raise FileNotFoundError(f"no folder {name!r}, and no such model {where} ({reason})") from e
+    return Path(str(found))
 
 
 def load_parts(folder: Path, dtype: torch.dtype | None, *names: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from .adaptors.several import MultiAdaptor
 from .data.images import read_pil
 from .data.tasks import find_task
 from .families import PixelTeacher
-from .folders import CLASSES, check_folder, check_part, load_parts
+from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts
 from .ranges import check_range
 from .sampler import denoise, said_curve
 from .schedule import Schedule
@@ -370,6 +371,15 @@ def _measured(curve) -> str:
         )
     )
 
+
+def _upload(folder: Path, name: str, private: bool | None = None, token=None, **commit: Any):
+    """All files of a folder into a repository of the hub, which is made if it is not there."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repository = api.create_repo(name, private=private, exist_ok=True).repo_id
+    api.upload_folder(folder_path=folder, repo_id=repository, **commit)
+
 # %% ../nbs/library/pipeline.ipynb #f4c73028
 MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
 
@@ -428,8 +438,12 @@ class CoDiPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> CoDiPipeline:
-        """Open what `save_pretrained` wrote, after a look through the folder."""
+        """Open a folder or a model of the hub, after a look through its files."""
+        named = ("local_files_only", "revision", "cache_dir", "token")
+        hub = {k: kwargs.pop(k) for k in named if k in kwargs}
         folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = hub_folder(str(pretrained_model_name_or_path), **hub)
         dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
         check_part(folder / "adaptor", strict=False)
         found = check_folder(folder)
@@ -543,14 +557,32 @@ class CoDiPipeline(DiffusionPipeline):
         processor: Any = VaeImageProcessor(do_normalize=False)
         return processor.postprocess(images, output_type, [False] * len(images))
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """All parts, and a model card."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,  # on the hub; the folder's name, if not given
+        **kwargs: Any,  # of diffusers, and private, token, commit_message, create_pr
+    ):
+        """All parts, and a model card; then to the hub, if that is wanted."""
+        named = ("private", "token", "commit_message", "create_pr")
+        hub = {k: kwargs.pop(k) for k in named if k in kwargs}
         DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
-        about, rules, folder = self.adaptor.about, self.scheduler.config, Path(save_directory)
+        self._write_card(Path(save_directory), repo_id or Path(save_directory).name)
+        if push_to_hub:
+            _upload(Path(save_directory), repo_id or Path(save_directory).name, **hub)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any):
+        """Save into a repository of the hub, card and all."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
+
+    def _write_card(self, folder: Path, name: str):
+        about, rules = self.adaptor.about, self.scheduler.config
         steps, config = rules.trained_steps or [50], about.get("config", {})
         (folder / "README.md").write_text(
             _CARD.format(
-                name=folder.name,
+                name=name,
                 what=find_task(about["task"]).about,
                 steps=steps[-2:],
                 size=about["image_size"],

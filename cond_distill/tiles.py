@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from tqdm.auto import tqdm
@@ -38,11 +39,11 @@ def window(tile: int) -> torch.Tensor:  # [tile, tile]
 
 def _blend(tiles: Iterable[torch.Tensor], places: list, size: list[int], tile: int):
     """Tiles [C,t,t], one after the other, at places (top, left): their mean [1,C,*size]."""
-    total = weight = w = None
-    for x, (i, j) in zip(tiles, places):
-        if total is None:
-            w, total = window(tile).to(x), x.new_zeros(1, len(x), *size)
-            weight = x.new_zeros(1, 1, *size)
+    waiting = iter(tiles)
+    first = next(waiting)
+    w, weight = window(tile).to(first), first.new_zeros(1, 1, *size)
+    total = first.new_zeros(1, len(first), *size)
+    for x, (i, j) in zip(chain([first], waiting), places):
         total[0, :, i : i + tile, j : j + tile] += x * w
         weight[0, :, i : i + tile, j : j + tile] += w
     return total / weight

@@ -27,8 +27,8 @@ def student(of: Teacher, adaptor: str = "controlnet", seed: int = 0, channels: i
         for p in made.adaptor.parameters():
             p.add_(0.1 * torch.randn_like(p))
     made.adaptor.requires_grad_(False).eval()
-    info = dict(adaptor=type(made.adaptor).__name__, teacher=of.fingerprint())
-    made.about = ABOUT | info | dict(image_size=of.image_size)
+    info = dict(adaptor=type(made.adaptor).__name__, settings=made.adaptor.settings)
+    made.about = ABOUT | info | dict(teacher=of.fingerprint(), image_size=of.image_size)
     return made
 
 
