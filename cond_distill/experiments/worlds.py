@@ -16,7 +16,8 @@ from ..schedule import Prediction, Schedule
 # %% auto #0
 __all__ = ['PEAKS', 'PEAK_WIDTH', 'peaks_schedule', 'RING_WIDTH', 'posterior_mean', 'sample_peaks', 'peaks_error', 'draw_peaks',
            'PeaksStudent', 'signal_and_noise', 'draw_examples', 'right_answers', 'distance_to_answers', 'mirrored',
-           'ring_teacher', 'ring_exact', 'RingStudent', 'ring_step', 'ring_sample', 'ring_fit']
+           'ring_teacher', 'ring_exact', 'RingStudent', 'ring_step', 'ring_sample', 'ring_error', 'ring_panel',
+           'ring_fit']
 
 # %% ../../nbs/library/experiments/worlds.ipynb #283d3ccd
 PEAKS, PEAK_WIDTH = (-1.0, 1.0), 0.08
@@ -177,6 +178,30 @@ def ring_sample(
         t = torch.full_like(c, k / steps)
         z = ring_step(denoiser(z, t, c), z, t, torch.full_like(c, (k - 1) / steps))
     return z
+
+# %% ../../nbs/library/experiments/worlds.ipynb #7c59e7d9
+def ring_error(denoiser: Callable, steps: int, count: int = 4000) -> float:
+    """Mean distance of samples from the nearer right answer."""
+    c = draw_examples(count, torch.Generator().manual_seed(1))[1]
+    return distance_to_answers(ring_sample(denoiser, c, steps), c).mean().item()
+
+
+def ring_panel(
+    ax,  # of matplotlib
+    points: torch.Tensor,  # [N, 2]
+    title: str,
+    angle: float | None = None,  # of the line that is the condition
+) -> None:
+    """Draw samples, the ring and the line."""
+    from matplotlib.patches import Circle
+
+    ax.add_patch(Circle((0, 0), 1, fill=False, ec="lightgrey", lw=2))
+    if angle is not None:
+        ax.axline((0, 0), slope=math.tan(angle), color="grey", lw=0.8, ls="--")
+    ax.plot(*points.T, ".", ms=2.5, alpha=0.6)
+    ax.set_title(title, fontsize=10)
+    ax.set_aspect("equal")
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), xticks=[], yticks=[])
 
 # %% ../../nbs/library/experiments/worlds.ipynb #3f3afe77
 def ring_fit(
