@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -187,7 +188,7 @@ def ring_error(denoiser: Callable, steps: int, count: int = 4000) -> float:
 
 
 def ring_panel(
-    ax,  # of matplotlib
+    ax: Any,  # of matplotlib
     points: torch.Tensor,  # [N, 2]
     title: str,
     angle: float | None = None,  # of the line that is the condition
