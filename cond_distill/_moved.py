@@ -53,6 +53,12 @@ NAMES = {
     "cli": {"ReproduceConfig": "config"},
     "config": {"evaluations": "methods.catalogue"},
     "data.cache": {"make_batch": "data.source"},
+    "data.images": {
+        "MAX_PIXELS": "data.decode",
+        "PICTURES": "data.decode",
+        "open_image": "data.decode",
+        "list_images": "data.folder",
+    },
     "data.stream": {"first_examples": "data.source:first_rows"},
     "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
     "evaluation.distances": {

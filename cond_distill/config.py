@@ -71,6 +71,15 @@ class TrainConfig:
     zoom: float = 4.0
     # hand on red, green and blue of your images in random order: for few photographs
     recolour: bool = False
+    # mirror half of the crops; --no-flip for normal maps and for pictures with writing
+    flip: bool = True
+    # columns of a data set or metadata file; empty: found by their usual names
+    image_column: str = ""
+    caption_column: str = ""
+    condition_column: str = ""  # the input of a pair
+    # what makes the conditions of your images: "depth-estimation:MODEL", "image-segmentation:MODEL"
+    # (folders or names of transformers models) or "module:function"; for the tasks depth and map
+    estimator: str = ""
     workers: int = 2  # processes (of shards: threads) that render scenes or open images
     captions: str = "partial"  # what captions tell: "full", "partial", "none", "mixed"
     # share of captions replaced by the empty one (instructions are never dropped)

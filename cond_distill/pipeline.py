@@ -26,7 +26,7 @@ from cond_distill.adaptor import (
     write_weights,
 )
 from .adaptors.several import MultiAdaptor
-from .data.images import read_pil
+from .data.decode import read_pil
 from .data.tasks import find_task
 from .families import PixelTeacher
 from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts

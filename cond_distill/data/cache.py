@@ -5,7 +5,11 @@
 # %% ../../nbs/library/data/cache.ipynb #a7922ea8
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_start_method
@@ -16,37 +20,31 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..config import TrainConfig
-from .images import Photos, collate, digest
+from .images import Photos, collate, photos_of, with_conditions
 from .scenes import WORLD
 from .tasks import examples
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['cache_name', 'cache_examples', 'encode_examples']
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe', 'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
-def _pieces(teacher, cfg, done):
+# of the code that cuts crops and keeps them; a higher one makes old caches useless
+VERSION = 2
+
+
+def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int) -> Iterable[dict]:
     """Batches of examples from number `done` on, 100 at a time."""
-    load = partial(torch.utils.data.DataLoader, num_workers=cfg.workers)
-    if cfg.images:
-        photos = Photos(
-            cfg.images,
-            cfg.task,
-            teacher.image_size,
-            zoom=cfg.zoom,
-            seed=cfg.seed,
-            recolour=cfg.recolour,
-        )
-        return load(
-            torch.utils.data.Subset(photos, range(done, cfg.scenes)),
-            batch_size=100,
-            collate_fn=collate,
+    if photos:
+        rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
+        return torch.utils.data.DataLoader(
+            rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate
         )
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
     # on a CPU they would take the encoder's cores; and where processes are not forked, a script
     # without a main guard would call itself
     apart = teacher.device.type == "cuda" and get_start_method() == "fork"
-    return load(
+    return torch.utils.data.DataLoader(
         ranges,
         batch_size=None,
         num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0,
@@ -54,39 +52,85 @@ def _pieces(teacher, cfg, done):
     )
 
 
-def _render(task, size, level, numbers):
+def _render(task: str, size: int, level: str, numbers: range) -> dict:
     made = examples(task, numbers, size=size, level=level)
     # processes hand on through shared memory, which may be small
     return {k: made[k] for k in ("image", "cond", "caption")}
 
 
-def cache_name(teacher, cfg):
-    """Different for everything that changes the examples."""
-    dtype = "" if cfg.dtype == "float32" else f"_{cfg.dtype}"
-    if not cfg.images:
-        return f"{cfg.task}_{cfg.captions}_{cfg.scenes}_world{WORLD}_{teacher.fingerprint()}{dtype}"
-    crops = f"zoom{cfg.zoom:g}_seed{cfg.seed}{'_recoloured' * cfg.recolour}"
-    source = f"{cfg.task}_{digest(cfg.images)}_{cfg.scenes}"
-    return f"{source}_{crops}_{teacher.fingerprint()}{dtype}"
+def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:
+    """Everything that changes the examples."""
+    vae = dict(getattr(teacher.vae, "config", {}))
+    scale = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    key = dict(
+        version=VERSION,
+        task=cfg.task,
+        examples=cfg.scenes,
+        teacher=teacher.fingerprint(),
+        latents=[vae.get(name) for name in scale],
+        size=teacher.image_size,
+        dtype=cfg.dtype,
+        captions=getattr(teacher.tokenizer, "model_max_length", None),
+    )
+    if photos is None:
+        return key | dict(world=WORLD, level=cfg.captions)
+    of_batch = photos.task.of_batch if photos.task else None
+    return key | dict(
+        pictures=photos.digest(),
+        crops=vars(photos.crops),
+        bits=photos.bits(),
+        estimator=of_batch.fingerprint() if of_batch else "",
+    )
+
+
+def cache_name(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> str:
+    """The folder of a cache: task, number of examples, and a hash of the key."""
+    if cfg.images and photos is None:
+        photos = photos_of(cfg, teacher.image_size)
+    key = json.dumps(cache_key(teacher, cfg, photos), sort_keys=True, default=str)
+    return f"{cfg.task}_{cfg.scenes}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/library/data/cache.ipynb #1214344a
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
-    """Memory-mapped 'x' [N,C,h,w], 'cond' [N,K,H,W] and 'text' [N,L,D].
+    """Memory-mapped 'x' [N, C, h, w], 'cond' [N, K, H, W] and 'text' [N, L, D].
 
     Made on the first call, in pieces, resumable. One process makes them, others that want the same
     wait for it.
     """
-    folder = Path(cfg.cache) / cache_name(teacher, cfg)
+    photos = photos_of(cfg, teacher.image_size) if cfg.images else None
+    if photos and progress:
+        print(describe(teacher, photos), flush=True)
+    folder = Path(cfg.cache) / cache_name(teacher, cfg, photos)
     folder.mkdir(parents=True, exist_ok=True)
     if _done(folder) < cfg.scenes:
         with _alone(folder, progress):
             if _done(folder) < cfg.scenes:
-                _make(teacher, cfg, folder, progress)
+                key = json.dumps(cache_key(teacher, cfg, photos), indent=1, default=str)
+                (folder / "key.json").write_text(key + "\n", encoding="utf-8")
+                _make(teacher, cfg, photos, folder, progress)
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
 
 
+def describe(teacher: Teacher, photos: Photos) -> str:
+    """What was found, and how many captions are longer than the text encoder takes."""
+    cut = _too_long(teacher, [c for i in photos.items[:10_000] for c in i.captions])
+    return photos.found.report() + (f"; {cut} captions are cut to the encoder's length" * (cut > 0))
+
+
+def _too_long(teacher: Teacher, captions: list[str]) -> int:
+    """How many captions have more tokens than the text encoder takes."""
+    if teacher.tokenizer is None:
+        return 0
+    most = teacher.tokenizer.model_max_length
+    limit = getattr(getattr(teacher.text_encoder, "config", None), "max_position_embeddings", most)
+    most = min(most, limit)
+    # a token has one character or more
+    long = [c for c in captions if len(c) > most - 2]
+    return sum(len(ids) > most for ids in teacher.tokenizer(long).input_ids) if long else 0
+
+
 @contextmanager
-def _alone(folder, progress):
+def _alone(folder: Path, progress: bool) -> Iterator[None]:
     """While open, no other process makes this cache."""
     lock = FileLock(folder / "lock")
     try:
@@ -101,55 +145,101 @@ def _alone(folder, progress):
         lock.release()
 
 
-def _done(folder) -> int:
+def _done(folder: Path) -> int:
     """How many examples of a cache are there."""
     file = folder / "done.json"
     return json.loads(file.read_text()) if file.exists() else 0
 
 # %% ../../nbs/library/data/cache.ipynb #ea48211a
-def _make(teacher, cfg, folder, progress):
+def _reserve(folder: Path, cfg: TrainConfig, part: dict, progress: bool) -> dict:
+    """The files of a cache, as large as they will be; `OSError` if there is no room."""
+    files = {k: folder / f"{k}.npy" for k in part}
+    need = sum(v[0].nbytes for v in part.values()) * cfg.scenes
+    free = shutil.disk_usage(folder).free + sum(
+        f.stat().st_size for f in files.values() if f.exists()
+    )
+    if progress:
+        print(
+            f"{cfg.scenes:,} examples take {need / 1e9:.2f} GB on the disk, in {folder}", flush=True
+        )
+    if free < need:
+        raise OSError(_no_room(folder, cfg, need, free))
+    out = {}
+    for k, v in part.items():
+        out[k] = np.lib.format.open_memmap(files[k], "w+", v.dtype, (cfg.scenes, *v.shape[1:]))
+        if hasattr(os, "posix_fallocate"):
+            with open(files[k], "r+b") as f:
+                try:
+                    os.posix_fallocate(f.fileno(), 0, files[k].stat().st_size)
+                except OSError as e:
+                    raise OSError(f"{_no_room(folder, cfg, need, free)} ({e.strerror})") from e
+    return out
+
+
+def _no_room(folder: Path, cfg: TrainConfig, need: int, free: int) -> str:
+    """What to do where a cache does not fit."""
+    fit = int(cfg.scenes * free / need * 0.95)
+    return (
+        f"{cfg.scenes:,} examples need {need / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} "
+        f"GB free: make room, take fewer (scenes={fit} fit), or another folder (cache=FOLDER)"
+    )
+
+
+def _make(
+    teacher: Teacher, cfg: TrainConfig, photos: Photos | None, folder: Path, progress: bool
+) -> None:
     """The examples that are missing."""
     from tqdm.auto import tqdm
 
-    done, files = _done(folder), None
-    for piece in tqdm(
-        _pieces(teacher, cfg, done),
+    done, files, bits = _done(folder), {}, photos.bits() if photos else 8
+    bar = tqdm(
+        _pieces(teacher, cfg, photos, done),
         desc="make and encode examples",
         initial=done // 100,
         total=-(-cfg.scenes // 100),
         disable=not progress,
-    ):
-        i, part = done, encode_examples(teacher, piece)
-        done += len(piece["image"])
-        with open(folder / "skipped.txt", "a") as f:
-            f.writelines(f"{name}\n" for name in piece.get("skipped", ()))
-        files = files or {
-            k: np.lib.format.open_memmap(
-                folder / f"{k}.npy", "r+" if i else "w+", v.dtype, (cfg.scenes, *v.shape[1:])
-            )
-            for k, v in part.items()
-        }
+    )
+    for piece in bar:
+        piece = with_conditions(photos.task, piece) if photos else piece
+        part = encode_examples(teacher, piece, bits)
+        if not files and done:
+            files = {k: np.load(folder / f"{k}.npy", mmap_mode="r+") for k in part}
+        files = files or _reserve(folder, cfg, part, progress)
         for k, v in part.items():
-            files[k][i : i + len(v)] = v
+            files[k][done : done + len(v)] = v
             files[k].flush()
-        (folder / "done.part").write_text(str(done))
-        (folder / "done.part").replace(folder / "done.json")
-    skipped = sorted(set((folder / "skipped.txt").read_text().splitlines()))
-    if skipped:
+        done += len(piece["image"])
+        _note(folder, done, piece.get("skipped", ()))
+    _tell_skipped(folder)
+
+
+def _note(folder: Path, done: int, skipped: Iterable[str]) -> None:
+    """So many examples are there, and these files were skipped on the way."""
+    with open(folder / "skipped.txt", "a", encoding="utf-8", errors="backslashreplace") as f:
+        f.writelines(f"{name}\n" for name in skipped)
+    (folder / "done.part").write_text(str(done))
+    (folder / "done.part").replace(folder / "done.json")
+
+
+def _tell_skipped(folder: Path) -> None:
+    """Which files could not be read."""
+    lines = sorted(set((folder / "skipped.txt").read_text(encoding="utf-8").splitlines()))
+    if lines:
         print(
-            f"skipped {len(skipped)} unreadable files (listed in {folder / 'skipped.txt'}): "
-            f"{'; '.join(skipped[:3])}{' …' if len(skipped) > 3 else ''}"
+            f"skipped {len(lines)} unreadable files (listed in {folder / 'skipped.txt'}): "
+            f"{'; '.join(lines[:3])}{' …' if len(lines) > 3 else ''}"
         )
 
 
-def encode_examples(teacher: Teacher, part: dict) -> dict:
-    """A batch of examples as the cache keeps them: x, cond as bytes, text in half precision.
-
-    Numpy.
-    """
-    cond = (part["cond"] * 255).round().to(torch.uint8)
+def encode_examples(
+    teacher: Teacher,
+    part: dict,  # image [B, 3, H, W] and cond [B, K, H, W] in [0, 1], B captions
+    bits: int = 8,  # that are kept of a condition's values: 8 or 16
+) -> dict[str, np.ndarray]:  # x float32, cond uint8 or uint16, text float16
+    """A batch of examples as the cache keeps them."""
+    cond = (part["cond"] * (2**bits - 1)).round().to(torch.int32).numpy()
     return dict(
         x=teacher.encode(part["image"]).cpu().numpy(),
-        cond=cond.numpy(),
+        cond=cond.astype(np.uint8 if bits == 8 else np.uint16),
         text=teacher.embed(part["caption"]).cpu().half().numpy(),
     )

@@ -20,8 +20,8 @@ from ..evaluation.evaluator import read_maps
 from ..evaluation.fidelity import depth_fidelity
 
 # %% auto #0
-__all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges', 'resize',
-           'small_again', 'degrade', 'random_mask', 'with_hole', 'composite', 'underexpose', 'edit']
+__all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'MAP', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges',
+           'resize', 'small_again', 'degrade', 'random_mask', 'with_hole', 'composite', 'underexpose', 'edit']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
 @dataclass(frozen=True)
@@ -46,18 +46,22 @@ class Task:
     enlarge: int = 1
     # captions describe the answer (False: the caption is an instruction)
     captions: bool = True
+    # (pictures [B,3,H,W] in [0,1]) -> conditions [B,K,H,W], where a network makes them
+    of_batch: Callable | None = None
+    bits: int = 8  # of a condition's values that count
 
 
 TASKS: dict[str, Task] = {}
 
 # %% ../../nbs/library/data/tasks.ipynb #1b22c748
 def find_task(name: str) -> Task:
-    """The task of that name; 'pairs' is that of your own input/target pictures."""
-    if name not in TASKS and name != "pairs":
+    """The task of that name; 'pairs' and 'map' are for pictures of your own only."""
+    known = TASKS | {"pairs": PAIRS, "map": MAP}
+    if name not in known:
         raise ValueError(
-            f"task is {name!r}; this version has: {', '.join(TASKS)}, and pairs for your own"
+            f"task is {name!r}; this version has: {', '.join(TASKS)}; pairs and map for your own"
         )
-    return TASKS[name] if name in TASKS else PAIRS
+    return known[name]
 
 
 SMALL_IS_GOOD = ("depth error", "perceptual", "FD-scenes", "FD-texture")
@@ -299,6 +303,8 @@ def _near_truth(nets, images, held):
 
 
 PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
+# its estimator brings a measure of its own (`data.estimate`)
+MAP = Task("map", "a map that an estimator of yours makes of photographs", 3, fidelity=_near_truth)
 
 for _k in (4, 8):
     _add(

@@ -16,7 +16,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import TeachConfig
-from ..data.images import Photos, collate, digest
+from ..data.folder import digest
+from ..data.images import Photos, collate
 from .fit import FitPlan, fit
 from ..schedule import Schedule
 

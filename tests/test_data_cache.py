@@ -1,0 +1,127 @@
+"""Caches: never stale, never too large for the disk, and conditions keep their bits."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from cond_distill.config import TrainConfig
+from cond_distill.data import cache
+from cond_distill.data.cache import cache_examples, cache_name, describe
+from cond_distill.data.images import Photos
+from cond_distill.data.source import ArrayExamples, first_rows
+from cond_distill.teacher import Teacher
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Teacher:
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny.stable_diffusion(folder)
+    return Teacher.from_pretrained(folder)
+
+
+@pytest.fixture
+def cfg(tmp_path) -> TrainConfig:
+    (tmp_path / "pictures").mkdir()
+    for k in range(3):
+        x = np.random.default_rng(k).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+        Image.fromarray(x).save(tmp_path / "pictures" / f"{k}.png")
+    return TrainConfig(
+        images=str(tmp_path / "pictures"),
+        task="superres_x4",
+        scenes=20,
+        workers=0,
+        cache=str(tmp_path / "cache"),
+    )
+
+
+@pytest.mark.parametrize("field", ["scaling_factor", "shift_factor"])
+@pytest.mark.parametrize("images", ["", "pictures"])
+def test_scale_of_the_latents(teacher, cfg, field, images):
+    cfg = cfg if images else replace(cfg, images="")
+    before = cache_name(teacher, cfg)
+    old = teacher.vae.config.get(field)
+    teacher.vae.register_to_config(**{field: 0.123})
+    try:
+        assert cache_name(teacher, cfg) != before
+    finally:
+        teacher.vae.register_to_config(**{field: old})
+    assert cache_name(teacher, cfg) == before
+
+
+@pytest.mark.parametrize(
+    "change", [dict(flip=False), dict(zoom=2.0), dict(seed=1), dict(recolour=True), dict(scenes=21)]
+)
+def test_settings(teacher, cfg, change):
+    assert cache_name(teacher, replace(cfg, **change)) != cache_name(teacher, cfg)
+
+
+def test_another_picture_of_the_same_name(teacher, cfg):
+    before = cache_name(teacher, cfg)
+    Image.new("RGB", (80, 80)).save(f"{cfg.images}/1.png")
+    assert cache_name(teacher, cfg) != before
+
+
+def test_full_disk(teacher, cfg, monkeypatch):
+    """What a cache needs is known, and reserved, before anything is written into it."""
+    usage = os.statvfs(".")
+    assert usage.f_bavail >= 0
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("U", (), dict(free=1000)))
+    with pytest.raises(OSError, match=r"20 examples need .* GB .*scenes="):
+        cache_examples(teacher, cfg, progress=False)
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache_examples(teacher, cfg, progress=False)
+    monkeypatch.undo()
+    assert len(cache_examples(teacher, cfg, progress=False)["x"]) == 20  # and then it goes on
+
+
+def test_room_is_reserved(teacher, cfg, capsys):
+    arrays = cache_examples(teacher, cfg)
+    said = capsys.readouterr().out
+    assert "3 pictures, captions for 0" in said and "20 examples take" in said
+    for a in arrays.values():
+        stat = os.stat(a.filename)
+        assert stat.st_blocks * 512 >= stat.st_size
+    folder = os.path.dirname(arrays["x"].filename)
+    assert json.load(open(f"{folder}/key.json"))["task"] == "superres_x4"
+
+
+def test_sixteen_bits_of_a_pair(teacher, tmp_path):
+    """A ramp of 4,096 values in 16 bits has more than 256 of them in the cache."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "target").mkdir()
+    ramp = (np.arange(64 * 64).reshape(64, 64) + 30_000).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "input" / "a.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "target" / "a.png")
+    cfg = TrainConfig(images=str(tmp_path), task="pairs", scenes=1, workers=0, zoom=1.0)
+    arrays = cache_examples(teacher, replace(cfg, cache=str(tmp_path / "c")), progress=False)
+    values = arrays["cond"][0, 0]
+    assert values.dtype == np.uint16 and len(np.unique(values)) > 200  # in a range of 16
+    want = Photos(tmp_path, "pairs", teacher.image_size, zoom=1.0)[0]["cond"]
+    got = first_rows(arrays, 1)["cond"][0]
+    assert (got - want).abs().max() < 1e-4
+
+
+def test_captions_beyond_the_encoder(teacher, cfg):
+    assert "cut" not in describe(teacher, Photos(cfg.images, cfg.task))
+    with open(f"{cfg.images}/0.txt", "w") as f:
+        f.write("a red sphere on a floor " * 40)
+    assert "1 captions are cut" in describe(teacher, Photos(cfg.images, cfg.task))
+
+
+def test_arrays_say_what_is_one():
+    cond = np.array([0, 65535], np.uint16).reshape(2, 1, 1, 1)
+    rows = ArrayExamples(dict(x=cond, cond=cond), 2).rows(slice(2))
+    assert rows["cond"].flatten().tolist() == [0, 1] and rows["cond"].dtype == torch.float32

@@ -1,0 +1,246 @@
+"""Captions, pairs and files: nothing is lost in silence, and nothing wrong is guessed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from cond_distill.data import decode
+from cond_distill.data.decode import open_image, open_upright, read_pil
+from cond_distill.data.folder import Columns, digest, find_images
+from cond_distill.data.images import Photos
+
+
+def draw(file: Path, size=(64, 64), colour="teal", mode="RGB"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(file)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in "abc":
+        draw(tmp_path / "pictures" / f"{name}.png")
+    return tmp_path / "pictures"
+
+
+def captions(found) -> dict:
+    return {i.name: i.captions for i in found.items if i.captions}
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "prompt"])
+def test_usual_columns(folder, column):
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", column: "a wall"}))
+    assert captions(find_images(folder)) == {"a.png": ("a wall",)}
+
+
+def test_csv_with_byte_order_mark(folder):
+    text = '\ufefffile_name,text\na.png,"one, two"\nb.png,\n'
+    (folder / "metadata.csv").write_text(text, encoding="utf-8")
+    found = find_images(folder)
+    assert captions(found) == {"a.png": ("one, two",)}
+    assert found.report() == "3 pictures, captions for 1 (from metadata.csv)"
+
+
+def test_byte_order_mark_of_a_text_file(folder):
+    (folder / "a.txt").write_text("a wall", encoding="utf-8-sig")
+    assert captions(find_images(folder)) == {"a.png": ("a wall",)}
+
+
+def test_lists_and_none(folder):
+    rows = [{"file_name": "a.png", "text": ["one", "two"]}, {"file_name": "b.png", "text": None}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert captions(find_images(folder)) == {"a.png": ("one", "two")}
+    photos = Photos(folder, "superres_x4", size=32)
+    seen = {photos[k]["caption"] for k in range(60)}
+    assert seen == {"one", "two", ""}
+
+
+def test_named_column(folder):
+    row = {"file_name": "a.png", "label": 3, "what": "a wall"}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert "what" in find_images(folder).report()  # says which columns there are
+    assert captions(find_images(folder, Columns(caption="what"))) == {"a.png": ("a wall",)}
+    for column in ("label", "nothing"):  # a number is no caption
+        with pytest.raises(ValueError, match=column if column == "nothing" else "caption is 3"):
+            find_images(folder, Columns(caption=column))
+
+
+def test_names_that_match_nothing(folder):
+    rows = [{"file_name": "a.png", "text": "x"}, {"file_name": "z.png", "text": "y"}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "1 names in the metadata match no file" in find_images(folder).report()
+    (folder / "metadata.jsonl").write_text(json.dumps(rows[1]))
+    with pytest.raises(ValueError, match=r"none of the 1 names.*z\.png"):
+        find_images(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"file_name": "../x.png"}', '{"file_name": "/etc/passwd"}', '{"file_name": 3}', "[", "3"],
+)
+def test_tables_that_cannot_be_meant(folder, text):
+    (folder / "metadata.jsonl").write_text(text)
+    with pytest.raises(ValueError, match="metadata.jsonl"):
+        find_images(folder)
+
+
+def test_everything_ignored_is_counted(folder):
+    draw(folder / "Thumbs" / "a.png")
+    draw(folder / ".cache" / "a.png")
+    for name in ("d.heic", "e.heic", "readme", "z.txt"):
+        (folder / name).write_text("x")
+    os.mkfifo(folder / "f.png")
+    report = find_images(folder).report()
+    assert report.startswith("3 pictures, captions for 0, 7 files ignored (")
+    for part in (
+        "2 .heic files",
+        "1 thumbnails",
+        "1 hidden",
+        "1 pipes",
+        "1 texts without a picture",
+        "1 files without an ending",
+    ):
+        assert part in report, report
+
+
+def test_links_out_of_the_folder(folder, tmp_path):
+    draw(tmp_path / "secret.png")
+    (tmp_path / "secret.txt").write_text("a password")
+    (folder / "d.png").symlink_to(tmp_path / "secret.png")
+    (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "metadata.jsonl").symlink_to("/dev/zero")
+    found = find_images(folder)
+    assert len(found.items) == 3 and not captions(found)
+    assert "3 links that lead out of the folder" in found.report()
+
+
+def test_pipes_as_metadata(folder):
+    os.mkfifo(folder / "metadata.jsonl")
+    assert "1 pipes" in find_images(folder).report()
+
+
+def test_snapshot_of_the_hub(tmp_path):
+    blobs, snapshot = tmp_path / "data/blobs", tmp_path / "data/snapshots/main"
+    snapshot.mkdir(parents=True)
+    draw(blobs / "1.png")
+    (blobs / "2").write_text('{"file_name": "a.png", "text": "a wall"}')
+    (snapshot / "a.png").symlink_to("../../blobs/1.png")
+    (snapshot / "metadata.jsonl").symlink_to("../../blobs/2")
+    assert captions(find_images(snapshot)) == {"a.png": ("a wall",)}
+
+
+def test_names_that_are_not_utf8(folder):
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
+    found = find_images(folder)
+    assert sorted(i.name for i in found.items) == ["\\xff.png", "b.png", "c.png"]
+    assert len(digest(folder, found)) == 8
+    assert (
+        Photos(folder, "superres_x4", size=32, split="all").batch(range(3))["image"].shape[0] == 3
+    )
+
+
+def test_pairs_of_a_table(folder):
+    draw(folder / "maps" / "a.png", mode="L")
+    row = {"file_name": "a.png", "conditioning_image": "maps/a.png", "text": "x"}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    (item,) = find_images(folder, pairs=True).items
+    assert (item.name, item.before.name, item.caption) == ("a.png", "a.png", "x")
+    assert len(find_images(folder).items) == 4
+    pair = Photos(folder, "pairs", size=32)[0]
+    assert pair["cond"].shape == (3, 32, 32)
+
+
+def test_data_sets(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    image = Image.new("RGB", (64, 64))
+    features = {
+        "edited_image": datasets.Image(),
+        "original_image": datasets.Image(),
+        "edit_prompt": datasets.Value("string"),
+    }
+    rows = dict(edited_image=[image], original_image=[image.convert("L")], edit_prompt=["darker"])
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    datasets.DatasetDict(train=data).save_to_disk(tmp_path / "set")
+    found = find_images(tmp_path / "set", pairs=True)
+    (item,) = found.items
+    assert item.file[1] == "edited_image" and item.before[1] == "original_image"
+    assert item.caption == "darker"
+    assert Photos(tmp_path / "set", "pairs", size=32)[0]["cond"].shape == (3, 32, 32)
+    named = find_images(tmp_path / "set", Columns("original_image", "edit_prompt", "edited_image"))
+    assert named.items[0].file[1] == "original_image"
+    before = digest(tmp_path / "set")
+    rows["edit_prompt"] = ["lighter"]
+    again = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    datasets.DatasetDict(train=again).save_to_disk(tmp_path / "set")
+    assert digest(tmp_path / "set") != before
+
+
+def test_colour_profiles(tmp_path):
+    lab = ImageCms.createProfile("LAB")
+    assert lab  # littlecms is there
+    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    picture = Image.new("RGB", (8, 8), (10, 200, 30))
+    picture.save(tmp_path / "wide.png", icc_profile=wide)
+    picture.save(tmp_path / "plain.png")
+    picture.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    plain, broken, converted = (
+        open_image(tmp_path / f"{name}.png") for name in ("plain", "broken", "wide")
+    )
+    assert torch.equal(plain, broken) and converted.shape == plain.shape
+
+
+def test_crop_before_floats(tmp_path, monkeypatch):
+    """Of a large picture no array of floats is made but that of the crop."""
+    draw(tmp_path / "large.jpg", (3000, 2000))
+    sizes, plain = [], torch.Tensor.float
+
+    def spy(self, *args, **kwargs):
+        sizes.append(self.numel())
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "float", spy)
+    Photos(tmp_path, "superres_x4", size=32, zoom=2.0)[0]
+    assert max(sizes) <= 3 * 64 * 64
+
+
+def test_pixel_limit(tmp_path, monkeypatch):
+    draw(tmp_path / "a.png", (100, 100))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 9_999)
+    with pytest.raises(ValueError, match="100 × 100 pixels"):
+        open_image(tmp_path / "a.png")
+
+
+def test_box_is_a_crop(tmp_path):
+    x = np.random.default_rng(0).integers(0, 2**16, (40, 50)).astype(np.uint16)
+    Image.fromarray(x).save(tmp_path / "a.png")
+    image = open_upright(tmp_path / "a.png")
+    assert torch.equal(read_pil(image, (5, 6, 25, 36)), read_pil(image)[:, 6:36, 5:25])
+
+
+def test_tiny_pictures_are_skipped(folder):
+    draw(folder / "tiny.png", (1, 1))
+    batch = Photos(folder, "superres_x4", size=64, split="all").batch(range(4))
+    assert any("1 × 1 pixels" in line for line in batch["skipped"])
+
+
+def test_flips_can_be_turned_off(tmp_path):
+    half = np.repeat(np.uint8([[255] * 32 + [0] * 32]), 64, 0)
+    Image.fromarray(half).save(tmp_path / "a.png")
+
+    def turned(**options):
+        photos = Photos(tmp_path, "superres_x4", size=64, zoom=1.0, **options)
+        rows = photos.batch(range(16))["image"]
+        return (rows[..., 0].mean((1, 2)) < rows[..., -1].mean((1, 2))).sum().item()
+
+    assert turned(flip=False) == 0 and 0 < turned() < 16
+    (tmp_path / "a.txt").write_text("white on the left")
+    assert turned() == 0
+
+
+def test_wrong_settings_are_not_broken_pictures(folder):
+    with pytest.raises(ValueError, match="zoom"):
+        Photos(folder, "superres_x4", zoom=float("nan"))
