@@ -43,9 +43,9 @@ class TrainConfig:
     delta: int = 125  # Δt = t − s, training timesteps
     look_ahead: float = 400.0  # goal of L(t), training timesteps ("balanced")
     # "any_step": how a look-ahead is spread, "exponential" or "box" …
-    kernel: str = "exponential"
+    kernel: str = "box"
     longest: float = 800.0  # … the longest one that the student is told, training timesteps …
-    instant: float = 0.25  # … and the share of samples that are told 0
+    instant: float = 0.5  # … and the share of samples that are told 0
     reach: float = 1.0  # L(t) is at most this share of t, of what lies ahead ("balanced")
     ramp_start: float = 0.6  # share of the run after which L grows from 0 …
     ramp_end: float = 0.7  # … and at which it reaches its goal

@@ -81,11 +81,11 @@ def sample_any_step(
     generator: torch.Generator,  # on the CPU
     progress: float = 1.0,  # share of the training done, 0 … 1
     *,
-    kernel: Literal["exponential", "box"] = "exponential",
+    kernel: Literal["exponential", "box"] = "box",
     delta: int = 125,  # Δt of the exponential kernel, timesteps
     hop: float = 0.25,  # Δt of the box kernel, a share of the jump …
     shortest: int = 25,  # … but at least so many timesteps
-    instant: float = 0.25,  # share of the samples that are told 0
+    instant: float = 0.5,  # share of the samples that are told 0
     longest: float = 800.0,  # the largest look-ahead; the box kernel always goes to the clean end
     start: float = 0.6,  # the longest look-ahead grows between these shares of the training
     end: float = 0.7,
@@ -135,7 +135,7 @@ def any_step_loss(
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
     d: NoiseSample,  # from `sample_any_step`
     *,
-    kernel: Literal["exponential", "box"] = "exponential",
+    kernel: Literal["exponential", "box"] = "box",
     # who steps to s: the student as it is told, or (one more forward) as it is told 0
     z_s: Literal["model", "instant"] = "model",
     distance: str = "l2",  # one of `loss.DISTANCES`
