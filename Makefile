@@ -11,7 +11,7 @@ AT_ONCE ?= 1
 # words: the part of test-wheel and test-jupyter whose names have one
 ONLY ?=
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-slow lint docs test-site test-jupyter test-wheel readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ demo: env  ## Distil the shipped teacher into a 4-step depth-to-image model and 
 
 test: dev  ## Export, check and run every notebook
 	@$(PY) tools/test.py
+
+test-fast: dev  ## The quick part of tests/: under a minute on two cores
+	@$(PY) -m pytest -m "not slow"
 
 test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)
 	@COND_DISTILL_KILLS=25 $(PY) tools/test.py --only training/checkpoint course/09_trainer resume_and_scale preflight
@@ -125,6 +128,9 @@ gpu: dev  ## On a machine with a GPU: what only a GPU can tell (about twenty min
 
 bench: env  ## Measure the speed, as ratios within one run
 	$(PY) benchmarks/bench.py
+
+architecture: dev  ## Draw the page on the architecture anew, from the code
+	$(PY) tools/notebook.py run nbs/appendix/architecture.ipynb
 
 env:
 	@$(PYTHON) tools/setup_env.py

@@ -17,7 +17,7 @@ from .ranges import check_range
 # %% auto #0
 __all__ = ['UNDISTILLED', 'VERBS', 'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'read_picture',
            'fitted', 'read_condition', 'find_adaptor', 'picture_file', 'sample', 'distill', 'check', 'teach',
-           'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'main']
+           'evaluate', 'demo', 'write_demo', 'plan', 'reproduce', 'import_plugins', 'read_words', 'main']
 
 # %% ../nbs/library/cli.ipynb #b30eab0b
 @dataclass(frozen=True)
@@ -338,6 +338,7 @@ def distill(cfg: TrainConfig) -> Path:
     from cond_distill.evaluation.distances import load_networks
     from cond_distill.teacher import best_device
 
+    trainer.check_words(cfg)
     judge = partial(
         tasks.find_task(cfg.task).fidelity,
         load_networks(best_device()) if cfg.teacher == "shipped" and not cfg.images else None,
@@ -536,28 +537,43 @@ VERBS = dict(
 )
 
 
-def main(argv: list[str] | None = None):
-    """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
+def import_plugins(words: list[str]) -> list[str]:
+    """Import the modules before the verb, `--plugin MODULE …`; returns the other words."""
+    from cond_distill.extensions import import_modules
+
+    while words[:1] == ["--plugin"] and len(words) > 1:
+        import_modules(f"{words[1]}:")
+        words = words[2:]
+    return words
+
+
+def read_words(words: list[str]):
+    """The configuration that a command line describes."""
     import tyro
 
-    import cond_distill
-
-    argv = sys.argv[1:] if argv is None else argv
-    if argv == ["--version"]:
-        print(cond_distill.__version__)
-        return
-    kinds = {verb: config for verb, (_, config) in VERBS.items()}
-    cfg = tyro.extras.subcommand_cli_from_dict(
-        kinds,
+    return tyro.extras.subcommand_cli_from_dict(
+        {verb: config for verb, (_, config) in VERBS.items()},
         prog="cond-distill",
-        args=argv,
+        args=words,
         description=(
             "Conditional diffusion distillation: from a pretrained diffusion model to a fast "
-            "image-conditional one. Start with: cond-distill demo"
+            "image-conditional one. Start with: cond-distill demo. A module of your own comes "
+            "before the verb: cond-distill --plugin MODULE sample …"
         ),
     )
-    run = next(f for f, kind in VERBS.values() if type(cfg) is kind)
+
+
+def main(argv: list[str] | None = None):
+    """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
+    words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
+        import cond_distill
+
+        print(cond_distill.__version__)
+        return
     try:
+        cfg = read_words(import_plugins(words) if words[:1] == ["--plugin"] else words)
+        run = next(f for f, kind in VERBS.values() if type(cfg) is kind)
         run(cfg)
     except (ValueError, OSError, TypeError, IndexError, FloatingPointError) as e:
         print(f"cond-distill: {e}", file=sys.stderr)

@@ -104,7 +104,9 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
         )
     if info["adaptor"] not in _kinds():
         raise ValueError(
-            f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: {', '.join(_kinds())}"
+            f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: "
+            f"{', '.join(_kinds())}. A class of your own has to be imported first, on the command "
+            "line with cond-distill --plugin MODULE …"
         )
     return info
 

@@ -21,6 +21,7 @@ import torch.utils.checkpoint
 from filelock import FileLock, Timeout
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .adaptor import Adaptor
 from cond_distill.adaptors.catalogue import (
     ADAPTORS,
     make_adaptor,
@@ -31,6 +32,7 @@ from .config import TrainConfig
 from .data.source import ExampleSource, make_batch
 from .data.stream import held_out_examples, open_photos, training_data
 from .data.tasks import better, find_task
+from .extensions import find, import_modules
 from .loss import DISTANCES, SOLVERS, TIMESTEPS
 from .methods.base import Method
 from .methods.catalogue import make_method
@@ -58,13 +60,15 @@ __all__ = ['RESUME_OVERRIDES', 'check_words', 'build_adaptor', 'make_optimizer',
 
 # %% ../nbs/course/09_trainer.ipynb #5a34744e
 def check_words(cfg: TrainConfig):
-    """Refuse a word that names nothing."""
+    """Import your own modules that the configuration names; refuse a word that names nothing."""
+    import_modules(cfg.task, cfg.adaptor, cfg.preset)
+    if cfg.adaptor != "backbone":
+        find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
     for name, good in (
         ("z_s", SOLVERS),
         ("distance", DISTANCES),
         ("data", DATA_DISTANCES),
         ("timesteps", TIMESTEPS),
-        ("adaptor", [*ADAPTORS, "backbone"]),
         ("dtype", ("float32", "bfloat16", "float16")),
     ):
         if getattr(cfg, name) not in good:

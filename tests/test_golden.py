@@ -322,19 +322,26 @@ def compare(found: dict, wanted: dict, file: dict):
     )
 
 
-@pytest.mark.parametrize("name", RUNS)
+def some_slow(names, quick: set) -> list:
+    """The names, of which all but the quick ones are left out by `make test-fast`."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", some_slow(RUNS, {"balanced", "progressive", "SD 3"}))
 def test_run(name, bench, golden):
     """Twenty steps of a method: every loss, every gradient norm, the finished weights."""
     compare(bench.run(name), golden["runs"][name], golden)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", some_slow(OTHERS, {"losses", "schedules"}))
 def test_result(name, bench, golden):
     """Samplers, pipelines, losses of one batch, schedules."""
     compare(OTHERS[name](bench), golden[name], golden)
 
 
-@pytest.mark.parametrize("name", ["balanced", "progressive", "adversary", "SD 3"])
+@pytest.mark.parametrize(
+    "name", some_slow(["balanced", "progressive", "adversary", "SD 3"], {"balanced"})
+)
 def test_resumed(name, bench):
     """A run that is left and taken up again is the run that was not."""
     teacher, cfg = (
@@ -351,7 +358,10 @@ def test_resumed(name, bench):
 
 
 @pytest.mark.parametrize(
-    "name", ["balanced", "concat", "T2I-Adapter", "lcm", "captions read anew", "SD 3"]
+    "name",
+    some_slow(
+        ["balanced", "concat", "T2I-Adapter", "lcm", "captions read anew", "SD 3"], {"balanced"}
+    ),
 )
 def test_reopened(name, bench, tmp_path):
     """A student that is saved with all its bits and opened again draws the same pictures."""

@@ -4,7 +4,7 @@ The exported package, the notebooks' hygiene, the README, links, import time, th
 tests/, and every notebook run from a clean kernel.
 
 `test.py --fast` runs no notebook; `test.py --only scenes readme` runs the tests whose name contains
-one of the words. Notebooks run two at a time.
+one of the words. What is long runs two at a time: the notebooks, and pytest beside them.
 """
 
 import argparse
@@ -195,8 +195,8 @@ def test_types():
 
 def test_pytest():
     """The tests under tests/."""
-    run = call(sys.executable, "-m", "pytest")
-    print(run.stdout.strip().splitlines()[-1], flush=True)
+    run = call(sys.executable, "-m", "pytest", "--durations=5")
+    print(*run.stdout.strip().splitlines()[-7:], sep="\n", flush=True)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
 
 
@@ -216,7 +216,7 @@ def quick_tests():
     return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
 
 
-LONGER = {"pytest"}  # about a minute: not among the tests of `make lint`
+LONGER = {"pytest"}  # minutes: beside the notebooks, and not among the tests of `make lint`
 
 
 def outcome(name):
@@ -236,22 +236,25 @@ def outcome(name):
 def outcomes(names, jobs):
     """The outcome of every test.
 
-    The quick ones first, one by one (they measure times), then notebooks, the longest first, `jobs`
-    at a time.
+    The quick ones first, one by one (they measure times), then pytest and the notebooks, the
+    longest first, `jobs` at a time.
     """
+    long = [n for n in names if n in LONGER or n.endswith(".ipynb")]
     for name in names:
-        if not name.endswith(".ipynb"):
+        if name not in long:
             yield outcome(name)
-    books = sorted((n for n in names if n.endswith(".ipynb")), key=lambda n: -expected(ROOT / n))
+    long.sort(key=lambda name: -expected(name))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(outcome, n) for n in books]):
+        for done in as_completed([pool.submit(outcome, n) for n in long]):
             yield done.result()
 
 
-def expected(path):
-    """Minutes on two cores, from the notebook's own second cell."""
-    text = "\n".join(c.source for c in nbformat.read(path, 4).cells[:3])
+def expected(name):
+    """Minutes on two cores: of a notebook from its own second cell."""
+    if name in LONGER:
+        return 10  # begin with it
+    text = "\n".join(c.source for c in nbformat.read(ROOT / name, 4).cells[:3])
     found = re.search(r"runs in\*{0,2} (?:about |under )?(\d+)", text)
     return int(found[1]) if found else 0
 
@@ -268,7 +271,7 @@ def main():
         metavar="WORD",
         help="only tests whose name contains a word",
     )
-    args.add_argument("--jobs", type=int, default=2, help="notebooks at a time (2)")
+    args.add_argument("--jobs", type=int, default=2, help="long tests at a time (2)")
     args = args.parse_args()
     names = (
         [n for n in quick_tests() if n not in LONGER]

@@ -13,6 +13,7 @@ from .lora import LoRAAdaptor
 from .scalar_input import GuidanceEmbedded, LookAheadEmbedded
 from .t2i import T2IAdaptor
 from .transformer import TransformerControlNetAdaptor
+from ..extensions import find
 from ..teacher import Teacher
 
 # %% auto #0
@@ -39,10 +40,8 @@ ADAPTOR_CLASSES = (
 
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:
-    """A fresh adaptor of that name for this teacher."""
-    if name not in ADAPTORS:
-        raise ValueError(f"adaptor is {name!r}; choose one of {', '.join(ADAPTORS)}")
-    kind = ADAPTORS[name]
+    """A fresh adaptor of that name, or "module:class" of your own, for this teacher."""
+    kind = find(name, ADAPTORS, "adaptor", Adaptor)
     if kind is ControlNetAdaptor and "Transformer" in type(teacher.backbone).__name__:
         kind = TransformerControlNetAdaptor
     return kind.from_teacher(teacher, channels, rank)

@@ -18,6 +18,7 @@ from .scenes import Caption, Scenes
 from ..evaluation.distances import perceptual_distance
 from ..evaluation.evaluator import read_maps
 from ..evaluation.fidelity import depth_fidelity
+from ..extensions import find
 
 # %% auto #0
 __all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'MAP', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges',
@@ -55,13 +56,11 @@ TASKS: dict[str, Task] = {}
 
 # %% ../../nbs/library/data/tasks.ipynb #1b22c748
 def find_task(name: str) -> Task:
-    """The task of that name; 'pairs' and 'map' are for pictures of your own only."""
-    known = TASKS | {"pairs": PAIRS, "map": MAP}
-    if name not in known:
-        raise ValueError(
-            f"task is {name!r}; this version has: {', '.join(TASKS)}; pairs and map for your own"
-        )
-    return known[name]
+    """The task of that name, or "module:name" of your own.
+
+    'pairs' and 'map' are for pictures of your own only.
+    """
+    return find(name, TASKS | dict(pairs=PAIRS, map=MAP), "task", Task)
 
 
 SMALL_IS_GOOD = ("depth error", "perceptual", "FD-scenes", "FD-texture")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ..config import TrainConfig
+from ..extensions import find
 from .any_step import AnyStep
 from .base import Method
 from .codi import CoDi, ConsistencyOnly, Finetuning, PaperCoDi
@@ -32,10 +33,8 @@ METHODS: dict[str, type[Method]] = dict(
 
 
 def make_method(cfg: TrainConfig) -> Method:
-    """The method that `cfg.preset` names."""
-    if cfg.preset not in METHODS:
-        raise ValueError(f"preset is {cfg.preset!r}; choose one of {', '.join(METHODS)}")
-    return METHODS[cfg.preset](cfg)
+    """The method that `cfg.preset` names, or "module:class" of your own."""
+    return find(cfg.preset, METHODS, "preset", Method)(cfg)
 
 
 def evaluations(cfg: TrainConfig) -> int:

@@ -18,7 +18,7 @@ from ..data.source import first_rows, make_batch
 from ..data.stream import training_data
 from ..loss import at_boundary
 from ..teacher import Teacher
-from ..trainer import Run, check_source, open_teacher, train_step
+from ..trainer import Run, check_source, check_words, open_teacher, train_step
 
 # %% auto #0
 __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
@@ -358,6 +358,7 @@ def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) 
 
     Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
     """
+    check_words(cfg)
     check_source(cfg)
     run = Run(cfg, teacher or open_teacher(cfg))
     data = training_data(run.student.teacher, cfg, progress)
