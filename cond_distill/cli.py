@@ -107,7 +107,7 @@ def read_picture(path: str, grey: bool = False):
     """
     from PIL import Image
 
-    from cond_distill.data.decode import open_image
+    from cond_distill.data.images import open_image
 
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -567,9 +567,9 @@ def main(argv: list[str] | None = None):
     """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
-        import cond_distill
+        from cond_distill import __version__
 
-        print(cond_distill.__version__)
+        print(__version__)
         return
     try:
         cfg = read_words(import_plugins(words) if words[:1] == ["--plugin"] else words)
