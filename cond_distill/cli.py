@@ -567,9 +567,9 @@ def main(argv: list[str] | None = None):
     """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
-        from cond_distill import __version__
+        import cond_distill
 
-        print(__version__)
+        print(cond_distill.__version__)
         return
     try:
         cfg = read_words(import_plugins(words) if words[:1] == ["--plugin"] else words)
