@@ -107,7 +107,7 @@ def read_picture(path: str, grey: bool = False):
     """
     from PIL import Image
 
-    from cond_distill.data.images import open_image
+    from cond_distill.data.decode import open_image
 
     if not Path(path).is_file():
         raise FileNotFoundError(
