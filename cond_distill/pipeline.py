@@ -31,7 +31,7 @@ from .data.tasks import find_task
 from .families import PixelTeacher
 from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts
 from .ranges import check_range
-from .sampler import denoise, said_curve
+from .sampler import Sampler, denoise, said_curve, saved_sampler
 from .schedule import Schedule
 from .student import Student
 from .teacher import Teacher
@@ -64,11 +64,13 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         trained_steps: list[int] | None = None,  # None: any number
         method: str = "consistency",
         curve: list[dict] | None = None,  # measured with each number of steps
+        samplers: list[dict] | None = None,  # of an any-step student: `Sampler.to_row`
     ):
         if method not in ("consistency", "ddim"):
             raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
+        self.rule = Sampler(method)  # how it moves from step to step
 
     @classmethod
     def of(cls, student: Student) -> CoDiScheduler:
@@ -79,6 +81,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             about.get("sampling_steps"),
             about.get("method", "ddim"),
             about.get("curve"),
+            about.get("samplers"),
         )
 
     def set_timesteps(self, num_inference_steps: int, device=None):
@@ -94,6 +97,8 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
                 "steps than it was made for do not make its pictures better"
             )
         self.num_inference_steps = num_inference_steps
+        rows = self.config.samplers
+        self.rule = saved_sampler(rows, num_inference_steps) if rows else self.rule
         self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
 
     def step(self, model_output, timestep, sample, generator=None, return_dict: bool = True):
@@ -105,7 +110,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"timestep {int(timestep)} is none of {chosen}")
         s = int(self.timesteps[at[0] + 1]) if at[0] + 1 < len(self.timesteps) else -1
         pred = self.schedule.predict(model_output, sample, int(timestep))
-        if self.config.method == "ddim" or s < 0:
+        if self.rule.method == "ddim" or s < 0:
             z = self.schedule.step(pred, s)
         else:
             z = self.schedule.add_noise(
@@ -515,7 +520,12 @@ class CoDiPipeline(DiffusionPipeline):
             z = _noise(self, len(prompts), latents, generator)
             teacher = self.teacher
             text, teacher._empty = teacher.embed(prompts), teacher.embed(negatives)
-            predict = self._network(teacher, text, cond, guidance_scale, conditioning_scale)
+            student, ready = self._student(teacher, text, cond, conditioning_scale)
+            told = scheduler.rule.told(student, scheduler.timesteps.tolist())
+
+            def predict(z, t):
+                return student(z, t, ready, text, guidance=guidance_scale, **told[t])
+
             move = _mover(
                 self, scheduler, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
             )
@@ -532,8 +542,8 @@ class CoDiPipeline(DiffusionPipeline):
             )
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _network(self, teacher, text, cond, guidance: float, scale: float):
-        """(z, t) → Prediction of the student for these captions and conditions."""
+    def _student(self, teacher, text, cond, scale: float):
+        """The student with the adaptor at this strength, and its prepared conditions."""
         adaptor, cond = self.adaptor.inner, cond.to(teacher.device)
         adaptor.check(cond, len(text))
         student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
@@ -547,7 +557,7 @@ class CoDiPipeline(DiffusionPipeline):
         fetch()
         ready = student.prepare(cond if scale == 1.0 else [cond])
         fetch()
-        return lambda z, t: student(z, t, ready, text, guidance=guidance)
+        return student, ready
 
     def _finished(self, images, cond, output_type: str):
         """What is known exactly is put back; then the wanted form."""

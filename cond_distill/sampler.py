@@ -14,7 +14,7 @@ from .student import Student
 from .teacher import Teacher
 
 # %% auto #0
-__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_samplers',
+__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_sampler',
            'pick_sampler', 'denoise', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
@@ -161,14 +161,16 @@ class Sampler:
         return dict(steps=steps, method=self.method, **asdict(self.look_ahead))
 
 
-def saved_samplers(model: Teacher | Student) -> dict[int, Sampler]:
-    """Smallest number of steps → sampler, as the file of an any-step student says."""
-    rows = getattr(model, "about", {}).get("samplers", [])
-    found = {
-        row["steps"]: Sampler(row["method"], LookAhead(row["timesteps"], row["of_step"]))
-        for row in rows
-    }
-    return found or {1: Sampler("ddim")}  # nothing is known: the plain denoiser
+def saved_sampler(
+    rows: list[dict],  # of `Sampler.to_row`, as the file of an any-step student keeps them
+    steps: int,
+) -> Sampler:
+    """The one for this number of steps: of the largest number that is not above it."""
+    known = {row["steps"]: row for row in rows}
+    if not known:
+        return Sampler("ddim")  # nothing is known: the plain denoiser
+    best = known[max((n for n in known if n <= steps), default=min(known))]
+    return Sampler(best["method"], LookAhead(best["timesteps"], best["of_step"]))
 
 
 def pick_sampler(
@@ -185,8 +187,7 @@ def pick_sampler(
         )
     if not any_step:
         return Sampler(pick_method(model, method))
-    known = saved_samplers(model)
-    best = known[max((n for n in known if n <= steps), default=min(known))]
+    best = saved_sampler(getattr(model, "about", {}).get("samplers", []), steps)
     if method == "auto":
         return Sampler(best.method, look_ahead or best.look_ahead)
     # solvers for the plain denoiser get it, unless another look-ahead is asked for

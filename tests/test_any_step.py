@@ -8,6 +8,7 @@ from cond_distill.adaptors.catalogue import make_adaptor
 from cond_distill.adaptors.scalar_input import LookAheadEmbedded
 from cond_distill.config import TrainConfig
 from cond_distill.methods.any_step import KERNELS, AnyStep, any_step_loss, sample_any_step
+from cond_distill.pipeline import CoDiPipeline
 from cond_distill.sampler import LookAhead, Sampler, draw_images, pick_sampler
 from cond_distill.schedule import Schedule
 from cond_distill.student import Student, compose
@@ -167,3 +168,18 @@ def test_several_adaptors(teachers):
         a = both(z, t, [cond, cond], text, look_ahead=500.0).x
         b = told(z, t, cond, text, look_ahead=500.0).x
     assert torch.allclose(a, b, atol=1e-4)  # the second one is untrained
+
+
+def test_the_pipeline_draws_the_same(teachers, tmp_path):
+    student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
+    about = AnyStep(TrainConfig(preset="any_step", kernel="exponential")).about()
+    student.save(tmp_path / "adaptor", task="superres_x4", **about)
+    student = Student.load(teachers["sd2"], tmp_path / "adaptor")
+    CoDiPipeline.from_student(student).save_pretrained(tmp_path / "pipeline")
+    pipe = CoDiPipeline.from_pretrained(tmp_path / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    for steps in (1, 2, 5, 9):
+        ours = draw_images(student, CAPTIONS, cond, steps=steps, seed=4)
+        asked = dict(num_inference_steps=steps, output_type="pt")
+        theirs = pipe(CAPTIONS, cond, generator=torch.Generator().manual_seed(4), **asked).images
+        assert torch.allclose(ours, theirs.cpu(), atol=1e-4)
