@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,10 +93,11 @@ def score(
     steps: int,
     method: str = "auto",  # a sampler
     seed: int = 1234,  # of the noise
+    tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
     """Draw all held-out conditions and measure."""
     method, began = pick_method(model, method), time.perf_counter()
-    how = dict(steps=steps, method=method, seed=seed, any_steps=True)
+    how = dict(steps=steps, method=method, seed=seed, any_steps=True, tick=tick)
     images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
     seconds = (time.perf_counter() - began) / len(images)
     row = dict(model=name, sampler=method, steps=steps) | measure_images(nets, images, held)
@@ -161,17 +162,22 @@ def step_curve(
 ) -> Figure:
     """A number against the number of steps, one line per model and sampler."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
-    fig, ax = plt.subplots(figsize=(4.2, 2.7), dpi=80)
+    fig, ax = plt.subplots(figsize=(4.6, 3.0), dpi=80)
     for name in dict.fromkeys((r["model"], r["sampler"]) for r in rows if r["steps"]):
         pick = sorted((r["steps"], r[key]) for r in rows if (r["model"], r["sampler"]) == name)
         ax.loglog(*zip(*pick), "o-", ms=4, label=f"{name[0]}, {name[1]}")
     if floor:
         ax.axhline(floor, color="grey", ls=":", label="autoencoder alone")
-    ax.set_xticks([1, 2, 4, 8, 16, 50], [1, 2, 4, 8, 16, 50])
+    steps = sorted({r["steps"] for r in rows if r["steps"]})
+    ax.set_xticks(steps, steps)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
+    ax.grid(axis="y", color="0.9")
     ax.set_xlabel("steps")
     ax.set_ylabel(key)
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=7)
     fig.tight_layout()
     return fig
