@@ -2,9 +2,9 @@
 
 `matrix.py [--steps 120]` writes results/matrix.json (resumed) and results/matrix.md.
 
-Every pair is trained with the same few steps of the default loss and asked whether it obeys. The
-numbers say that a pair works and how fast it begins to; they are no contest: no pair is trained to
-its end.
+Every pair is trained with the same few steps of the default loss; then it is measured how well its
+pictures follow the condition. The numbers say that a pair works and how fast it begins to; they are
+no contest: no pair is trained to its end.
 """
 
 import argparse
@@ -31,6 +31,24 @@ from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end
 from cond_distill.utils import table
 
+TEXT = """# Adaptors and tasks
+
+Made by `make matrix` on {made_on}, on a CPU ({threads} threads). Every pair: \
+{steps} steps at batch {batch} ({nfe} network evaluations per image of a \
+batch), training seed 0; then {n} held-out conditions, 4 steps, noise seed 0.
+It says that a pair works and how soon it begins to follow its condition; no pair is trained to \
+its end. `lora` takes no condition and is not in the table. Large is good, except for *depth \
+error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of the way \
+from the picture before the edit to the one after it, where the two differ: 0 for an answer that \
+copies its condition, negative for one that is farther away than the copy (page \
+[Tasks](../nbs/library/data/tasks.ipynb)).
+
+{table}
+
+Adaptors and families of teachers: the table of [Families](../nbs/library/families.ipynb), \
+every cell of which is a test.
+"""
+
 
 def measure(nets, task, images, held):
     """The first number of a task's fidelity, and its name."""
@@ -47,6 +65,62 @@ def cell(teacher, nets, adaptor, task, cfg, n):
         )[1]
 
 
+class Cells:
+    """What was measured, kept in a file after every cell: a run that is stopped goes on."""
+
+    def __init__(self, file, made):
+        state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.file, self.made = file, made
+        self.found = state["cells"] if state.get("made") == made else {}
+
+    def keep(self, key, value):
+        self.found[key] = value
+        text = json.dumps(dict(made=self.made, cells=self.found), indent=1)
+        self.file.write_text(text + "\n", encoding="utf-8")
+
+
+def commit():
+    """The version of the code."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def measure_task(cells, teacher, nets, task, cfg, n):
+    """All cells of one task that are missing."""
+    held = held_out(n, teacher.image_size, task)
+    if f"truth/{task}" not in cells.found:
+        cells.keep(f"commit/{task}", commit())
+        cells.keep(f"measure/{task}", measure(nets, task, held["image"], held)[0])
+        captions = held["caption"] if TASKS[task].captions else [""] * n
+        alone = draw_images(teacher, captions, steps=25, method="ddim", batch=64)
+        cells.keep(f"teacher alone/{task}", measure(nets, task, alone, held)[1])
+        cells.keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
+    for adaptor in ADAPTORS:
+        if adaptor != "lora" and f"{adaptor}/{task}" not in cells.found:
+            cells.keep(f"{adaptor}/{task}", cell(teacher, nets, adaptor, task, cfg, n))
+            print(adaptor, task, cells.found[f"{adaptor}/{task}"], flush=True)
+
+
+def report(cells, cfg, n):
+    """results/matrix.md."""
+    columns = ("teacher alone", *(a for a in ADAPTORS if a != "lora"), "truth")
+    rows, commits = [], {}
+    for t in TASKS:
+        row = {"task": t, "measure": cells[f"measure/{t}"]}
+        rows.append(row | {name: cells[f"{name}/{t}"] for name in columns})
+        commits.setdefault(cells[f"commit/{t}"], []).append(t)
+    made_on = "; ".join(f"commit {c} ({', '.join(ts)})" for c, ts in commits.items())
+    return TEXT.format(
+        made_on=made_on,
+        threads=torch.get_num_threads(),
+        steps=cfg.steps,
+        batch=cfg.batch,
+        nfe=evaluations(cfg),
+        n=n,
+        table=table(rows),
+    )
+
+
 def main():
     args = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,74 +129,14 @@ def main():
     args.add_argument("--n", type=int, default=96)
     args.add_argument("--cache", default="runs/cache")
     args = args.parse_args()
-    file = ROOT / "results/matrix.json"
     teacher, nets = Teacher.from_pretrained("shipped"), load_networks()
     cfg = TrainConfig(steps=args.steps, batch=16, scenes=1200, grid_every=0, cache=args.cache)
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
-    state = json.loads(file.read_text()) if file.exists() else {}
-    cells = state["cells"] if state.get("made") == made else {}
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-
-    def keep(key, value):
-        cells[key] = value
-        file.write_text(json.dumps(dict(made=made, cells=cells), indent=1) + "\n")
-
+    cells = Cells(ROOT / "results/matrix.json", made)
     for task in TASKS:
-        held = held_out(args.n, teacher.image_size, task)
-        if f"truth/{task}" not in cells:
-            keep(f"commit/{task}", commit)
-            keep(f"measure/{task}", measure(nets, task, held["image"], held)[0])
-            keep(
-                f"teacher alone/{task}",
-                measure(
-                    nets,
-                    task,
-                    draw_images(
-                        teacher,
-                        held["caption"] if TASKS[task].captions else [""] * args.n,
-                        steps=25,
-                        method="ddim",
-                        batch=64,
-                    ),
-                    held,
-                )[1],
-            )
-            keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
-        for adaptor in ADAPTORS:
-            if adaptor != "lora" and f"{adaptor}/{task}" not in cells:
-                keep(f"{adaptor}/{task}", cell(teacher, nets, adaptor, task, cfg, args.n))
-                print(adaptor, task, cells[f"{adaptor}/{task}"], flush=True)
-    rows = [
-        {"task": t, "measure": cells[f"measure/{t}"]}
-        | {
-            name: cells[f"{name}/{t}"]
-            for name in ("teacher alone", *[a for a in ADAPTORS if a != "lora"], "truth")
-        }
-        for t in TASKS
-    ]
-    commits = {}
-    for t in TASKS:
-        commits.setdefault(cells[f"commit/{t}"], []).append(t)
-    made_on = "; ".join(f"commit {c} ({', '.join(ts)})" for c, ts in commits.items())
-    (ROOT / "results/matrix.md").write_text(f"""# Adaptors and tasks
-
-Made by `make matrix` on {made_on}, on a CPU ({torch.get_num_threads()} threads). Every pair: \
-{args.steps} steps at batch {cfg.batch} ({evaluations(cfg)} network evaluations per image of a \
-batch), training seed 0; then {args.n} held-out conditions, 4 steps, noise seed 0.
-It says that a pair works and how soon it begins to obey; no pair is trained to its end. `lora` \
-takes no condition and is not in the table. Large is good, except for *depth error*. *teacher \
-alone* does not see the condition (25 steps). *edit done* is the share of the way from the picture \
-before the edit to the one after it, where the two differ: 0 for an answer that copies its \
-condition, negative for one that is farther away than the copy (page \
-[Tasks](../nbs/library/data/tasks.ipynb)).
-
-{table(rows)}
-
-Adaptors and families of teachers: the table of [Families](../nbs/library/families.ipynb), \
-every cell of which is a test.
-""")
+        measure_task(cells, teacher, nets, task, cfg, args.n)
+    text = report(cells.found, cfg, args.n)
+    (ROOT / "results/matrix.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

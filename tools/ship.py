@@ -32,6 +32,17 @@ WAYS = dict(
 )
 
 
+def read_about(folder):
+    """What the file of an adaptor says."""
+    return json.loads((folder / "cond_distill.json").read_text(encoding="utf-8"))
+
+
+def write_about(folder, about):
+    """Write the file of an adaptor."""
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    (folder / "cond_distill.json").write_text(text, encoding="utf-8")
+
+
 def curve(folder, about, n=128):
     """Rows of a measured step curve: of scenes the distances, of photographs the task's own."""
     config = {k: v for k, v in about["config"].items() if k in TrainConfig.__dataclass_fields__}
@@ -58,43 +69,49 @@ def curve(folder, about, n=128):
     ]
 
 
+def flags(settings):
+    """The flags of `cond-distill distill` that give these settings."""
+    plain, words = TrainConfig(), []
+    for key, value in settings.items():
+        told_elsewhere = key in ("out", "cache", "save_every", "grid_every", "workers")
+        if key not in vars(plain) or value == getattr(plain, key) or told_elsewhere:
+            continue
+        flag = key.replace("_", "-")
+        words.append(f"--no-{flag}" if value is False else f"--{flag}")
+        if not isinstance(value, bool):
+            words.append(str(value))
+    return " ".join(words)
+
+
+def data_words(settings):
+    """What a run was trained on."""
+    if settings.get("images"):
+        return f"{settings['scenes']} crops of the photographs in `{settings['images']}`"
+    captions = "with instructions"
+    if find_task(settings["task"]).captions:
+        dropped = f"{settings['caption_dropout']:.0%} of them dropped"
+        captions = f"captions '{settings['captions']}', {dropped}"
+    return f"{settings['scenes']} rendered training scenes, {captions}"
+
+
+def caption_words(about):
+    """Which captions the held-out conditions had."""
+    if not find_task(about["task"]).captions:
+        return "with instructions"
+    photographs = about["config"].get("images")
+    return "without captions" if photographs else "the first half with captions"
+
+
 def card(about, name, took):
     """The model card."""
-    c, plain = about["config"], TrainConfig()
+    c = about["config"]
     measured = table([{k: v for k, v in r.items() if k != "n"} for r in about["curve"]])
     kind = (
         "An undistilled adaptor: plain finetuning, the opponent"
         if c["preset"] == "data_only"
         else "A distilled adaptor for 1, 2, 4 or 8 steps"
     )
-    shown = {
-        k: v
-        for k, v in c.items()
-        if k in vars(plain)
-        and v != getattr(plain, k)
-        and k not in ("out", "cache", "save_every", "grid_every", "workers")
-    }
-    flags = " ".join(
-        f"--no-{k.replace('_', '-')}"
-        if v is False
-        else f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}")
-        for k, v in shown.items()
-    )
-    data = (
-        f"{c['scenes']} crops of the photographs in `{c['images']}`"
-        if c.get("images")
-        else f"{c['scenes']} rendered training scenes, "
-        + (
-            f"captions '{c['captions']}', {c['caption_dropout']:.0%} of them dropped"
-            if find_task(c["task"]).captions
-            else "with instructions"
-        )
-    )
     reader = "; a small transformer reads the instruction" if about.get("reader") else ""
-    if not find_task(about["task"]).captions:
-        captions = "with instructions"
-    else:
-        captions = "without captions" if c.get("images") else "the first half with captions"
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -105,13 +122,13 @@ library_name: diffusers
 {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. \
 Task: {find_task(about["task"]).about} (`{about["task"]}`).
 
-- data: {data}; seed {c["seed"]}
+- data: {data_words(c)}; seed {c["seed"]}
 - training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per \
 image of a batch, {took:.0f} minutes on a CPU
-- command: `cond-distill distill {flags}`
+- command: `cond-distill distill {flags(c)}`
 - sampler it was made for: {about["method"]}
 
-Measured on {about["curve"][0]["n"]} held-out conditions ({captions}), noise seed \
+Measured on {about["curve"][0]["n"]} held-out conditions ({caption_words(about)}), noise seed \
 {0 if c.get("images") else 1234}, on a CPU:
 
 {measured}
@@ -124,12 +141,10 @@ More, and beside others: `results/` in the repository.
 
 def describe(folder, took):
     """Measure what lies in a folder of the assets, and write its card."""
-    about = json.loads((folder / "cond_distill.json").read_text())
+    about = read_about(folder)
     about |= dict(minutes=took, curve=curve(folder, about))
-    (folder / "cond_distill.json").write_text(
-        json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    )
-    (folder / "README.md").write_text(card(about, folder.name, took))
+    write_about(folder, about)
+    (folder / "README.md").write_text(card(about, folder.name, took), encoding="utf-8")
     print(
         (
             f"{folder.name}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n"
@@ -141,7 +156,10 @@ def describe(folder, took):
 
 def ship(run):
     """Copy a finished run."""
-    about, out = json.loads((run / "cond_distill.json").read_text()), ASSETS / run.name
+    about, out = (
+        read_about(run),
+        ASSETS / run.name,
+    )
     files = [*run.glob("*.safetensors"), *run.glob("config.json")]
     if not files:
         raise SystemExit(f"{run} holds no weights; has its training finished?")
@@ -151,15 +169,19 @@ def ship(run):
         shutil.copy(file, out / file.name)
     # not the folders of the machine it was made on
     about["config"] |= dict(out=f"runs/{run.name}", cache="runs/cache")
-    (out / "cond_distill.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    (out / "cond_distill.json").write_text(
+        json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     describe(out, logged_minutes(run))
 
 
 def old_minutes(folder):
     """Of a shipped one, from its file, or from the card that it has."""
-    about = json.loads((folder / "cond_distill.json").read_text())
+    about = read_about(folder)
     return about.get("minutes") or float(
-        re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text())[1]
+        re.search(r", (\d+) minutes on a CPU", (folder / "README.md").read_text(encoding="utf-8"))[
+            1
+        ]
     )
 
 

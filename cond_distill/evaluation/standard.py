@@ -63,7 +63,8 @@ def clip_folder(
 
 def how_to_get(clip: str = CLIP) -> dict[str, str]:
     """Of each measure that cannot be computed here, what to do."""
-    extra, folder = 'pip install "cond_distill[metrics]"', checkpoint_folder()
+    extra, folder = 'pip install "cond_distill[metrics]"', str(checkpoint_folder())
+    folder = folder.replace(str(Path.home()), "~")
     advice = {
         "FID, KID": (inception_weights(), f"{extra}, and put {INCEPTION} into {folder}"),
         "LPIPS": (alexnet_weights(), f"{extra}, and put {ALEXNET} into {folder}"),

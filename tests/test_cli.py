@@ -1,0 +1,181 @@
+"""The command line as a person meets it: wrong values, odd terminals, useless results."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import cond_distill
+from cond_distill import cli, drawing, options
+from cond_distill.data.scenes import Scenes
+from cond_distill.student import Student
+from cond_distill.teacher import ASSETS, Teacher
+
+WRONG = {
+    "sample --guidance nan": "guidance is nan; expected a number from 0 to 50",
+    "sample --guidance 1e30": "guidance is 1e+30; expected a number from 0 to 50",
+    "sample --guidance -1": "guidance is -1.0; expected a number from 0 to 50",
+    "sample --steps 0": "steps is 0; expected a whole number, 1 to 1000",
+    "sample --seed -3": "seed is -3; expected a whole number, 0",
+    "sample --method euler": "auto",
+    "sample --image no_such.png": "image is 'no_such.png'; expected a picture file",
+    "sample --mask no_such.png": "mask is 'no_such.png'; expected a picture file",
+    "evaluate --n 1": "n is 1; expected a whole number, 10 or more",
+    "evaluate --steps 0 4": "steps is 0; expected a whole number",
+    "evaluate --steps 4 4": "each once",
+    "evaluate --images no_such_folder": "images is 'no_such_folder'; expected a folder",
+    "evaluate --drawn no_such_folder": "drawn is 'no_such_folder'; expected a folder",
+    "evaluate --adaptors": "adaptors",
+    "demo --n 3": "n is 3; expected a whole number, 16 or more",
+    "demo --steps 0": "steps is 0; expected a whole number, 1 or more",
+    "plan --memory nan": "memory is nan; expected a number from",
+    "plan --adaptor adapter": "controlnet",
+    "plan --channels 0": "channels is 0; expected a whole number",
+}
+
+
+def status(command: str) -> int:
+    """The exit status of a command line."""
+    try:
+        cli.main(command.split())
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def shell(*command: str, **env: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, with these environment variables."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONUTF8", "PYTHONIOENCODING")}
+    words = [sys.executable, "-m", "cond_distill", *command]
+    return subprocess.run(words, capture_output=True, env=kept | env)
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_values_are_refused_before_any_work(command, capsys, monkeypatch):
+    """Exit status 2, what was given and what is expected; nothing is opened."""
+
+    def opened(*args, **kwargs):
+        raise AssertionError("a teacher was opened")
+
+    monkeypatch.setattr(Teacher, "from_pretrained", opened)
+    assert status(command) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert WRONG[command] in said
+
+
+def test_version(capsys):
+    assert status("--version") == 0
+    assert capsys.readouterr().out.strip() == f"cond_distill {cond_distill.__version__}"
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        dict(PYTHONIOENCODING="latin-1"),
+        dict(PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0"),
+        dict(PYTHONIOENCODING="ascii"),
+    ],
+    ids=["latin-1", "C", "ascii"],
+)
+def test_every_terminal_gets_the_whole_help(env):
+    """Terminals that cannot print × or … get the same lines in plain letters."""
+    modern = shell("sample", "--help", PYTHONIOENCODING="utf-8")
+    old = shell("sample", "--help", **env)
+    assert old.returncode == 0, old.stderr.decode("latin-1")
+    told = [flag for flag in modern.stdout.decode().split() if flag.startswith("--")]
+    assert told == [flag for flag in old.stdout.decode("latin-1").split() if flag.startswith("--")]
+    wrong = shell("sample", "--guidance", "nan", **env)
+    assert wrong.returncode == 2 and b"guidance is nan" in wrong.stderr
+
+
+def test_other_characters_are_not_lost():
+    """A letter in another script stays readable as its code; a file's odd bytes stay themselves."""
+    cli.print_anywhere()
+    assert "図 ±".encode("ascii", "plain_letters") == b"\\u56f3 +/-"
+    assert "a\udcff".encode("utf-8", "plain_letters") == b"a\xff"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_a_function_and_explains_itself(verb, capsys):
+    function, _ = cli.VERBS[verb]
+    assert function.__doc__ and status(f"{verb} --help") == 0
+    assert f"cond-distill {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.5])
+def test_a_useless_picture_is_an_error(value, monkeypatch, tmp_path, capsys):
+    """An adaptor that draws NaN or one colour ends with status 2 and leaves no picture."""
+    monkeypatch.setattr(
+        drawing, "draw_images", lambda *args, **kwargs: torch.full((4, 3, 64, 64), value)
+    )
+    out = tmp_path / "drawn.png"
+    assert status(f"sample --image 3 --out {out}") == 2 and not out.exists()
+    assert "depth_distilled drew" in capsys.readouterr().err
+
+
+def test_a_measured_number_is_quoted_for_its_own_sampler_only():
+    """The step curve in an adaptor's file belongs to its sampler, without guidance."""
+    student = Student.load(Teacher.from_pretrained("shipped"), ASSETS / "depth_distilled")
+    own = student.about["method"]
+    assert "measured with 4 steps" in drawing.measured_words(student, 4, own, 1.0)
+    assert drawing.measured_words(student, 4, "ddim", 1.0) == ""
+    assert drawing.measured_words(student, 4, own, 2.0) == ""
+    assert drawing.measured_words(student, 3, own, 1.0) == ""
+
+
+def test_check_ends_with_1_where_an_answer_is_no(monkeypatch, tmp_path):
+    """The exit status of `check` is that of its answers."""
+    from cond_distill.training import preflight
+
+    monkeypatch.setattr(preflight, "report", lambda found: "")
+    for ok, wanted in ((True, 0), (None, 0), (False, 1)):
+        answers = [SimpleNamespace(ok=ok)]
+        monkeypatch.setattr(preflight, "preflight", lambda cfg, a=answers: a)
+        assert status(f"check --out {tmp_path}") == wanted
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
+)
+def test_every_shipped_adaptor_draws_for_a_file(folder, tmp_path):
+    """A person's own picture, depth map, mask or instruction."""
+    scene = Scenes("held_out", size=96)[12]
+    drawing.save_picture(scene["image"], tmp_path / "picture.png")
+    Image.open(tmp_path / "picture.png").convert("L").save(tmp_path / "depth.png")
+    Image.new("L", (96, 96), 255).save(tmp_path / "hole.png")
+    task = folder.rsplit("_", 1)[0]
+    image = tmp_path / ("depth.png" if task == "depth" else "picture.png")
+    more = {"inpaint": f"--mask {tmp_path / 'hole.png'}", "edit": "--caption red"}.get(task, "")
+    command = f"sample --adaptor {folder} --image {image} {more} --fit --n 1 --out {tmp_path / 'a'}"
+    assert status(command) == 0
+    assert len(set(Image.open(tmp_path / "a.png").size)) == 1  # the picture alone
+
+
+def test_plan_says_no_with_its_exit_status():
+    assert status("plan --model sd15 --memory 1") == 1
+
+
+def test_titles_of_a_sheet_fit_their_columns():
+    """No title is wider than its picture, and none is cut by the border."""
+    cond, images = torch.rand(1, 64, 64), torch.rand(4, 3, 64, 64)
+    caption = "a small shiny striped yellow sphere right of a matte green cone on a tiled floor"
+    fig = drawing.sheet(cond, images, "superres_x4", caption, 4)
+    fig.canvas.draw()
+    width, height = fig.canvas.get_width_height()
+    for ax in fig.axes:
+        title, picture = ax.title.get_window_extent(), ax.get_window_extent()
+        assert title.width <= picture.width + 8 and 0 <= title.x0 and title.y1 <= height
+        assert picture.width > 80  # at 60 dots an inch: 160 in the file
+    top = fig._suptitle.get_window_extent()
+    assert 0 <= top.x0 and top.x1 <= width and top.y1 <= height
+
+
+def test_options_load_nothing_heavy():
+    code = "import sys, cond_distill.options, cond_distill.cli; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "False", found.stderr
+    assert options.SampleConfig().guidance == 1.0

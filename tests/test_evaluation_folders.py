@@ -1,0 +1,78 @@
+"""Pictures in folders: any size, pairs by name, broken files, and the report of the command."""
+
+import json
+
+import pytest
+import torch
+
+from cond_distill import cli
+from cond_distill.data.scenes import Scenes
+from cond_distill.drawing import save_picture
+from cond_distill.evaluation import folders
+from cond_distill.evaluation.damage import blur
+from cond_distill.evaluation.texture import load_texture
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Folders of pictures of two sizes: real, the same ones blurred, and others."""
+    root = tmp_path_factory.mktemp("pictures")
+    scenes = [Scenes("held_out", size=size) for size in (48, 80)]
+    for k in range(12):
+        real, other = scenes[k % 2][k]["image"], scenes[k % 2][100 + k]["image"]
+        for name, picture in (("real", real), ("blurred", blur(real[None], 1.0)[0])):
+            (root / name).mkdir(exist_ok=True)
+            save_picture(picture, root / name / f"{k:02}.png")
+        (root / "other").mkdir(exist_ok=True)
+        save_picture(other, root / "other" / f"other{k:02}.png")
+        (root / "blurred" / f"{k:02}.txt").write_text("a scene", encoding="utf-8")
+    (root / "real" / "broken.png").write_bytes(b"no picture")
+    return root
+
+
+def test_a_broken_file_is_named_and_left_out(places, capsys):
+    found = folders.read_pictures(places / "real")
+    assert len(found.images) == 12 and "1 unreadable" in capsys.readouterr().out
+    assert found.names[0] == "00" and {x.shape[-1] for x in found.images} == {48, 80}
+
+
+def test_pairs_are_found_by_name(places):
+    real, blurred, other = (
+        folders.read_pictures(places / name) for name in ("real", "blurred", "other")
+    )
+    matched = folders.pair_up(blurred, real)
+    assert matched.names == blurred.names and folders.pair_up(other, real) is None
+    net = load_texture()
+    rows = [folders.measure_pictures(net, x, matched.images) for x in (real.images, blurred.images)]
+    assert rows[0]["PSNR"] == 100 and rows[0]["FD-texture"] < 1e-6
+    assert rows[1]["PSNR"] < 40 and rows[1]["FD-texture"] > 10
+    assert "PSNR" not in folders.measure_pictures(net, other.images, real.images, paired=False)
+
+
+def test_pairs_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="64 × 64 pixels and the real one 32 × 48"):
+        folders.pair_columns(load_texture(), [torch.rand(3, 64, 64)], [torch.rand(3, 48, 32)])
+
+
+def test_drawn_folders_from_the_command_line(places, tmp_path, capsys):
+    """Table, rows and sheet are written; what this machine cannot measure is said."""
+    drawn = f"{places / 'blurred'} {places / 'other'}"
+    cli.main(f"evaluate --images {places / 'real'} --drawn {drawn} --out {tmp_path}".split())
+    said = capsys.readouterr().out
+    assert "pairs, by name" in said and "compared as two sets" in said
+    rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
+    assert "PSNR" in rows[0] and "PSNR" not in rows[1]
+    assert rows[0]["AUC"] > 0.9 and {"AUC ±", "density", "coverage"} <= rows[0].keys()
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.json", "table.md", "sheet.png"}
+
+
+def test_adaptors_on_a_folder(places, tmp_path):
+    """An adaptor for photographs draws for crops of the folder's pictures."""
+    what = "--adaptors photos_superres_distilled --steps 1 2 --n 10"
+    cli.main(f"evaluate --images {places / 'blurred'} {what} --out {tmp_path}".split())
+    rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
+    assert [row["steps"] for row in rows] == [1, 2]
+    assert {"FD-texture", "PSNR", "SSIM", "shrunk PSNR", "s/image"} <= rows[0].keys()
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("rows.json", "table.md", "sheet.png", "curve.png")
+    }
