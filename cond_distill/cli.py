@@ -177,7 +177,7 @@ def version() -> str:
     """The version of the package."""
     import cond_distill
 
-    return f"cond_distill {cond_distill.__version__}"
+    return cond_distill.__version__
 
 
 def run(argv: list[str] | None) -> None:

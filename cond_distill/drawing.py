@@ -245,6 +245,7 @@ def _draw_tiles(
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
         how = dict(method=cfg.method, guidance=cfg.guidance, any_steps=cfg.any_steps)
+        how |= dict(progress=True)
         drawn = draw_tiled(student, cond, caption, cfg.steps, seed=cfg.seed + k, **how)
         images.append(task.finish(drawn, cond))
         check_drawn(images[-1], cfg.adaptor)

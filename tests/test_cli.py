@@ -69,7 +69,7 @@ def test_wrong_values_are_refused_before_any_work(command, capsys, monkeypatch):
 
 def test_version(capsys):
     assert status("--version") == 0
-    assert capsys.readouterr().out.strip() == f"cond_distill {cond_distill.__version__}"
+    assert capsys.readouterr().out.strip() == cond_distill.__version__
 
 
 @pytest.mark.parametrize(
