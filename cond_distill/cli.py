@@ -184,12 +184,6 @@ def run(argv: list[str] | None) -> None:
     """Parse one verb and its flags, and run it."""
     import tyro
 
-    import cond_distill
-
-    argv = sys.argv[1:] if argv is None else argv
-    if argv == ["--version"]:
-        print(cond_distill.__version__)
-        return
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
     cfg = tyro.extras.subcommand_cli_from_dict(
         kinds, prog="cond-distill", args=argv, description=ABOUT
