@@ -5,6 +5,7 @@
 # %% ../nbs/course/08_sampler.ipynb #62c8a3b5
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -262,7 +263,13 @@ def _checked(student, cond, captions):
 
 # %% ../nbs/course/08_sampler.ipynb #b92fd266
 def draw_images(
-    model, captions, cond=None, batch: int = 32, seed: int = 0, **kwargs
+    model,
+    captions,
+    cond=None,
+    batch: int = 32,
+    seed: int = 0,
+    tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
+    **kwargs,
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
@@ -278,7 +285,8 @@ def draw_images(
         for state in sample(
             model, captions[i : i + batch], part, seed=seed + 1_000_003 * k, **kwargs
         ):
-            pass
+            if tick:
+                tick(len(state.z))
         with torch.no_grad():
             out.append(teacher.decode(state.z).cpu())
     return torch.cat(out)
