@@ -24,7 +24,7 @@ from cond_distill.options import (
 
 # %% auto #0
 __all__ = ['PLAIN', 'VERBS', 'ABOUT', 'demo', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan',
-           'in_plain_letters', 'print_anywhere', 'version', 'run', 'main']
+           'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'read_words', 'run', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -170,6 +170,7 @@ Start with:
   cond-distill demo                        train and compare, about nine minutes on two cores
   cond-distill sample --out scene.png      draw with a shipped adaptor, a few seconds
   cond-distill VERB --help                 all flags of a verb, with an example
+  cond-distill --plugin MODULE VERB …      with a module of your own tasks or adaptors
   cond-distill --version"""
 
 
@@ -180,25 +181,41 @@ def version() -> str:
     return cond_distill.__version__
 
 
-def run(argv: list[str] | None) -> None:
-    """Parse one verb and its flags, and run it."""
+def import_plugins(words: list[str]) -> list[str]:
+    """Import the modules before the verb, `--plugin MODULE …`; returns the other words."""
+    from cond_distill.extensions import import_modules
+
+    while words[:1] == ["--plugin"] and len(words) > 1:
+        import_modules(f"{words[1]}:")
+        words = words[2:]
+    return words
+
+
+def read_words(words: list[str]):  # -> one of the dataclasses of `VERBS`
+    """The configuration that a command line describes."""
     import tyro
 
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
-    cfg = tyro.extras.subcommand_cli_from_dict(
-        kinds, prog="cond-distill", args=argv, description=ABOUT
+    return tyro.extras.subcommand_cli_from_dict(
+        kinds, prog="cond-distill", args=words, description=ABOUT
     )
+
+
+def run(words: list[str]) -> None:
+    """Parse one verb and its flags, and run it."""
+    cfg = read_words(import_plugins(words) if words[:1] == ["--plugin"] else words)
     next(function for function, kind in VERBS.values() if type(cfg) is kind)(cfg)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     print_anywhere()
-    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
+    words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
         print(version())
         return
     try:
-        run(argv)
+        run(words)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

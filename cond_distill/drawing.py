@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .data.images import open_image
+from .data.decode import open_image
 from .data.tasks import Task, examples, find_task, resize
 from .options import SampleConfig
 from .sampler import draw_images, figure, pick_method

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..data.images import list_images, open_image
+from ..data.decode import open_image
+from ..data.images import list_images
 from .compare import LEAST
 from cond_distill.evaluation.distances import (
     density_coverage,

@@ -20,7 +20,7 @@ from ..evaluation.distances import load_networks
 from ..options import DemoConfig
 from ..student import Student
 from ..teacher import Teacher, best_device
-from ..trainer import distill_to_end
+from ..trainer import check_words, distill_to_end
 from ..utils import table
 
 # %% auto #0
@@ -37,6 +37,7 @@ def fidelity_fn(cfg: TrainConfig):  # -> (images, examples) -> {name: value}, or
 
 def train_measured(cfg: TrainConfig) -> Path:
     """Run a training to its end, measuring the task's fidelity at every grid; its folder."""
+    check_words(cfg)
     return distill_to_end(cfg, judge=fidelity_fn(cfg))
 
 # %% ../../nbs/library/experiments/demo.ipynb #46d73e7c
