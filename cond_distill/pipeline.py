@@ -544,7 +544,7 @@ class CoDiPipeline(DiffusionPipeline):
 
     def _student(self, teacher, text, cond, scale: float):
         """The student with the adaptor at this strength, and its prepared conditions."""
-        adaptor, cond = self.adaptor.inner, cond.to(teacher.device)
+        adaptor, cond = self.adaptor.inner, cond.to(self._execution_device)
         adaptor.check(cond, len(text))
         student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
 
