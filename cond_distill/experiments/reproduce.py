@@ -157,7 +157,6 @@ ABLATIONS = {  # one change to PE-CoDi each, at its learning rate
     "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0)],
     "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0.0, ramp_end=0.0)],
     "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.0)],
-    "CM-II, guidance 3 turned round": [_FIRST, dict(preset="consistency", guidance=-2.0)],
 }
 RATES = (3e-4, 1e-3, 3e-3)  # learning rates of the search
 
