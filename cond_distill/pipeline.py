@@ -556,6 +556,8 @@ class CoDiPipeline(DiffusionPipeline):
         # an autoencoder that read the condition has sent it away again
         fetch()
         ready = student.prepare(cond if scale == 1.0 else [cond])
+        if hasattr(self.vae, "_hf_hook"):
+            self.vae._hf_hook.init_hook(self.vae)  # back to the CPU, until the picture is decoded
         fetch()
         return student, ready
 
