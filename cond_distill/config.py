@@ -60,7 +60,7 @@ class TrainConfig:
     # shipped texture network)
     data: str = "latent"
     boundary: bool = False  # answers are forced to be z at t = 0
-    # weight of a judge of the answers, which grows with the look-ahead; 0: none
+    # weight of a discriminator's term, which grows with the look-ahead; 0: none
     adversary: float = 0.0
     # examples to make and cache: rendered scenes, or crops of your images
     scenes: int = 4000

@@ -286,7 +286,7 @@ def _check_guidance(pipe: CoDiPipeline, w: float):
     if 1.0 <= w <= high:
         return
     if high == 1.0:
-        takes = "1 (it hears no captions, or always needs its instruction)"
+        takes = "1 (it takes no captions, or always needs its instruction)"
     elif pipe.adaptor.inner.extra_input == "guidance":
         takes = f"1 … {high:g}, for which it was distilled"
     else:

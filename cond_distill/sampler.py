@@ -36,7 +36,7 @@ def _ddim(schedule, ts, generator):
 
 
 def _consistency(schedule, ts, generator):
-    """z_s from new noise."""
+    """z_s from fresh noise: re-noising."""
 
     def move(i, pred, z):
         s = (ts[1:] + [-1])[i]

@@ -70,3 +70,10 @@ def test_run_all_starts_nothing_that_our_tests_skip():
         "JupyterLab runs these cells, whatever their flag says; put the work under `if name:` with "
         f"`name = False` above it: {', '.join(found)}"
     )
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "course/" in name])
+def test_course_pages_say_how_long_they_take(name):
+    """Minutes to read or to run in the head of each page of the course, as numbers."""
+    head = "\n".join(cell.source for cell in PAGES[name][:3])
+    assert re.search(r"\*\*(takes|runs in)\*\* (about |under )?\d+ min", head)

@@ -50,7 +50,7 @@ class InstructionEncoder(nn.Module):
         text = teacher.empty()
         if text.shape[-1] < 2:
             raise ValueError(
-                f"this teacher ({type(teacher).__name__}) hears no text, so there is nothing to "
+                f"this teacher ({type(teacher).__name__}) takes no text, so there is nothing to "
                 "read; reader=0"
             )
         return cls(text.shape[-1], text.shape[-2], layers).to(teacher.device)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..config import TrainConfig
-from ..data.tasks import find_task
+from ..data.estimate import task_of
 from ..drawing import find_adaptor, progress_bar, save_figure
 from ..evaluation.compare import comparison, floor, held_out, score
 from ..evaluation.distances import load_networks
@@ -29,10 +29,11 @@ __all__ = ['UNDISTILLED', 'fidelity_fn', 'train_measured', 'compare_with_plain',
 # %% ../../nbs/library/experiments/demo.ipynb #2aca4844
 def fidelity_fn(cfg: TrainConfig):  # -> (images, examples) -> {name: value}, or None
     """What measures a training: its task's fidelity, where that can be measured."""
-    task = find_task(cfg.task)
+    task = task_of(cfg)
     if cfg.teacher == "shipped" and not cfg.images:
         return partial(task.fidelity, load_networks(best_device()))
-    return partial(task.fidelity, None) if task.of_image or cfg.task == "pairs" else None
+    measurable = task.of_image or cfg.estimator or cfg.task == "pairs"
+    return partial(task.fidelity, None) if measurable else None
 
 
 def train_measured(cfg: TrainConfig) -> Path:
