@@ -21,8 +21,9 @@ from ..evaluation.fidelity import depth_fidelity
 from ..extensions import find
 
 # %% auto #0
-__all__ = ['TASKS', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'MAP', 'EDITS', 'Task', 'find_task', 'better', 'examples', 'edges',
-           'resize', 'small_again', 'degrade', 'random_mask', 'with_hole', 'composite', 'underexpose', 'edit']
+__all__ = ['TASKS', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'MAP', 'EDITS', 'Task', 'find_task', 'better',
+           'examples', 'edges', 'resize', 'small_again', 'degrade', 'random_mask', 'with_hole', 'composite',
+           'underexpose', 'edit']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 # %% ../../nbs/library/data/tasks.ipynb #1b22c748
+OWN_PICTURES: dict[str, Task] = {}  # tasks that need pictures of your own
+
+
 def find_task(name: str) -> Task:
     """The task of that name, or "module:name" of your own.
 
     'pairs' and 'map' are for pictures of your own only.
     """
-    return find(name, TASKS | dict(pairs=PAIRS, map=MAP), "task", Task)
+    return find(name, TASKS | OWN_PICTURES, "task", Task)
 
 
 SMALL_IS_GOOD = ("depth error", "perceptual", "FD-scenes", "FD-texture")
@@ -304,6 +308,7 @@ def _near_truth(nets, images, held):
 PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
 # its estimator brings a measure of its own (`data.estimate`)
 MAP = Task("map", "a map that an estimator of yours makes of photographs", 3, fidelity=_near_truth)
+OWN_PICTURES.update(pairs=PAIRS, map=MAP)
 
 for _k in (4, 8):
     _add(
