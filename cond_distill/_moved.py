@@ -97,6 +97,10 @@ NAMES = {
         "FOLLOWERS": "methods.catalogue:METHODS",
         "TWO_STAGE_LOSSES": "methods.catalogue:METHODS",
     },
+    "pipeline": {
+        "CoDiSchedulerOutput": "scheduler",
+        "MAX_GUIDANCE": "pipeline_inputs",
+    },
     "teacher": {
         "guide": "teacher:classifier_free_guidance",
         "added": "teacher:output_hooks",

@@ -7,128 +7,44 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 
-from cond_distill.adaptor import (
-    ABOUT,
-    READER,
-    write_weights,
-)
+from .adaptor import ABOUT, READER, Adaptor, write_weights
 from .adaptors.several import MultiAdaptor
-from .data.decode import read_pil
-from .data.tasks import find_task
+from .data.tasks import Task, find_task
 from .families import PixelTeacher
 from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts
+from .model_card import model_card, upload_folder
+from cond_distill.pipeline_inputs import (
+    Generators,
+    Pictures,
+    Prompt,
+    check_call,
+    check_guidance,
+    match_negatives,
+    match_prompts,
+    max_guidance,
+    read_conditions,
+    start_noise,
+)
 from .ranges import check_range
-from .sampler import Sampler, denoise, said_curve, saved_sampler
-from .schedule import Schedule
-from .student import Student
+from .sampler import denoise
+from .scheduler import CoDiScheduler, check_scheduler
+from .student import Prepared, Student
 from .teacher import Teacher
-from .utils import lock_of, table
+from .utils import lock_of
 
 # %% auto #0
-__all__ = ['MAX_GUIDANCE', 'CoDiSchedulerOutput', 'CoDiScheduler', 'PipelineAdaptor', 'CoDiPipeline']
-
-# %% ../nbs/library/pipeline.ipynb #d4663e34
-@dataclass
-class CoDiSchedulerOutput(BaseOutput):
-    """What a step gives."""
-
-    prev_sample: torch.Tensor  # z_s
-    pred_original_sample: torch.Tensor  # x̂
-
-
-class CoDiScheduler(SchedulerMixin, ConfigMixin):
-    """Trailing timesteps; z_s by new noise ('consistency') or by the predicted noise ('ddim').
-
-    Only the numbers of steps it was made for.
-    """
-
-    order, init_noise_sigma = 1, 1.0
-
-    @register_to_config
-    def __init__(
-        self,
-        schedule: dict | None = None,  # `Schedule.to_config`
-        trained_steps: list[int] | None = None,  # None: any number
-        method: str = "consistency",
-        curve: list[dict] | None = None,  # measured with each number of steps
-        samplers: list[dict] | None = None,  # of an any-step student: `Sampler.to_row`
-    ):
-        if method not in ("consistency", "ddim"):
-            raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
-        self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
-        self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
-        self.rule = Sampler(method)  # how it moves from step to step
-
-    @classmethod
-    def of(cls, student: Student) -> CoDiScheduler:
-        """The one that a student's file asks for."""
-        about = getattr(student, "about", {})
-        return cls(
-            student.schedule.to_config(),
-            about.get("sampling_steps"),
-            about.get("method", "ddim"),
-            about.get("curve"),
-            about.get("samplers"),
-        )
-
-    def set_timesteps(self, num_inference_steps: int, device=None):
-        """Choose the timesteps.
-
-        `ValueError` for a number of steps that the model was not made for.
-        """
-        made_for = self.config.trained_steps
-        if made_for and num_inference_steps not in made_for:
-            raise ValueError(
-                f"{num_inference_steps} steps: this model was distilled for "
-                f"{', '.join(map(str, made_for))}{said_curve(self.config)}; use one of them. More "
-                "steps than it was made for do not make its pictures better"
-            )
-        self.num_inference_steps = num_inference_steps
-        rows = self.config.samplers
-        self.rule = saved_sampler(rows, num_inference_steps) if rows else self.rule
-        self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
-
-    def step(self, model_output, timestep, sample, generator=None, return_dict: bool = True):
-        """z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."""
-        at = (self.timesteps == int(timestep)).nonzero().flatten()
-        if self.num_inference_steps is None or not len(at):
-            first = "the chosen ones: call set_timesteps first"
-            chosen = self.timesteps.tolist() if self.num_inference_steps else first
-            raise ValueError(f"timestep {int(timestep)} is none of {chosen}")
-        s = int(self.timesteps[at[0] + 1]) if at[0] + 1 < len(self.timesteps) else -1
-        pred = self.schedule.predict(model_output, sample, int(timestep))
-        if self.rule.method == "ddim" or s < 0:
-            z = self.schedule.step(pred, s)
-        else:
-            z = self.schedule.add_noise(
-                pred.x, randn_tensor(sample.shape, generator, sample.device, torch.float32), s
-            )
-        z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
-        return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
-
-    def scale_model_input(self, sample, timestep=None):
-        """Nothing to scale."""
-        return sample
-
-    def add_noise(self, original_samples, noise, timesteps):
-        """z_t = α_t x + σ_t ε."""
-        return self.schedule.add_noise(original_samples, noise, timesteps)
-
-    def __len__(self) -> int:
-        return self.schedule.T
+__all__ = ['PipelineAdaptor', 'CoDiPipeline']
 
 # %% ../nbs/library/pipeline.ipynb #05f5e4ff
 class PipelineAdaptor(ModelMixin, ConfigMixin):
@@ -136,9 +52,15 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 
     config_name = ABOUT
 
-    def __init__(self, adaptor=None, about: dict | None = None, folder=None):
+    def __init__(
+        self,
+        adaptor: Adaptor | None = None,  # None: opened by `attach`
+        about: dict | None = None,  # what its file says
+        folder: str | Path | None = None,  # with its weights
+    ):
         super().__init__()
-        self.inner, self.about, self.folder = adaptor, dict(about or {}), folder
+        self.inner: Any = adaptor
+        self.about, self.folder = dict(about or {}), folder
 
     def attach(self, teacher: Teacher):
         """Open the adaptor for its teacher, if that has not been done.
@@ -148,7 +70,8 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         if self.inner is None:
             self.inner = Student.load(teacher, self.folder).adaptor.requires_grad_(False).eval()
 
-    def save_pretrained(self, save_directory, **_):
+    def save_pretrained(self, save_directory: str | Path, **_: Any):
+        """The weights, and what is known about them."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.inner.write(folder, None)
@@ -157,13 +80,47 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         (folder / ABOUT).write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder, **_):
+    def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
+        """Read what is known; the weights are opened by `attach`."""
         return cls(about=json.loads((Path(folder) / ABOUT).read_text()), folder=folder)
 
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
         """To a device; the dtype stays."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         return self if device is None else torch.nn.Module.to(self, device)
+
+# %% ../nbs/library/pipeline.ipynb #04894ada
+def _check_student(student: Student):
+    """Refuse a teacher of another family, and a student without a file."""
+    t, about = student.teacher, getattr(student, "about", None)
+    if type(t) not in (Teacher, PixelTeacher):
+        raise ValueError(
+            f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
+            "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
+        )
+    if not about or "task" not in about:
+        raise ValueError(
+            "this student knows nothing about itself; save it (Student.save) and load it again"
+        )
+
+# %% ../nbs/library/pipeline.ipynb #de1425e2
+_OF_THE_HUB = ("local_files_only", "revision", "cache_dir", "token")
+
+
+def _find_folder(name: str | Path, given: dict[str, Any]) -> Path:
+    """The folder of that name, or of that model on the hub; takes the hub's settings out."""
+    hub = {k: given.pop(k) for k in _OF_THE_HUB if k in given}
+    return Path(name) if Path(name).is_dir() else hub_folder(str(name), **hub)
+
+
+def _load_networks(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The networks of a folder that are not given, after a look through it."""
+    check_part(folder / "adaptor", strict=False)
+    found = check_folder(folder)
+    names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
+    dtype = given.get("torch_dtype", given.get("dtype"))
+    dtype = dtype if isinstance(dtype, torch.dtype) else None
+    return load_parts(folder, dtype, *(name for name in names if name not in given))
 
 # %% ../nbs/library/pipeline.ipynb #75cad66f
 def _refuse_offload(self, *args, **kwargs):
@@ -175,158 +132,55 @@ def _refuse_offload(self, *args, **kwargs):
     )
 
 
-_WRONG_SCHEDULER = (
-    "scheduler is a {}; this model is distilled and needs its own, a CoDiScheduler: "
-    "CoDiScheduler.of(student), or pipe.scheduler of the pipeline as it was opened"
-)
-
-# %% ../nbs/library/pipeline.ipynb #f4b59e8b
-def _check_picture(name: str, picture, grey: bool):
-    """Refuse what is not a PIL image, and colours where there can be none."""
-    if not hasattr(picture, "convert"):
-        raise TypeError(
-            f"{name} is a {type(picture).__name__}; expected a PIL image or a list of "
-            f"them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}"
-        )
-    if grey and picture.mode not in ("L", "1", "I", "I;16", "F"):
-        raise ValueError(
-            f"{name} is a {picture.mode} picture; expected a grey-scale one: image.convert('L')"
-        )
+def _fetch(network: Any):
+    """Move an offloaded network to the GPU before it is called."""
+    if hasattr(network, "_hf_hook"):
+        network._hf_hook.pre_forward(network)
 
 
-def _condition(
-    pipe: CoDiPipeline, image, mask_image=None
-) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
-    """Pictures (PIL, or tensors that are conditions already), one or several."""
-    task = find_task(pipe.adaptor.about["task"])
-    if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)):
-        raise ValueError(
-            "a mask_image belongs to PIL images and a model for inpainting; here are a "
-            f"{type(image).__name__} and a model for {task.name}"
-        )
-    if torch.is_tensor(image):
-        return (image if image.ndim == 4 else image[None]).float()
-    images, masks = (x if isinstance(x, (list, tuple)) else [x] for x in (image, mask_image))
-    if not images:
-        raise ValueError("image is an empty list; expected one picture or more")
-    for im in images:
-        _check_picture("image", im, grey=task.name == "depth")
-    for m in masks:
-        if m is not None:
-            _check_picture("mask_image", m, grey=True)
-    size = max(len(images), len(masks))
-    if {len(images), len(masks)} - {1, size}:
-        raise ValueError(
-            f"{len(images)} images and {len(masks)} masks; give as many of one as of the other, "
-            "or one"
-        )
-    images, masks = (
-        [read_pil(x) if x is not None else None for x in some] * (size // len(some))
-        for some in (images, masks)
-    )
-    for im, m in zip(images, masks):
-        if m is not None and m.shape[-2:] != im.shape[-2:]:
-            raise ValueError(
-                f"mask_image is {m.shape[-1]} × {m.shape[-2]} pixels and its image {im.shape[-1]} "
-                f"× {im.shape[-2]}; a mask has the size of its picture"
-            )
-    return torch.stack(
-        [
-            task.of_user(im, None if m is None else m[:1]) if task.of_user else im
-            for im, m in zip(images, masks)
-        ]
-    )
+def _prepare(
+    pipe: CoDiPipeline, teacher: Teacher, n: int, cond: torch.Tensor, scale: float
+) -> tuple[Student, Prepared]:
+    """The student with the adaptor at this strength, and its prepared conditions of n pictures."""
+    adaptor, cond = pipe.adaptor.inner, cond.to(pipe._execution_device)
+    adaptor.check(cond, n)
+    student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
+    _fetch(pipe.unet)
+    ready = student.prepare(cond if scale == 1.0 else [cond])
+    if hasattr(pipe.vae, "_hf_hook"):
+        pipe.vae._hf_hook.init_hook(pipe.vae)  # back to the CPU, until the picture is decoded
+    _fetch(pipe.unet)  # an autoencoder that read the condition has sent it away again
+    return student, ready
 
-# %% ../nbs/library/pipeline.ipynb #f4b59e8d
-def _matched(prompt, cond, n: int) -> tuple[list[str], torch.Tensor]:
-    """As many prompts as conditions, n times each."""
-    prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-    size = max(len(prompts), len(cond))
-    if {len(prompts), len(cond)} - {1, size}:
-        raise ValueError(
-            f"{len(prompts)} prompts and {len(cond)} images; give as many of one as of the other, "
-            "or one"
-        )
-    prompts, cond = prompts * (size // len(prompts)), cond.expand(size, -1, -1, -1)
-    return [p for p in prompts for _ in range(n)], cond.repeat_interleave(n, 0)
+# %% ../nbs/library/pipeline.ipynb #22034db4
+@contextmanager
+def _one_call(pipe: CoDiPipeline) -> Generator[None]:
+    """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
+    moves = hasattr(pipe.unet, "_hf_hook")
+    with lock_of(pipe.unet) if moves else nullcontext():
+        before, pipe._interrupt = pipe._interrupt, False
+        try:
+            yield
+        finally:
+            pipe._interrupt = before
+            pipe.maybe_free_model_hooks()
+
+# %% ../nbs/library/pipeline.ipynb #83906b63
+def _chosen_scheduler(pipe: CoDiPipeline, n: int) -> CoDiScheduler:
+    """A scheduler of one call: what a callback draws with this pipeline must not change it."""
+    check_scheduler(pipe.scheduler)
+    scheduler = copy.copy(pipe.scheduler)
+    scheduler.set_timesteps(n, pipe._execution_device)
+    return scheduler
 
 
-def _negatives(negative, size: int, n: int) -> list[str]:
-    """One for all pictures, or one for each."""
-    if negative is None or isinstance(negative, str):
-        return [negative or ""]
-    if n * len(negative) != size:
-        raise ValueError(
-            f"{len(negative)} negative prompts for {size // n} prompts or images; give one for "
-            "each, or one string"
-        )
-    return [p or "" for p in negative for _ in range(n)]
-
-# %% ../nbs/library/pipeline.ipynb #f4b59e8f
-def _max_guidance(pipe: CoDiPipeline) -> float:
-    """The largest guidance that the model takes.
-
-    1 for a model without captions, and where the caption is an instruction, which training never
-    left out.
-    """
-    # what it has seen in training
-    if pipe.adaptor.inner.extra_input == "guidance":
-        return pipe.adaptor.about.get("config", {}).get("guidance", MAX_GUIDANCE)
-    return (
-        MAX_GUIDANCE
-        if pipe.vae is not None and find_task(pipe.adaptor.about["task"]).captions
-        else 1.0
-    )
-
-
-def _check_guidance(pipe: CoDiPipeline, w: float):
-    """Refuse guidance that the model was not made for."""
-    check_range(guidance=w)
-    high = _max_guidance(pipe)
-    if 1.0 <= w <= high:
-        return
-    if high == 1.0:
-        takes = "1 (it takes no captions, or always needs its instruction)"
-    elif pipe.adaptor.inner.extra_input == "guidance":
-        takes = f"1 … {high:g}, for which it was distilled"
-    else:
-        takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
-    raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
-
-# %% ../nbs/library/pipeline.ipynb #311f55e6
-def _check_request(pipe: CoDiPipeline, image, output_type: str, names):
-    """Refuse a call that cannot be meant."""
-    if not isinstance(pipe.scheduler, CoDiScheduler):
-        raise ValueError(_WRONG_SCHEDULER.format(type(pipe.scheduler).__name__))
-    if image is None:
-        raise ValueError("image is missing: the picture that is to be obeyed")
-    if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f"output_type is {output_type!r}; choose pil, np, pt or latent")
-    if wrong := set(names) - set(pipe._callback_tensor_inputs):
-        raise ValueError(
-            f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: "
-            f"{', '.join(pipe._callback_tensor_inputs)}"
-        )
-
-
-def _noise(pipe: CoDiPipeline, n: int, latents, generator) -> torch.Tensor:  # [n, C, h, w]
-    """The given latents, or new ones."""
-    shape = (n, *pipe.teacher.latent_shape)
-    if isinstance(generator, (list, tuple)) and len(generator) != n:
-        raise ValueError(
-            f"{len(generator)} generators for {n} pictures; give one for each, or a single one"
-        )
-    if latents is None:
-        return randn_tensor(shape, generator, pipe._execution_device, torch.float32)
-    if tuple(latents.shape) != shape:
-        raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    z = latents.to(pipe._execution_device).float()
-    if not z.abs().max() < 100:
-        raise ValueError("latents hold NaN, or values beyond ±100; expected noise of variance 1")
-    return z
-
-
-def _mover(pipe: CoDiPipeline, scheduler, generator, callback: Callable | None, names):
+def _mover(
+    pipe: CoDiPipeline,
+    scheduler: CoDiScheduler,
+    generator: Generators | None,
+    callback: Callable | None,
+    names: Collection[str],
+) -> Callable:
     """What moves z to the next timestep: the scheduler's step, then the callback."""
     timesteps, kind = scheduler.timesteps.tolist(), scheduler.schedule.prediction_type
 
@@ -339,56 +193,51 @@ def _mover(pipe: CoDiPipeline, scheduler, generator, callback: Callable | None, 
 
     return move
 
-# %% ../nbs/library/pipeline.ipynb #0de6a36e
-_CARD = """---
-library_name: diffusers
-pipeline_tag: image-to-image
----
-# {name}
 
-Draws from {what}. Made by conditional diffusion distillation (CoDi, arXiv 2310.01407) with \
-cond_distill.
+def _run(
+    pipe: CoDiPipeline, scheduler: CoDiScheduler, predict: Callable, z: torch.Tensor, move: Callable
+) -> torch.Tensor:  # [B, C, h, w] the last latents
+    """All steps, with a progress bar, until the callback interrupts."""
+    timesteps = scheduler.timesteps.tolist()
+    with pipe.progress_bar(total=len(timesteps)) as bar:
+        for state in denoise(predict, z, timesteps, move):
+            z = state.z
+            bar.update()
+            if pipe.interrupt:
+                break
+    return z
 
-```python
-from cond_distill import CoDiPipeline
-pipe = CoDiPipeline.from_pretrained("{name}")
-pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       # image: PIL, \
-{size} x {size} pixels
-```
+# %% ../nbs/library/pipeline.ipynb #f82d72cb
+def _predictor(
+    student: Student,
+    scheduler: CoDiScheduler,
+    ready: Prepared,
+    text: Any,  # `Teacher.embed`
+    guidance: float,
+) -> Callable:  # (z, t) -> Prediction
+    """The student, with its condition, text and guidance."""
+    inputs = scheduler.rule.told(student, scheduler.timesteps.tolist())
 
-- steps: {said}; sampling: {method}; guidance: {guidance}. Other values are refused.
-- adaptor: {kind}, for the teacher with the fingerprint {teacher}
-- training: {trained}
+    def predict(z, t):
+        return student(z, t, ready, text, guidance=guidance, **inputs[t])
 
-{measured}
-"""
+    return predict
 
+# %% ../nbs/library/pipeline.ipynb #da1a97d5
+def _in_form(
+    images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
+    cond: torch.Tensor,  # [B, K, H, W]
+    task: Task,
+    output_type: str,  # "pil", "np" or "pt"
+) -> Any:
+    """What is known exactly is put back; then the wanted form."""
+    from diffusers.image_processor import VaeImageProcessor
 
-def _measured(curve) -> str:
-    """The step curve as a table."""
-    return (
-        f"Measured on {curve[0]['n']} held-out conditions:\n\n"
-        + table([{k: v for k, v in r.items() if k != "n"} for r in curve])
-        if curve
-        else (
-            "Not measured: `cond-distill distill` and `tools/ship.py` write a step curve into the "
-            "adaptor's file."
-        )
-    )
-
-
-def _upload(folder: Path, name: str, private: bool | None = None, token=None, **commit: Any):
-    """All files of a folder into a repository of the hub, which is made if it is not there."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    repository = api.create_repo(name, private=private, exist_ok=True).repo_id
-    api.upload_folder(folder_path=folder, repo_id=repository, **commit)
+    images = task.finish(images.cpu(), cond.cpu())
+    processor: Any = VaeImageProcessor(do_normalize=False)
+    return processor.postprocess(images, output_type, [False] * len(images))
 
 # %% ../nbs/library/pipeline.ipynb #f4c73028
-MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
-
-
 class CoDiPipeline(DiffusionPipeline):
     """A student as a diffusers pipeline.
 
@@ -401,7 +250,15 @@ class CoDiPipeline(DiffusionPipeline):
     model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
     _interrupt = False
 
-    def __init__(self, unet, adaptor, scheduler, vae=None, text_encoder=None, tokenizer=None):
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        adaptor: PipelineAdaptor,
+        scheduler: CoDiScheduler,
+        vae: torch.nn.Module | None = None,
+        text_encoder: torch.nn.Module | None = None,
+        tokenizer: Any = None,
+    ):
         super().__init__()
         self.register_modules(
             unet=unet,
@@ -411,8 +268,7 @@ class CoDiPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        if not isinstance(scheduler, CoDiScheduler):
-            raise ValueError(_WRONG_SCHEDULER.format(type(scheduler).__name__))
+        check_scheduler(scheduler)
         adaptor.attach(self.teacher)
 
     enable_sequential_cpu_offload = enable_group_offload = _refuse_offload
@@ -420,45 +276,19 @@ class CoDiPipeline(DiffusionPipeline):
     @classmethod
     def from_student(cls, student: Student) -> CoDiPipeline:
         """The pipeline of a student that was loaded from a file."""
-        t, about = student.teacher, getattr(student, "about", None)
-        if type(t) not in (Teacher, PixelTeacher):
-            raise ValueError(
-                f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
-                "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
-            )
-        if not about or "task" not in about:
-            raise ValueError(
-                "this student knows nothing about itself; save it (Student.save) and load it again"
-            )
-        return cls(
-            t.backbone,
-            PipelineAdaptor(student.adaptor, about),
-            CoDiScheduler.of(student),
-            t.vae,
-            t.text_encoder,
-            t.tokenizer,
-        )
+        _check_student(student)
+        t, adaptor = student.teacher, PipelineAdaptor(student.adaptor, student.about)
+        scheduler = CoDiScheduler.of(student)
+        return cls(t.backbone, adaptor, scheduler, t.vae, t.text_encoder, t.tokenizer)
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> CoDiPipeline:
         """Open a folder or a model of the hub, after a look through its files."""
-        named = ("local_files_only", "revision", "cache_dir", "token")
-        hub = {k: kwargs.pop(k) for k in named if k in kwargs}
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = hub_folder(str(pretrained_model_name_or_path), **hub)
-        dtype = kwargs.get("torch_dtype", kwargs.get("dtype"))
-        check_part(folder / "adaptor", strict=False)
-        found = check_folder(folder)
-        names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
-        parts = load_parts(
-            folder,
-            dtype if isinstance(dtype, torch.dtype) else None,
-            *(name for name in names if name not in kwargs),
-        )
-        return super().from_pretrained(folder, use_safetensors=True, **parts, **kwargs)
+        folder = _find_folder(pretrained_model_name_or_path, kwargs)
+        networks = _load_networks(folder, kwargs)
+        return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
 
     @property
     def teacher(self) -> Teacher:
@@ -470,104 +300,58 @@ class CoDiPipeline(DiffusionPipeline):
         )
 
     @property
+    def max_guidance(self) -> float:
+        """The largest `guidance_scale` that the model takes."""
+        return max_guidance(self.adaptor.about, self._embeds_guidance, self.vae is not None)
+
+    @property
+    def _embeds_guidance(self) -> bool:
+        return self.adaptor.inner.extra_input == "guidance"
+
+    @property
     def interrupt(self) -> bool:
         """True after a callback, or another thread, has set `pipe._interrupt`."""
         return self._interrupt
 
-    @contextmanager
-    def _call(self):
-        """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
-        moves = hasattr(self.unet, "_hf_hook")
-        with lock_of(self.unet) if moves else nullcontext():
-            before, self._interrupt = self._interrupt, False
-            try:
-                yield
-            finally:
-                self._interrupt = before
-                self.maybe_free_model_hooks()
-
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str] | None = None,
-        image=None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
-        # PIL, white where to fill (inpainting)
-        mask_image=None,
+        prompt: Prompt = None,
+        image: Pictures | None = None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
+        mask_image: Pictures | None = None,  # PIL, white where to fill (inpainting)
         num_inference_steps: int = 4,
         guidance_scale: float = 1.0,
-        negative_prompt: str | list[str] | None = None,
+        negative_prompt: Prompt = None,
         num_images_per_prompt: int = 1,
         conditioning_scale: float = 1.0,  # how strongly the adaptor acts
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators | None = None,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",  # "pil", "np", "pt" or "latent"
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
+        callback_on_step_end_tensor_inputs: Collection[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple:
         """Draw."""
-        _check_request(self, image, output_type, callback_on_step_end_tensor_inputs)
-        _check_guidance(self, guidance_scale)
-        check_range(
-            conditioning_scale=conditioning_scale, num_images_per_prompt=num_images_per_prompt
-        )
-        # of its own: what a callback draws with this pipeline must not change this picture
-        scheduler = copy.copy(self.scheduler)
-        scheduler.set_timesteps(num_inference_steps, self._execution_device)
-        prompts, cond = _matched(prompt, _condition(self, image, mask_image), num_images_per_prompt)
-        negatives = _negatives(negative_prompt, len(prompts), num_images_per_prompt)
-        with self._call():
-            z = _noise(self, len(prompts), latents, generator)
+        scheduler = _chosen_scheduler(self, num_inference_steps)
+        names, n = callback_on_step_end_tensor_inputs, num_images_per_prompt
+        check_call(output_type, names, self._callback_tensor_inputs)
+        check_guidance(guidance_scale, self.max_guidance, self._embeds_guidance)
+        check_range(conditioning_scale=conditioning_scale, num_images_per_prompt=n)
+        task = find_task(self.adaptor.about["task"])
+        prompts, cond = match_prompts(prompt, read_conditions(task, image, mask_image), n)
+        negatives = match_negatives(negative_prompt, len(prompts), n)
+        move = _mover(self, scheduler, generator, callback_on_step_end, names)
+        with _one_call(self):
             teacher = self.teacher
+            shape = (len(prompts), *teacher.latent_shape)
+            z = start_noise(shape, self._execution_device, latents, generator)
             text, teacher._empty = teacher.embed(prompts), teacher.embed(negatives)
-            student, ready = self._student(teacher, text, cond, conditioning_scale)
-            told = scheduler.rule.told(student, scheduler.timesteps.tolist())
-
-            def predict(z, t):
-                return student(z, t, ready, text, guidance=guidance_scale, **told[t])
-
-            move = _mover(
-                self, scheduler, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
-            )
-            with self.progress_bar(total=num_inference_steps) as bar:
-                for state in denoise(predict, z, scheduler.timesteps.tolist(), move):
-                    z = state.z
-                    bar.update()
-                    if self.interrupt:
-                        break
-            images: Any = (
-                z
-                if output_type == "latent"
-                else self._finished(teacher.decode(z), cond, output_type)
-            )
+            student, ready = _prepare(self, teacher, len(prompts), cond, conditioning_scale)
+            predict = _predictor(student, scheduler, ready, text, guidance_scale)
+            images: Any = _run(self, scheduler, predict, z, move)
+            if output_type != "latent":
+                images = _in_form(teacher.decode(images), cond, task, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def _student(self, teacher, text, cond, scale: float):
-        """The student with the adaptor at this strength, and its prepared conditions."""
-        adaptor, cond = self.adaptor.inner, cond.to(self._execution_device)
-        adaptor.check(cond, len(text))
-        student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
-
-        # offloaded: its weights are wanted before its call
-        def fetch():
-            if hasattr(self.unet, "_hf_hook"):
-                self.unet._hf_hook.pre_forward(self.unet)
-
-        # an autoencoder that read the condition has sent it away again
-        fetch()
-        ready = student.prepare(cond if scale == 1.0 else [cond])
-        if hasattr(self.vae, "_hf_hook"):
-            self.vae._hf_hook.init_hook(self.vae)  # back to the CPU, until the picture is decoded
-        fetch()
-        return student, ready
-
-    def _finished(self, images, cond, output_type: str):
-        """What is known exactly is put back; then the wanted form."""
-        from diffusers.image_processor import VaeImageProcessor
-
-        images = find_task(self.adaptor.about["task"]).finish(images.cpu(), cond.cpu())
-        processor: Any = VaeImageProcessor(do_normalize=False)
-        return processor.postprocess(images, output_type, [False] * len(images))
 
     def save_pretrained(
         self,
@@ -580,36 +364,14 @@ class CoDiPipeline(DiffusionPipeline):
         named = ("private", "token", "commit_message", "create_pr")
         hub = {k: kwargs.pop(k) for k in named if k in kwargs}
         DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
-        self._write_card(Path(save_directory), repo_id or Path(save_directory).name)
+        folder, about, rules = Path(save_directory), self.adaptor.about, self.scheduler.config
+        name = repo_id or folder.name
+        card = model_card(name, about, rules.trained_steps, rules.method, self.max_guidance)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         if push_to_hub:
-            _upload(Path(save_directory), repo_id or Path(save_directory).name, **hub)
+            upload_folder(folder, name, **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any):
         """Save into a repository of the hub, card and all."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
-
-    def _write_card(self, folder: Path, name: str):
-        about, rules = self.adaptor.about, self.scheduler.config
-        steps, config = rules.trained_steps or [50], about.get("config", {})
-        (folder / "README.md").write_text(
-            _CARD.format(
-                name=name,
-                what=find_task(about["task"]).about,
-                steps=steps[-2:],
-                size=about["image_size"],
-                said=", ".join(map(str, rules.trained_steps or ["any number"])),
-                method=rules.method,
-                guidance=f"1 … {_max_guidance(self):g}",
-                kind=about["adaptor"],
-                teacher=about["teacher"],
-                trained=", ".join(
-                    f"{k} {config[k]}"
-                    for k in ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed")
-                    if k in config
-                )
-                or "not recorded",
-                measured=_measured(about.get("curve")),
-            ),
-            encoding="utf-8",
-        )
