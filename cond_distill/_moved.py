@@ -74,7 +74,14 @@ NAMES = {
         "list_images": "data.folder",
     },
     "data.stream": {"first_examples": "data.source:first_rows"},
-    "data.tasks": {"spoil": "data.tasks:degrade", "fill": "data.tasks:composite"},
+    "data.tasks": {
+        "spoil": "data.conditions:degrade",
+        "fill": "data.conditions:composite",
+        "resize": "data.conditions",
+        "EDITS": "data.edits",
+        "edit": "data.edits",
+        "PALETTE": "data.measures",
+    },
     "evaluation.distances": {
         "inception_weights": "evaluation.standard",
         "inception_fid": "evaluation.standard",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .data.conditions import resize
 from .data.decode import open_image
-from .data.tasks import Task, examples, find_task, resize
+from .data.tasks import Task, examples, find_task
 from .options import SampleConfig
 from .sampler import draw_images, figure, pick_method
 from .student import Student

@@ -18,10 +18,11 @@ import torch
 from PIL.Image import Image
 
 from ..config import TrainConfig
+from .conditions import resize
 from .decode import bits, open_upright, read_pil, readable
 from .estimate import task_of
 from .folder import USUAL, Columns, Item, digest, find_images
-from .tasks import Task, find_task, resize
+from .tasks import Task, find_task
 
 # %% auto #0
 __all__ = ['HELD_PHOTOS', 'Crops', 'is_held_out', 'crop_box', 'open_views', 'crop_views', 'make_example', 'collate',

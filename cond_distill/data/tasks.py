@@ -5,27 +5,46 @@
 # %% ../../nbs/library/data/tasks.ipynb #bb5bd0e1
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from .render import COLOURS, FLOORS, SHAPES, Scene, render
-from .scenes import Caption, Scenes
-from ..evaluation.distances import perceptual_distance
-from ..evaluation.evaluator import read_maps
-from ..evaluation.fidelity import depth_fidelity
+from cond_distill.data.conditions import (
+    composite,
+    degrade,
+    edges,
+    grey,
+    random_mask,
+    small_again,
+    underexpose,
+    with_hole,
+)
+from .edits import edited
+from cond_distill.data.measures import (
+    depth_error,
+    edge_match,
+    edit_done,
+    grey_psnr,
+    known_psnr,
+    near_truth,
+    segmentation,
+    shape_overlap,
+    shrunk_psnr,
+)
+from .scenes import Scenes
 from ..extensions import find
 
 # %% auto #0
-__all__ = ['TASKS', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'PALETTE', 'PAIRS', 'MAP', 'EDITS', 'Task', 'find_task', 'better',
-           'examples', 'edges', 'resize', 'small_again', 'degrade', 'random_mask', 'with_hole', 'composite',
-           'underexpose', 'edit']
+__all__ = ['TASKS', 'PAIRS', 'MAP', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'Task', 'find_task', 'better', 'examples']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
+def _as_drawn(images: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    """Nothing is known exactly: the pictures stay as they were drawn."""
+    return images
+
+
 @dataclass(frozen=True)
 class Task:
     """What a condition is, where it comes from, and what obeying it means."""
@@ -43,7 +62,7 @@ class Task:
     # (a user's picture [3,H,W], mask [1,H,W] or None) -> condition [K,H,W]; None: the picture
     # itself
     of_user: Callable | None = None
-    finish: Callable = lambda images, cond: images  # after sampling: put back what is known exactly
+    finish: Callable = _as_drawn  # after sampling: put back what is known exactly
     # how many times larger than a user's picture the answer is
     enlarge: int = 1
     # captions describe the answer (False: the caption is an instruction)
@@ -52,11 +71,118 @@ class Task:
     of_batch: Callable | None = None
     bits: int = 8  # of a condition's values that count
 
+# %% ../../nbs/library/data/tasks.ipynb #faf03f9e
+def _grey_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return grey(picture)
 
-TASKS: dict[str, Task] = {}
 
-# %% ../../nbs/library/data/tasks.ipynb #1b22c748
-OWN_PICTURES: dict[str, Task] = {}  # tasks that need pictures of your own
+_MAPS = (
+    Task(
+        name="depth",
+        about="a depth map (near = bright): draw a picture with this geometry",
+        channels=1,
+        fidelity=depth_error,
+        of_scene=lambda batch: dict(batch, cond=batch["depth"]),
+        of_user=_grey_of_user,
+    ),
+    Task(
+        name="segmentation",
+        about="a map of what is where, in the colours of `PALETTE`",
+        channels=3,
+        fidelity=shape_overlap,
+        of_scene=lambda batch: dict(batch, cond=segmentation(batch)),
+    ),
+)
+
+# %% ../../nbs/library/data/tasks.ipynb #93debdc9
+_MEASURED = (
+    Task(
+        name="edges",
+        about="a sketch of the edges",
+        channels=1,
+        fidelity=edge_match,
+        of_image=lambda picture, rng: edges(picture),
+        of_user=lambda picture, mask: edges(picture),
+    ),
+    Task(
+        name="colourise",
+        about="a grey picture: colour it",
+        channels=1,
+        fidelity=grey_psnr,
+        of_image=lambda picture, rng: grey(picture),
+        of_user=_grey_of_user,
+    ),
+)
+
+# %% ../../nbs/library/data/tasks.ipynb #adb5f01f
+def _superres(factor: int) -> Task:
+    """Bring back a picture that was shrunk by an even filter."""
+    return Task(
+        name=f"superres_x{factor}",
+        about=f"a picture shrunk {factor} times (bicubic)",
+        channels=3,
+        enlarge=factor,
+        fidelity=shrunk_psnr(factor),
+        of_image=lambda picture, rng: small_again(picture, factor),
+    )
+
+
+_DAMAGED = (
+    _superres(4),
+    _superres(8),
+    Task(
+        name="superres_real",
+        about="a picture shrunk 4 times with blur, noise and JPEG",
+        channels=3,
+        enlarge=4,
+        fidelity=near_truth,
+        of_image=degrade,
+    ),
+)
+
+# %% ../../nbs/library/data/tasks.ipynb #891a6651
+def _hole_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        raise ValueError(
+            "inpainting needs a mask as well, white where the picture is to be filled: mask=… "
+            "(--mask FILE)"
+        )
+    return with_hole(picture, (mask > 0.5).float())
+
+
+_CHANGED = (
+    Task(
+        name="inpaint",
+        about="a picture with a hole and the mask of the hole",
+        channels=4,
+        fidelity=known_psnr,
+        finish=composite,
+        of_user=_hole_of_user,
+        of_image=lambda picture, rng: with_hole(picture, random_mask(*picture.shape[-2:], rng)),
+    ),
+    Task(
+        name="enhance",
+        about="a dark, noisy or blurred picture",
+        channels=3,
+        fidelity=near_truth,
+        of_image=underexpose,
+    ),
+    Task(
+        name="edit",
+        about="a picture; the caption is an instruction",
+        channels=3,
+        fidelity=edit_done,
+        of_scene=edited,
+        captions=False,
+    ),
+)
+
+# %% ../../nbs/library/data/tasks.ipynb #21cab728
+TASKS = {task.name: task for task in (*_MAPS, *_MEASURED, *_DAMAGED, *_CHANGED)}
+PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=near_truth)
+# its estimator brings a measure of its own (`data.estimate`)
+MAP = Task("map", "a map that an estimator of yours makes of photographs", 3, fidelity=near_truth)
+OWN_PICTURES = {task.name: task for task in (PAIRS, MAP)}  # tasks that need pictures of your own
 
 
 def find_task(name: str) -> Task:
@@ -74,10 +200,10 @@ def better(measure: str, a: float, b: float) -> bool:
     """Is `a` better than `b`, two values of the measure of that name?"""
     return a < b if measure in SMALL_IS_GOOD else a > b
 
-
+# %% ../../nbs/library/data/tasks.ipynb #bed2dbd3
 def examples(
     task: str | Task,
-    indices,  # of scenes
+    indices: Sequence[int],  # of scenes
     split: str = "train",  # or "held_out"
     size: int = 64,  # pixels a side
     level: str = "mixed",  # of captions: "full", "partial", "none", "mixed"
@@ -88,7 +214,8 @@ def examples(
     """
     task = find_task(task) if isinstance(task, str) else task
     data = Scenes(split, size=size, level=level)
-    if not (task.of_scene or task.of_image):
+    of_image = task.of_image
+    if not (task.of_scene or of_image):
         raise ValueError(f"task {task.name!r} cannot be made of scenes; it needs your own pictures")
     batch = data.batch(indices)
     if task.of_scene:
@@ -97,424 +224,5 @@ def examples(
     def rng(i):
         return np.random.default_rng((data.start + int(i), sum(map(ord, task.name))))
 
-    return dict(
-        batch, cond=torch.stack([task.of_image(x, rng(i)) for x, i in zip(batch["image"], indices)])
-    )
-
-# %% ../../nbs/library/data/tasks.ipynb #20bf48e7
-def _depth_error(nets, images, held):
-    return {"depth error": depth_fidelity(nets.evaluator, images, held["cond"])["error"]}
-
-
-# sky, floor, then `SHAPES`
-PALETTE = torch.tensor(
-    [
-        [0.85, 0.92, 1.0],
-        [0.45, 0.45, 0.45],
-        [0.9, 0.1, 0.1],
-        [0.1, 0.7, 0.2],
-        [0.1, 0.2, 0.9],
-        [0.95, 0.8, 0.1],
-        [0.7, 0.1, 0.8],
-    ]
-)
-
-
-def _segmentation(batch):
-    """Every pixel in the colour of what it shows: sky, floor, or a shape."""
-    # sky −1, floor 0, solids 1 … 3 → index into the palette
-    kinds = torch.zeros(len(batch["scene"]), 5, dtype=torch.long)
-    for b, scene in enumerate(batch["scene"]):
-        kinds[b, :2] = torch.tensor([0, 1])
-        for k, s in enumerate(scene.solids):
-            kinds[b, k + 2] = 2 + SHAPES.index(s.shape)
-    seg = batch["segmentation"][:, 0] + 1
-    return PALETTE[kinds.gather(1, seg.flatten(1)).view_as(seg)].permute(0, 3, 1, 2)
-
-
-def _shape_overlap(nets, images, held):
-    """Pixels with the right shape, over pixels with a shape in one or the other."""
-    cond = held["cond"][:, :, ::2, ::2]
-    # 0 = no solid
-    want = (torch.cdist(cond.permute(0, 2, 3, 1).flatten(1, 2), PALETTE).argmin(-1) - 1).clamp(
-        min=0
-    )
-    got = read_maps(nets.evaluator, images)["shape"].argmax(1).flatten(1)
-    return {
-        "shape overlap": ((got == want) & (want > 0)).sum().item()
-        / max(1, ((got > 0) | (want > 0)).sum().item())
-    }
-
-
-def _add(**kwargs):
-    TASKS[kwargs["name"]] = Task(**kwargs)
-
-
-def _grey(picture):
-    return (picture * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(-3, keepdim=True)
-
-
-_add(
-    name="depth",
-    about="a depth map (near = bright): draw a picture with this geometry",
-    channels=1,
-    fidelity=_depth_error,
-    of_scene=lambda batch: dict(batch, cond=batch["depth"]),
-    of_user=lambda picture, mask: _grey(picture),
-)
-_add(
-    name="segmentation",
-    about="a map of what is where, in the colours of `PALETTE`",
-    channels=3,
-    fidelity=_shape_overlap,
-    of_scene=lambda batch: dict(batch, cond=_segmentation(batch)),
-)
-
-# %% ../../nbs/library/data/tasks.ipynb #0333f827
-def edges(picture: torch.Tensor) -> torch.Tensor:  # [..., 3, H, W] in [0, 1] → [..., 1, H, W]
-    """A sketch: how steep the brightness is (Sobel), 1 from a quarter of the full range a pixel."""
-    grey = _grey(picture).flatten(0, -4) if picture.ndim > 3 else _grey(picture)[None]
-    k = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
-    g = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), torch.stack([k, k.T])[:, None])
-    out = (g.square().sum(1, keepdim=True).sqrt() * 2).clamp(0, 1)
-    return out if picture.ndim > 3 else out[0]
-
-
-def _edge_match(nets, images, held):
-    a, b = (
-        e.flatten(1) - e.flatten(1).mean(1, keepdim=True) for e in (edges(images), held["cond"])
-    )
-    return {"edge correlation": F.cosine_similarity(a, b).mean().item()}
-
-
-def _decibel(a, b) -> float:
-    """Peak signal-to-noise ratio of values in [0, 1]; at most 80."""
-    return (-10 * (a - b).square().flatten(1).mean(1).clamp(min=1e-8).log10()).mean().item()
-
-
-_add(
-    name="edges",
-    about="a sketch of the edges",
-    channels=1,
-    fidelity=_edge_match,
-    of_image=lambda picture, rng: edges(picture),
-    of_user=lambda picture, mask: edges(picture),
-)
-_add(
-    name="colourise",
-    about="a grey picture: colour it",
-    channels=1,
-    fidelity=lambda nets, images, held: {"grey PSNR": _decibel(_grey(images), held["cond"])},
-    of_image=lambda picture, rng: _grey(picture),
-    of_user=lambda picture, mask: _grey(picture),
-)
-
-# %% ../../nbs/library/data/tasks.ipynb #07c7546d
-def resize(x, size, mode="bicubic"):
-    """Pictures [B, C, H, W] to `size` (an int or two), anti-aliased, kept in [0, 1]."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    if mode == "area":
-        return F.interpolate(x, size, mode="area")
-    return F.interpolate(x, size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
-
-
-def small_again(picture, factor: int):
-    """Shrink [..., 3, H, W] `factor` times and enlarge it again."""
-    x = picture if picture.ndim == 4 else picture[None]
-    out = resize(resize(x, (x.shape[-2] // factor, x.shape[-1] // factor)), x.shape[-2:])
-    return out if picture.ndim == 4 else out[0]
-
-
-def _shrunk_psnr(factor):
-    def fidelity(nets, images, held):
-        def small(x):
-            return resize(x, x.shape[-1] // factor)
-
-        return {"shrunk PSNR": _decibel(small(images), small(held["image"]))} | _looks(
-            nets, images, held
-        )
-
-    return fidelity
-
-
-def _looks(nets, images, held):
-    """How far the answer looks from the true one, to the texture network.
-
-    Without networks (None: pictures that are not scenes) nothing.
-    """
-    if nets is None:
-        return {}
-    return {"perceptual": perceptual_distance(nets.texture, images, held["image"]).mean().item()}
-
-# %% ../../nbs/library/data/tasks.ipynb #a5463d06
-def _blur(x, rng):
-    """A Gaussian of random width and shape, on [1, 3, H, W]."""
-    a, b, angle = *rng.uniform(0.2, 1.6, 2), rng.uniform(0, np.pi)
-    y, z = np.mgrid[-3:4, -3:4]
-    u, v = np.cos(angle) * z + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * z
-    k = np.exp(-0.5 * ((u / a) ** 2 + (v / b) ** 2))
-    k = torch.from_numpy((k / k.sum()).astype(np.float32)).expand(3, 1, 7, 7)
-    return F.conv2d(F.pad(x, (3, 3, 3, 3), mode="reflect"), k, groups=3)
-
-
-def _noise(x, rng, strength=0.06):
-    """Of every pixel alone or grey, constant or growing with brightness (shot noise)."""
-    sigma = rng.uniform(0.004, strength) * (x.clamp(0, 1).sqrt() if rng.random() < 0.5 else 1)
-    n = torch.from_numpy(
-        rng.standard_normal((1, 1 if rng.random() < 0.4 else 3, *x.shape[-2:])).astype(np.float32)
-    )
-    return (x + sigma * n).clamp(0, 1)
-
-
-def _jpeg(x, rng, worst=35):
-    """Through a JPEG file of random quality."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray((x[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(
-        file, "JPEG", quality=int(rng.integers(worst, 96))
-    )
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
-
-# %% ../../nbs/library/data/tasks.ipynb #03b6181f
-def degrade(
-    picture: torch.Tensor,  # [3, H, W] in [0, 1]
-    rng: np.random.Generator,
-    factor: int = 4,
-    rounds: int = 2,
-) -> torch.Tensor:
-    """A realistic small version of a picture, enlarged to its size again.
-
-    Blur, resize, noise and JPEG, `rounds` times.
-    """
-    x, size = picture[None], picture.shape[-2:]
-    for _ in range(rounds):
-        if rng.random() < 0.8:
-            x = _blur(x, rng)
-        scale, mode = rng.uniform(0.5, 1.1), str(rng.choice(["area", "bilinear", "bicubic"]))
-        x = resize(
-            x, [max(s // factor, round(n * scale)) for s, n in zip(size, x.shape[-2:])], mode
-        )
-        if rng.random() < 0.8:
-            x = _noise(x, rng)
-        x = _jpeg(x.clamp(0, 1), rng)
-    return resize(resize(x, [s // factor for s in size]), size)[0]
-
-
-def _near_truth(nets, images, held):
-    return {"PSNR": _decibel(images, held["image"])} | _looks(nets, images, held)
-
-
-PAIRS = Task("pairs", "the input of an input/target pair of your own", 3, fidelity=_near_truth)
-# its estimator brings a measure of its own (`data.estimate`)
-MAP = Task("map", "a map that an estimator of yours makes of photographs", 3, fidelity=_near_truth)
-OWN_PICTURES.update(pairs=PAIRS, map=MAP)
-
-for _k in (4, 8):
-    _add(
-        name=f"superres_x{_k}",
-        about=f"a picture shrunk {_k} times (bicubic)",
-        channels=3,
-        enlarge=_k,
-        fidelity=_shrunk_psnr(_k),
-        of_image=lambda picture, rng, k=_k: small_again(picture, k),
-    )
-_add(
-    name="superres_real",
-    about="a picture shrunk 4 times with blur, noise and JPEG",
-    channels=3,
-    enlarge=4,
-    fidelity=_near_truth,
-    of_image=lambda picture, rng: degrade(picture, rng),
-)
-
-# %% ../../nbs/library/data/tasks.ipynb #3b5cbb7e
-def random_mask(height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
-    """A hole [1, H, W], 1 = unknown.
-
-    One or two boxes, or a few brush strokes, a tenth to six tenths of the picture.
-    """
-    from PIL import Image, ImageDraw
-
-    for _ in range(50):
-        mask = Image.new("L", (width, height))
-        draw = ImageDraw.Draw(mask)
-        if rng.random() < 0.5:
-            for _ in range(rng.integers(1, 3)):
-                w, h = rng.uniform(0.2, 0.6, 2) * (width, height)
-                x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
-                draw.rectangle([x, y, x + w, y + h], fill=255)
-        else:
-            for _ in range(rng.integers(1, 5)):
-                path = [rng.uniform(0, 1, 2) * (width, height)]
-                angle = rng.uniform(0, 2 * np.pi)
-                thick = rng.uniform(0.06, 0.2) * width
-                for _ in range(rng.integers(3, 8)):
-                    angle += rng.uniform(-1, 1)
-                    path.append(
-                        path[-1]
-                        + rng.uniform(0.1, 0.3) * width * np.array([np.cos(angle), np.sin(angle)])
-                    )
-                draw.line(
-                    [tuple(p) for p in path], fill=255, width=max(1, round(thick)), joint="curve"
-                )
-        out = torch.from_numpy(np.array(mask) > 127).float()[None]
-        if 0.1 <= out.mean() <= 0.6:
-            break
-    return out
-
-# %% ../../nbs/library/data/tasks.ipynb #56f5dc0b
-def with_hole(picture, mask):
-    """Picture [..., 3, H, W] and mask [..., 1, H, W] → condition [..., 4, H, W]."""
-    return torch.cat([picture * (1 - mask) + 0.5 * mask, mask], -3)
-
-
-def composite(images, cond):
-    """The answer in the hole, the known picture elsewhere, exactly."""
-    mask = cond[:, 3:4].to(images)
-    return images * mask + cond[:, :3].to(images) * (1 - mask)
-
-
-def _known_psnr(nets, images, held):
-    known = 1 - held["cond"][:, 3:4]
-    error = ((images - held["image"]).square() * known).sum((1, 2, 3)) / (3 * known.sum((1, 2, 3)))
-    return {"known PSNR": (-10 * error.clamp(min=1e-8).log10()).mean().item()} | _looks(
-        nets, composite(images, held["cond"]), held
-    )
-
-
-def _user_hole(picture, mask):
-    if mask is None:
-        raise ValueError(
-            "inpainting needs a mask as well, white where the picture is to be filled: mask=… "
-            "(--mask FILE)"
-        )
-    return with_hole(picture, (mask > 0.5).float())
-
-
-_add(
-    name="inpaint",
-    about="a picture with a hole and the mask of the hole",
-    channels=4,
-    fidelity=_known_psnr,
-    finish=composite,
-    of_user=_user_hole,
-    of_image=lambda picture, rng: with_hole(picture, random_mask(*picture.shape[-2:], rng)),
-)
-
-# %% ../../nbs/library/data/tasks.ipynb #58613d0b
-def underexpose(picture, rng):
-    """Too dark (with the noise of few photons), noisy, or blurred."""
-    # bits: dark, noisy, blurred
-    kind, x = rng.integers(1, 8), picture[None]
-    if kind & 4:
-        x = _blur(_blur(x, rng), rng)
-    if kind & 1:
-        x = (x * rng.uniform(0.15, 0.5)) ** rng.uniform(1.0, 1.3)
-    if kind & 2 or kind & 1:
-        x = _noise(x.clamp(0, 1), rng, 0.12 if kind & 2 else 0.03)
-    return x[0].clamp(0, 1)
-
-
-_add(
-    name="enhance",
-    about="a dark, noisy or blurred picture",
-    channels=3,
-    fidelity=_near_truth,
-    of_image=underexpose,
-)
-
-# %% ../../nbs/library/data/tasks.ipynb #43e0f56a
-EDITS = ("colour", "shape", "remove", "floor", "light")
-
-
-def _call(solid, scene) -> str | None:
-    """'cube', or 'red cube' where there are two; None if even that is not unique."""
-    for words in (("shape",), ("colour", "shape")):
-        said = [[getattr(s, w) for w in words] for s in scene.solids]
-        mine = [getattr(solid, w) for w in words]
-        if said.count(mine) == 1:
-            return " ".join(mine)
-
-
-def edit(scene: Scene, rng: np.random.Generator) -> tuple[Scene, str]:
-    """Another scene, in which one thing has changed, and the instruction."""
-    named = [(k, _call(s, scene)) for k, s in enumerate(scene.solids) if _call(s, scene)]
-    kinds = [
-        k
-        for k in EDITS
-        if (named or k in ("floor", "light")) and (k != "remove" or len(scene.solids) > 1)
-    ]
-    kind = str(rng.choice(kinds))
-
-    def other(options, now):
-        return str(rng.choice([o for o in options if o != now]))
-
-    if kind == "floor":
-        floor = other(FLOORS, scene.floor)
-        return replace(scene, floor=floor), f"put it on a {floor} floor"
-    if kind == "light":
-        side = str(rng.choice(["left", "right"]))
-        return replace(
-            scene, light=(rng.uniform(-2.2, -0.9) if side == "left" else rng.uniform(0.9, 2.2), 0.8)
-        ), f"light from the {side}"
-    k, name = named[rng.integers(len(named))]
-    solid = scene.solids[k]
-
-    def swap(new):
-        return replace(
-            scene, solids=scene.solids[:k] + (() if new is None else (new,)) + scene.solids[k + 1 :]
-        )
-
-    if kind == "remove":
-        return swap(None), f"remove the {name}"
-    if kind == "shape":
-        shape = other(SHAPES, solid.shape)
-        return swap(replace(solid, shape=shape)), f"turn the {name} into a {shape}"
-    colour = other(COLOURS, solid.colour)
-    return swap(replace(solid, colour=colour)), f"make the {name} {colour}"
-
-# %% ../../nbs/library/data/tasks.ipynb #3e505d34
-def _edited(batch):
-    """Scenes before → examples.
-
-    'cond' is the picture before, 'image' the one after, the caption is the instruction.
-    """
-    pairs = [edit(s, np.random.default_rng((s.caption_seed, 7))) for s in batch["scene"]]
-    after = [s for s, _ in pairs]
-    said = [Caption(text, (), None, None) for _, text in pairs]
-    return dict(
-        batch,
-        **render(after, batch["image"].shape[-1]),
-        cond=batch["image"],
-        caption=[c.text for c in said],
-        claims=said,
-        scene=after,
-    )
-
-
-def _edit_done(nets, images, held):
-    before, after = held["cond"], held["image"]
-    changed = ((before - after).abs().amax(1, keepdim=True) > 0.04).float()
-
-    def far(a, b):
-        return ((a - b).square() * changed).sum((1, 2, 3))
-
-    done = 1 - far(images, after) / far(before, after).clamp(min=1e-6)
-    kept = ((images - before).square() * (1 - changed)).sum((1, 2, 3)) / (
-        3 * (1 - changed).sum((1, 2, 3))
-    ).clamp(min=1)
-    return {
-        "edit done": done.clamp(min=-1).mean().item(),
-        "kept PSNR": (-10 * kept.clamp(min=1e-8).log10()).mean().item(),
-    }
-
-
-_add(
-    name="edit",
-    about="a picture; the caption is an instruction",
-    channels=3,
-    fidelity=_edit_done,
-    of_scene=_edited,
-    captions=False,
-)
+    made = [of_image(x, rng(i)) for x, i in zip(batch["image"], indices)]
+    return dict(batch, cond=torch.stack(made))
