@@ -28,7 +28,8 @@ from cond_distill.loss import sample_noise
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher, best_device
-from cond_distill.trainer import Run, train_step
+from cond_distill.trainer import train_step
+from cond_distill.training.state import new_run
 from cond_distill.utils import table
 
 
@@ -50,8 +51,8 @@ def fastest(calls: dict, rounds: int) -> dict:
 
 def after_ramp(cfg, teacher, data, **settings):
     """A run whose next step asks the target as well, as a callable."""
-    run = Run(replace(cfg, ramp_start=0.0, ramp_end=0.0, **settings), teacher)
-    run.step = run.cfg.steps // 2
+    run = new_run(replace(cfg, ramp_start=0.0, ramp_end=0.0, **settings), teacher)
+    run.state.step = run.cfg.steps // 2
     return run, lambda: train_step(run, data)
 
 
@@ -60,18 +61,18 @@ def bare(run, data):
 
     No loss, optimiser or averages.
     """
-    cfg, student, g = run.cfg, run.student, torch.Generator().manual_seed(0)
+    cfg, student, g = run.cfg, run.state.student, torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, student.teacher.empty(), g, student.device)
     d = sample_noise(student.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
     z = student.schedule.add_noise(batch["x"], d.eps, d.t)
 
     def call():
-        with run.accelerator.autocast():
+        with run.engine.autocast():
             x = student(z, d.t, batch["cond"], batch["text"]).x
             with torch.no_grad():
-                run.target(z, d.s, batch["cond"], batch["text"])
+                run.state.target.student(z, d.s, batch["cond"], batch["text"])
         x.square().mean().backward()
-        for p in run.params:
+        for p in run.state.params:
             p.grad = None
 
     return call
@@ -98,7 +99,7 @@ def training(
         "finetuning": after_ramp(cfg, teacher, data, preset="data_only")[1],
     }
     with tempfile.TemporaryDirectory() as out:
-        run.ema_student.save(out)
+        run.state.ema.student.save(out)
         calls["LCM"] = after_ramp(cfg, teacher, data, preset="lcm", start=out, guidance=3.0)[1]
         best = fastest(calls | ({} if apart else full_codi(cfg, teacher, data)), rounds)
     if apart:
@@ -156,12 +157,12 @@ def kept(cfg, teacher, data, **settings) -> float:
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, run.cfg, teacher.empty(), g, teacher.device)
     d = sample_noise(teacher.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
-    own = {p.untyped_storage()._cdata for p in [*run.params, *teacher.parameters()]}
+    own = {p.untyped_storage()._cdata for p in [*run.state.params, *teacher.parameters()]}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
-        loss = run.method.loss(run.student, run.target, batch, d)[0]
+        loss = run.loss(batch, d)[0]
     activations = sum(s.nbytes() for k, s in seen.items() if k not in own)
     del loss
-    return (activations + 8 * sum(p.nbytes for p in run.params)) / 1e6
+    return (activations + 8 * sum(p.nbytes for p in run.state.params)) / 1e6
 
 
 def sampling(teacher, rounds, n=32):

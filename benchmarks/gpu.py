@@ -29,7 +29,8 @@ from cond_distill.plan import plan, shapes_only
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
-from cond_distill.trainer import Run, train_step
+from cond_distill.trainer import train_step
+from cond_distill.training.state import new_run
 
 PAGES = (
     "appendix/devices",
@@ -162,7 +163,7 @@ def step(settings):
     cfg = TrainConfig(
         steps=200, scenes=1200, cache=cache, grid_every=0, ramp_start=0.0, ramp_end=0.0, **settings
     )
-    run, data = Run(cfg, teacher), cache_examples(teacher, cfg, False)
+    run, data = new_run(cfg, teacher), cache_examples(teacher, cfg, False)
     losses = []
     first = timed(lambda: losses.append(train_step(run, data)["loss"]), 3)
     took = timed(lambda: losses.append(train_step(run, data)["loss"]), 40)
@@ -323,7 +324,7 @@ def sizes(args, log):
                 ramp_end=0.0,
                 grid_every=0,
             )
-            run = Run(cfg, teacher)
+            run = new_run(cfg, teacher)
             memory(True)
             timed(partial(train_step, run, data), 2)  # the first ones are slower
             took = timed(partial(train_step, run, data), 4)

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 # %% auto #0
-__all__ = ['RANGES', 'check_range']
+__all__ = ['RANGES', 'KINDS', 'check_number', 'check_range', 'check_field', 'check_fields']
 
 # %% ../nbs/library/ranges.ipynb #929b972c
 RANGES = dict(
@@ -27,21 +29,83 @@ RANGES = dict(
     channels=(0, 256),
     layers=(1, 256),
     reader=(0, 64),
-    # training
-    clip=(1e-6, 1e6),
+    # data
+    scenes=(1, 10**9),
+    size=(16, 4096),  # pixels a side
+    zoom=(1.0, 64.0),
+    caption_dropout=(0.0, 1.0),
+    workers=(0, 256),
+    # a method
+    rounds=(-64, 64),
+    delta=(1, 10_000),  # timesteps
+    look_ahead=(0.0, 10_000.0),
+    longest=(1.0, 10_000.0),
+    instant=(0.0, 1.0),  # shares
+    reach=(0.0, 1.0),
+    ramp_start=(0.0, 1.0),
+    ramp_end=(0.0, 1.0),
+    focus=(0.0, 16.0),  # an exponent
+    adversary=(0.0, 100.0),
     target_decay=(0.0, 1.0),
     ema_decay=(0.0, 1.0),
-    caption_dropout=(0.0, 1.0),
+    # a run
+    lr=(1e-12, 10.0),
+    clip=(1e-6, 1e6),
+    accumulate=(1, 1_000_000),
+    save_every=(1, 10_000_000),
+    keep=(1, 10**12),
+    grid_every=(0, 10_000_000),
+    # a comparison of methods
+    seeds=(0, 2**62),
+    part=(1e-6, 1.0),
+    budget=(1e-6, 1e6),
+    n=(2, 10_000_000),
+    others_n=(2, 10_000_000),
+    search_n=(2, 10_000_000),
+    at_once=(1, 1024),
 )
+
+
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """Refuse what is not finite or outside of low … high; whole bounds stand for whole numbers."""
+    whole = isinstance(low, int)
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise TypeError(f"{name} is {value!r}; expected {kind}, {low:g} … {high:g}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name} is {value}; expected {kind}, {low:g} … {high:g}")
 
 
 def check_range(**values: float) -> None:
     """Refuse numbers that are not finite, or outside of the range that `RANGES` has for them."""
     for name, value in values.items():
-        low, high = RANGES[name]
-        whole = isinstance(low, int)
-        kind = "a whole number" if whole else "a number"
-        if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-            raise TypeError(f"{name} is {value!r}; expected {kind}, {low:g} … {high:g}")
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ValueError(f"{name} is {value}; expected {kind}, {low:g} … {high:g}")
+        check_number(name, value, *RANGES[name])
+
+# %% ../nbs/library/ranges.ipynb #d58ccbf9
+KINDS = {str: "a text", bool: "True or False"}
+
+
+def check_field(name: str, value: Any, kind: Any, bounds: tuple[float, float] | None) -> None:
+    """Refuse one value of a configuration that its field does not take."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            words = ", ".join(map(str, get_args(kind)))
+            raise ValueError(f"{name} is {value!r}; choose one of {words}")
+    elif bounds:
+        check_number(name, value, *bounds)
+    elif not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}; expected {KINDS[kind]}")
+
+
+def check_fields(
+    config: Any,  # a dataclass
+    **bounds: tuple[float, float],  # of fields for which they are not those of `RANGES`
+) -> None:
+    """Refuse a configuration with a value that its field does not take."""
+    kinds, bounds = get_type_hints(type(config)), RANGES | bounds
+    for field in fields(config):
+        kind, value, several = kinds[field.name], getattr(config, field.name), False
+        if get_origin(kind) is tuple:
+            kind, several = get_args(kind)[0], True
+        for one in value if several else [value]:
+            check_field(field.name, one, kind, bounds[field.name] if kind in (int, float) else None)

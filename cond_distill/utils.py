@@ -122,19 +122,24 @@ def forget_rows_after(log: Path, step: int):
 # %% ../nbs/library/utils.ipynb #6c407bf5
 @contextmanager
 def calm_interrupt():
-    """Yields a list that becomes non-empty at Ctrl-C; a second Ctrl-C is immediate."""
-    asked = []
+    """Yields a list that becomes non-empty at Ctrl-C or SIGTERM; a second one is immediate."""
+    asked, before = [], {}
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def on_signal(*_):
         asked.append(1)
-        signal.signal(signal.SIGINT, old)
+        restore()
 
     try:
-        old = signal.signal(signal.SIGINT, on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, on_signal)
     except ValueError:
         yield asked
         return  # not in the main thread: nothing to catch
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, old)
+        restore()

@@ -13,7 +13,7 @@ NO_CODE = {"__init__", "__main__", "_modidx", "_moved"}
 LAYERS = (
     ("ranges", "folders", "extensions"),
     ("schedule", "config", "utils", "data.render", "data.scenes", "training.checkpoint"),
-    ("options", "teacher", "loss", "evaluation", "training.distributed"),
+    ("options", "teacher", "loss", "evaluation"),
     ("adaptor", "families"),
     ("adaptors", "data"),
     ("student", "plan"),
@@ -22,6 +22,7 @@ LAYERS = (
     ("evaluation.compare", "methods", "pipeline", "tiles"),
     ("drawing",),
     ("evaluation.folders", "evaluation.report"),
+    ("training",),
     ("trainer",),
     ("training.preflight",),
     ("experiments",),

@@ -39,7 +39,7 @@ def fidelity_fn(cfg: TrainConfig):  # -> (images, examples) -> {name: value}, or
 def train_measured(cfg: TrainConfig) -> Path:
     """Run a training to its end, measuring the task's fidelity at every grid; its folder."""
     check_words(cfg)
-    return distill_to_end(cfg, judge=fidelity_fn(cfg))
+    return distill_to_end(cfg, eval_fn=fidelity_fn(cfg))
 
 # %% ../../nbs/library/experiments/demo.ipynb #46d73e7c
 UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 50))  # how the plain adaptor is sampled

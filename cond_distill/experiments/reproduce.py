@@ -35,7 +35,9 @@ from ..methods.two_stage import merged
 from ..sampler import draw_images
 from ..student import Student
 from ..teacher import Teacher, best_device
-from ..trainer import Run, distill_to_end, logged_minutes
+from ..trainer import distill_to_end
+from ..training.callbacks import logged_minutes
+from ..training.state import new_run
 
 # %% auto #0
 __all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'RATES', 'LONG', 'SEARCH_SEED', 'T_95', 'units', 'steps_for', 'Job', 'train',
@@ -63,7 +65,7 @@ def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    run, out, task = Run(cfg, teacher), [], find_task(cfg.task)
+    run, out, task = new_run(cfg, teacher), [], find_task(cfg.task)
     n = cfg.batch
     x = torch.randn(n, *teacher.latent_shape, generator=torch.Generator().manual_seed(0)).to(
         teacher.device
@@ -84,7 +86,7 @@ def units(cfg: TrainConfig, teacher: Teacher) -> tuple[float, float]:
             cfg.timesteps,
         )
         with FlopCounterMode(display=False) as count:
-            run.method.loss(run.student, run.target, batch, d)[0].backward()
+            run.loss(batch, d)[0].backward()
         out.append(count.get_total_flops() / n / _unit(teacher))
     return tuple(out)
 

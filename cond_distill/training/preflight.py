@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from ..config import TrainConfig
 from ..data.source import first_rows, make_batch
 from ..data.stream import training_data
 from ..loss import at_boundary
+from ..methods.base import Method
 from ..teacher import Teacher
-from ..trainer import Run, check_source, check_words, open_teacher, train_step
+from ..trainer import begin, train_step
+from .state import Run, new_run
 
 # %% auto #0
 __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
-           'sheet', 'reach', 'check_steps_taken', 'check_memory', 'preflight', 'report']
+           'sheet', 'reach', 'distance', 'check_condition', 'check_learning', 'check_steps_taken', 'check_memory',
+           'preflight', 'report']
 
 # %% ../../nbs/library/training/preflight.ipynb #9c98cec1
 @dataclass(frozen=True)
@@ -45,19 +49,11 @@ def check_identity(run: Run, batch: dict) -> Check:
     ask = "the untrained student is the teacher, to the bit"
     if run.cfg.start or run.cfg.adaptor == "backbone":
         return Check(ask, None, "it begins with trained weights")
-    t = run.student.schedule.T // 2
-    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0)).to(
-        run.student.device
-    )
-    far = (
-        (
-            run.student(z, t, batch["cond"], batch["text"]).x
-            - run.student.teacher(z, t, batch["text"]).x
-        )
-        .abs()
-        .max()
-        .item()
-    )
+    t, text = run.teacher.schedule.T // 2, batch["text"]
+    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0))
+    z = z.to(run.engine.device)
+    answer, plain = run.state.student(z, t, batch["cond"], text), run.teacher(z, t, text)
+    far = (answer.x - plain.x).abs().max().item()
     if run.cfg.dtype != "float32" and run.cfg.adaptor == "fusion":
         return Check(
             ask,
@@ -77,7 +73,7 @@ def check_identity(run: Run, batch: dict) -> Check:
 def check_guidance(run: Run, batch: dict) -> Check:
     """Does guidance add the direction from no caption to the caption?"""
     ask = "guidance pushes from no caption towards the caption"
-    teacher = run.student.teacher
+    teacher = run.teacher
     w = 3.0
     said = ((batch["text"] - teacher.empty().float()).abs() > 1e-2).flatten(1).any(1)
     if not said.any():
@@ -87,23 +83,20 @@ def check_guidance(run: Run, batch: dict) -> Check:
         teacher(z, t, c, guidance=g).x
         for c, g in ((text, 1.0), (teacher.empty().expand_as(text), 1.0), (text, w))
     )
-    cos = (
-        F.cosine_similarity((more - with_text).flatten(1), (with_text - without).flatten(1))
-        .min()
-        .item()
-    )
+    pushed, wanted = (more - with_text).flatten(1), (with_text - without).flatten(1)
+    cos = F.cosine_similarity(pushed, wanted).min().item()
     return Check(
         ask,
         cos > 0.99,
         f"cosine {cos:.3f} (1 is right, −1 turned round)",
-        "guided = without + w (with − without), w > 1; see `guide`",
+        "guided = without + w (with − without), w > 1; see `classifier_free_guidance`",
     )
 
 # %% ../../nbs/library/training/preflight.ipynb #aa2688f7
 @torch.no_grad()
 def check_boundary(run: Run, batch: dict) -> Check:
     """Is the answer at t = 0 the picture that was given?"""
-    ask, schedule = "at t = 0 the answer is the picture itself", run.student.schedule
+    ask, schedule = "at t = 0 the answer is the picture itself", run.teacher.schedule
     if schedule.prediction_type != "sample" and not run.cfg.boundary and schedule.sigma(0) < 0.05:
         return Check(
             ask,
@@ -113,8 +106,8 @@ def check_boundary(run: Run, batch: dict) -> Check:
                 "it is, whatever the network says"
             ),
         )
-    t = torch.zeros(len(batch["x"]), dtype=torch.long, device=run.student.device)
-    now = run.student(batch["x"], t, batch["cond"], batch["text"])
+    t = torch.zeros(len(batch["x"]), dtype=torch.long, device=run.engine.device)
+    now = run.state.student(batch["x"], t, batch["cond"], batch["text"])
     answer = at_boundary(now, batch["x"], t) if run.cfg.boundary else now.x
     far = ((answer - batch["x"]).square().mean() / batch["x"].square().mean()).sqrt().item()
     return Check(
@@ -134,12 +127,12 @@ def check_range(run: Run, batch: dict) -> Check:
 
     In the precision of the run.
     """
-    schedule, g = run.student.schedule, torch.Generator().manual_seed(1)
-    noise, found = torch.randn(batch["x"].shape, generator=g).to(run.student.device), {}
+    schedule, g = run.teacher.schedule, torch.Generator().manual_seed(1)
+    noise, found = torch.randn(batch["x"].shape, generator=g).to(run.engine.device), {}
     for t in (0, 1, schedule.T - 1):
         z = schedule.add_noise(batch["x"], noise, torch.full((len(noise),), t, device=noise.device))
-        with run.accelerator.autocast():
-            p = run.student(z, t, batch["cond"], batch["text"])
+        with run.engine.autocast():
+            p = run.state.student(z, t, batch["cond"], batch["text"])
         found[t] = max(
             a.abs().max().item() if torch.isfinite(a).all() else float("inf") for a in (p.x, p.v)
         )
@@ -158,7 +151,7 @@ def check_grid(run: Run) -> Check:
     """Were the timesteps of few-step samplers trained?"""
     ask = "samplers with 1, 2, 4, 8 steps visit trained timesteps"
     cfg = run.cfg
-    schedule = run.student.schedule
+    schedule = run.teacher.schedule
     if cfg.timesteps == "all":
         return Check(ask, True, "every timestep is trained")
     n = round(schedule.T / cfg.delta)
@@ -235,7 +228,7 @@ def sheet(run: Run, data: dict, file: Path, n: int = 8):
     n = len(rows["x"])
     fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80, squeeze=False)
     with torch.no_grad():
-        images = run.student.teacher.decode(rows["x"].to(run.student.device)).cpu()
+        images = run.teacher.decode(rows["x"].to(run.engine.device)).cpu()
     for k in range(n):
         cond = rows["cond"][k][:3]
         axes[0, k].imshow(cond.expand(3, -1, -1).permute(1, 2, 0))
@@ -255,45 +248,46 @@ def reach(run: Run, batch: dict) -> float:
 
     RMS change of x̂ when every image gets its neighbour's condition, over the RMS of x̂.
     """
-    schedule = run.student.schedule
+    schedule = run.teacher.schedule
     t = schedule.T * 3 // 4
-    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(2)).to(
-        run.student.device
-    )
+    z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(2))
+    z = z.to(run.engine.device)
     with torch.no_grad():
         a, b = (
-            run.student(z, t, c, batch["text"]).x for c in (batch["cond"], batch["cond"].roll(1, 0))
+            run.state.student(z, t, c, batch["text"]).x
+            for c in (batch["cond"], batch["cond"].roll(1, 0))
         )
     return ((a - b).square().mean() / a.square().mean()).sqrt().item()
 
 # %% ../../nbs/library/training/preflight.ipynb #c06f63f7
-def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list[Check]:
-    """Take real steps and see what has moved."""
-    teacher, was = run.student.teacher, [p.detach().clone() for p in run.params]
-    before, took = teacher.fingerprint(exact=True), []
-    for _ in range(steps):
-        start = time.perf_counter()
-        said = train_step(run, data)
-        took.append(time.perf_counter() - start)
+def distance(a: Iterable[torch.Tensor], b: Iterable[torch.Tensor]) -> float:
+    """Between two lists of parameters."""
+    return sum((x.detach() - y.detach()).square().sum().item() for x, y in zip(a, b)) ** 0.5
 
-    def far(a, b):
-        return sum((x.detach() - y.detach()).square().sum().item() for x, y in zip(a, b)) ** 0.5
 
-    moved, behind = far(run.params, was), far(run.params, run.target.adaptor.parameters())
-    left = min(took) * (run.cfg.steps - steps)
-    seen = reach(run, batch) if run.student.adaptor.channels else 1.0
-    out = [
-        Check(
-            "the teacher is frozen",
-            before == teacher.fingerprint(exact=True)
-            and not any(p.requires_grad for p in teacher.parameters()),
-            "every bit as before",
-            "nothing of the teacher may be given to the optimiser",
-        ),
+def check_condition(run: Run, batch: dict) -> Check:
+    """Does another condition change the answer?"""
+    ask = "the condition reaches the answer"
+    if not run.state.student.adaptor.channels:
+        return Check(ask, True, "the adaptor takes none")
+    seen = reach(run, batch)
+    return Check(
+        ask,
+        seen > 0,
+        f"another condition changes the answer by {100 * seen:.2g} %",
+        "a layer of zeros behind another one never learns; is the condition in the batch?",
+    )
+
+
+def check_learning(run: Run, was: list[torch.Tensor], norm: float) -> list[Check]:
+    """Have the adaptor and its target moved from where they were?"""
+    moved = distance(run.state.params, was)
+    behind = distance(run.state.params, run.state.target.module.parameters())
+    return [
         Check(
             "the adaptor learns",
-            moved > 0 and all(torch.isfinite(p).all() for p in run.params),
-            f"it moved by {moved:.2g}, gradient norm {said['grad_norm']:.2g}",
+            moved > 0 and run.state.is_finite(),
+            f"it moved by {moved:.2g}, gradient norm {norm:.2g}",
             "do its parameters require gradients? is the learning rate 0?",
         ),
         Check(
@@ -302,22 +296,28 @@ def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list
             f"distance {behind:.2g} of {moved:.2g}",
             "the target is the average of the student's parameters; are they the same objects?",
         ),
-        Check(
-            "the condition reaches the answer",
-            seen > 0,
-            f"another condition changes the answer by {100 * seen:.2g} %"
-            if run.student.adaptor.channels
-            else "the adaptor takes none",
-            "a layer of zeros behind another one never learns; is the condition in the batch?",
-        ),
     ]
-    return out + [
-        Check(
-            "time",
-            None,
-            f"{min(took):.2g} s a step on {run.student.device.type}, {_words(left)} in all",
-        )
-    ]
+
+
+def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list[Check]:
+    """Take real steps and see what has moved."""
+    teacher, was = run.teacher, [p.detach().clone() for p in run.state.params]
+    before, took = teacher.fingerprint(exact=True), []
+    for _ in range(steps):
+        start = time.perf_counter()
+        said = train_step(run, data)
+        took.append(time.perf_counter() - start)
+    left = min(took) * (run.cfg.steps - steps)
+    speed = f"{min(took):.2g} s a step on {run.engine.device.type}, {_words(left)} in all"
+    frozen = Check(
+        "the teacher is frozen",
+        before == teacher.fingerprint(exact=True)
+        and not any(p.requires_grad for p in teacher.parameters()),
+        "every bit as before",
+        "nothing of the teacher may be given to the optimiser",
+    )
+    learning = check_learning(run, was, said["grad_norm"])
+    return [frozen, *learning, check_condition(run, batch), Check("time", None, speed)]
 
 
 def _words(seconds: float) -> str:
@@ -337,35 +337,32 @@ def check_memory(run: Run) -> Check:
         return sum(p.numel() * p.element_size() for p in params)
 
     # weights, gradients, two moments, two averages
-    held = size(run.student.teacher.parameters()) + 6 * size(run.params)
+    held = size(run.teacher.parameters()) + 6 * size(run.state.params)
     peak = (
         f"; peak {torch.cuda.max_memory_allocated() / 1e9:.2f} GB"
-        if run.student.device.type == "cuda"
+        if run.engine.device.type == "cuda"
         else ""
     )
-    return Check(
-        "memory",
-        None,
-        (
-            f"{held / 1e9:.2f} GB for weights, gradients, moments and averages, besides "
-            f"activations{peak}"
-        ),
-    )
+    parts = "weights, gradients, moments and averages, besides activations"
+    return Check("memory", None, f"{held / 1e9:.2f} GB for {parts}{peak}")
 
 # %% ../../nbs/library/training/preflight.ipynb #5375647f
-def preflight(cfg: TrainConfig, teacher: Teacher = None, progress: bool = True) -> list[Check]:
+def preflight(
+    cfg: TrainConfig,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+    method: Method | None = None,  # one of your own; None: what `cfg.preset` names
+) -> list[Check]:
     """All checks of a run.
 
     Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
     """
-    check_words(cfg)
-    check_source(cfg)
-    run = Run(cfg, teacher or open_teacher(cfg))
-    data = training_data(run.student.teacher, cfg, progress)
+    run = begin(cfg, teacher, method)
+    data = training_data(run.teacher, cfg, progress)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     g = torch.Generator().manual_seed(0)
-    batch = make_batch(data, cfg, run.student.teacher.empty(), g, run.student.device)
+    batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}
     found = [
         f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)

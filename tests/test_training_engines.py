@@ -1,0 +1,151 @@
+"""Two processes find the losses of one, and a checkpoint of each engine opens in the others."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import tiny
+
+from cond_distill.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json, sys
+from cond_distill.config import TrainConfig
+from cond_distill.trainer import distill
+for settings, stop in json.loads(sys.argv[1]):
+    for record in distill(TrainConfig(**settings), progress=False):
+        if record.step == stop:
+            break
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launch(runs: list, processes: int):
+    """One script in some processes; each run is (settings, the step at which it is left)."""
+    port = str(free_port())
+    several = dict(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
+    several |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
+    started = []
+    for rank in range(processes):
+        own = dict(RANK=str(rank), LOCAL_RANK=str(rank)) | several if processes > 1 else {}
+        env = os.environ | dict(OMP_NUM_THREADS="1") | own
+        command = [sys.executable, "-c", SCRIPT, json.dumps(runs)]
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    for process, error in zip(started, errors):
+        assert process.returncode == 0, error[-3000:]
+
+
+def configuration(folder: Path) -> dict:
+    """Six steps on pictures in a folder, with a tiny teacher."""
+    tiny.stable_diffusion(folder / "teacher", "v_prediction")
+    tiny.pictures(folder / "pictures")
+    return asdict(
+        TrainConfig(
+            teacher=str(folder / "teacher"),
+            images=str(folder / "pictures"),
+            cache=str(folder / "cache"),
+            task="superres_x4",
+            steps=6,
+            batch=4,
+            rank=2,
+            scenes=16,
+            zoom=1.5,
+            workers=0,
+            ramp_start=0.0,
+            grid_every=0,
+        )
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader(open(folder / "log.csv"))]
+
+
+@pytest.mark.parametrize("adaptor", ["controlnet", "fusion", "lora"])
+def test_two_processes(tmp_path, adaptor):
+    """Runs that one engine begins and another finishes have the losses of one process."""
+    base = configuration(tmp_path) | dict(adaptor=adaptor)
+
+    def run(name: str, stop: int = 0, **settings):
+        return base | dict(out=str(tmp_path / name)) | settings, stop
+
+    launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1)
+    several = [run("DDP", accumulate=2), run("FSDP", shard=True)]
+    several += [run("one, then DDP"), run("one, then FSDP", shard=True)]
+    several += [run("FSDP, then one", 3, shard=True), run("DDP, then FSDP", 3)]
+    launch([*several, run("DDP, then FSDP", shard=True)], 2)
+    launch([run("FSDP, then one")], 1)
+    folders = [file.parent for file in tmp_path.glob("*/log.csv")]
+    assert len(folders) == 7
+    for folder in folders:
+        assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=1e-5), folder.name
+        assert (folder / "cond_distill.json").is_file()
+
+
+LAUNCHER = "-m accelerate.commands.launch --main_process_port 0 --config_file".split()
+KERNEL = """
+import json, sys
+from accelerate import notebook_launcher
+from cond_distill.config import TrainConfig
+from cond_distill.trainer import distill_to_end
+cfg = TrainConfig(**json.loads(sys.argv[1]))
+notebook_launcher(distill_to_end, (cfg, None, False), num_processes=2, use_port=sys.argv[2])
+"""
+
+
+def start(*words: str) -> str:
+    """What a Python that is started with these words prints."""
+    env = os.environ | dict(OMP_NUM_THREADS="1")
+    command = [sys.executable, *words]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def flags(settings: dict) -> list[str]:
+    """The command line of `distill` for settings that are not the default."""
+    words = ["-m", "cond_distill", "distill"]
+    for name, value in settings.items():
+        if value != asdict(TrainConfig())[name]:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def test_launchers(tmp_path):
+    """However processes are started: one adaptor, the same losses."""
+    base = configuration(tmp_path) | dict(steps=2)
+
+    def run(name: str) -> dict:
+        return base | dict(out=str(tmp_path / name))
+
+    start(*flags(run("one")))
+    for name in ("gpus", "fsdp"):
+        file, text = tmp_path / f"{name}.yaml", (ROOT / f"configs/{name}.yaml").read_text()
+        file.write_text(text.replace("use_cpu: false", "use_cpu: true").replace("_GPU", "_CPU"))
+        said = start(*LAUNCHER, str(file), *flags(run(name)))
+        assert said.count("adaptor, log and grids") == 1
+    start("-c", KERNEL, json.dumps(run("notebook")), str(free_port()))
+    for name in ("gpus", "fsdp", "notebook"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5), name
+
+
+def test_shares(tmp_path):
+    """A batch that cannot be shared equally is refused before the first step."""
+    base = configuration(tmp_path) | dict(out=str(tmp_path / "odd"), batch=5)
+    with pytest.raises(AssertionError, match="which 2 processes with accumulate=1 cannot share"):
+        launch([(base, 0)], 2)

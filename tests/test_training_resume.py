@@ -1,0 +1,210 @@
+"""A run that is stopped in any way and taken up again is the run that was not."""
+
+import multiprocessing
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from training import Bench, files, rows, same, saved
+
+from cond_distill.data.cache import cache_examples
+from cond_distill.student import Student
+from cond_distill.trainer import distill, distill_to_end, train_step
+from cond_distill.training.callbacks import logged_minutes
+from cond_distill.training.checkpoint import FORMAT, read_checkpoint, write_checkpoint
+from cond_distill.training.state import new_run
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    torch.set_num_threads(1)
+    return Bench(tmp_path_factory.mktemp("resume"))
+
+
+def check_same_run(one, two):
+    a, b = saved(one), saved(two)
+    assert rows(one) == rows(two)
+    assert all(same(a[k], b[k]) for k in a if k != "config")
+
+
+def test_left_and_taken_up(bench):
+    """What a killed process has logged after its last checkpoint goes."""
+    one, two = bench.config("whole"), bench.config("in two")
+    bench.train(one)
+    bench.stop(two, 5)
+    log = Path(two.out) / "log.csv"
+    text = log.read_text()
+    log.write_text(text + "6" + ",nan" * 9 + "\n7,na")
+    assert [r.step for r in bench.train(two)] == [6, 7, 8]
+    check_same_run(one, two)
+    assert logged_minutes(two.out) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal(bench, number):
+    """The step is finished, the run saved, and the message says how to go on."""
+    cfg, handler = bench.config(f"signal {number}"), signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 8, saved in"):
+        for record in distill(cfg, bench.teacher, progress=False):
+            if record.step == 3:
+                signal.raise_signal(number)
+    assert saved(cfg)["step"] == 3 and signal.getsignal(number) is handler
+
+
+@pytest.mark.slow
+def test_killed(bench):
+    """SIGKILL at random moments, the first two before there is a checkpoint."""
+    kills = int(os.environ.get("COND_DISTILL_KILLS", 4))
+    cfg = bench.config("killed", cache=str(bench.folder / "cold"), steps=8 * kills)
+    alone = replace(cfg, out=str(bench.folder / "left alone"), cache=str(bench.folder / "cache"))
+    bench.train(alone)
+    server, rng = multiprocessing.get_context("forkserver"), random.Random(0)
+    server.set_forkserver_preload(["cond_distill.trainer", "diffusers", "transformers"])
+    begun, killed = 0, 0
+    while True:
+        p = server.Process(target=distill_to_end, args=(cfg,), kwargs=dict(progress=False))
+        p.start()
+        before, begun = files(cfg)[:1], begun + 1
+        while begun > 2 and p.is_alive() and files(cfg)[:1] == before:
+            p.join(0.05)
+        p.join(rng.uniform(0, 3 if begun < 3 else 0.5) if killed < kills else None)
+        if not p.is_alive():
+            break
+        p.kill()
+        p.join()
+        killed += 1
+        if files(cfg):  # nothing is lost but the steps since the last checkpoint
+            logged = int((Path(cfg.out) / "log.csv").read_text().splitlines()[-1].split(",")[0])
+            assert saved(cfg)["step"] >= logged - cfg.save_every
+    assert p.exitcode == 0
+    check_same_run(alone, cfg)
+
+
+def in_the_old_form(state: dict) -> dict:
+    """A checkpoint as it was written before averages were `AveragedModel`s."""
+    method = state.pop("method")
+    for name in ("target", "ema"):
+        average = state[name]
+        values = [v for k, v in average.items() if k != "n_averaged"]
+        state[name] = dict(n=int(average["n_averaged"]), shadow_params=values)
+    for name in ("first_distance", "last_distance"):
+        del state[name]
+    return state | method
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, dict(adaptor="t2i", preset="progressive", rounds=2), dict(adversary=0.1)]
+)
+def test_old_checkpoint(bench, settings):
+    """Runs of earlier versions go on, whose configuration and state had another form."""
+    name = next(iter(settings.values()), "old")
+    one, two = (bench.config(f"{name} {k}", **settings) for k in (1, 2))
+    bench.train(one)
+    bench.stop(two, 5)
+    path = files(two)[0]
+    state = in_the_old_form(read_checkpoint(path))
+    state["config"] = {k: v for k, v in state["config"].items() if k != "flip"}  # a later setting
+    assert FORMAT == "cond_distill checkpoint 1"
+    write_checkpoint(path.parent, 5, state)
+    bench.train(two)
+    assert rows(one) == rows(two)
+    assert all(same(saved(one)[k], saved(two)[k]) for k in ("adaptor", "target", "ema", "opt"))
+
+
+def test_extended(bench):
+    """`steps` may grow and `lr` may change; anything else in the same folder is refused."""
+    cfg = bench.config("extended")
+    bench.train(cfg)
+    longer = replace(cfg, steps=10, lr=5e-3)
+    records = bench.train(longer)
+    assert [r.step for r in records] == [9, 10] and records[0].lr < 5e-3
+    assert Student.load(bench.teacher, cfg.out).about["config"]["lr"] == 5e-3
+    for changes in (dict(batch=2), dict(steps=9), dict(seed=1)):
+        with pytest.raises(ValueError, match=f"other settings.*{next(iter(changes))} = "):
+            bench.train(replace(longer, **changes))
+
+
+def test_two_at_once(bench):
+    cfg = bench.config("at once")
+    bench.train(cfg)
+    with FileLock(f"{cfg.out}/.lock"), pytest.raises(ValueError, match="another process"):
+        bench.train(cfg)
+
+
+def test_nowhere_to_write(bench):
+    cfg = bench.config("written")
+    Path(cfg.out).write_text("in the way")
+    with pytest.raises(OSError, match="cannot write into .*give another folder"):
+        bench.train(cfg)
+    with pytest.raises(OSError, match="GB free and the checkpoints need"):
+        bench.train(bench.config("large", keep=10**12))
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        (dict(task="depht"), "task is 'depht'"),
+        (dict(images="", task="pairs"), "needs your own pictures"),
+        (dict(task="depth"), "'depth'"),
+        (dict(preset="best"), "preset is 'best'; choose one of"),
+        (dict(adaptor="hypernetwork"), "adaptor is 'hypernetwork'; choose one of"),
+        (dict(accumulate=3), "must be a multiple of 3"),
+        (dict(accumulate=2, adversary=0.1), "whole batch"),
+        (dict(compile="none of torch's"), "torch.compile has here"),
+    ],
+)
+def test_wrong_words(bench, changes, error):
+    with pytest.raises(ValueError, match=error):
+        bench.train(bench.config("refused", **changes))
+    assert not (bench.folder / "refused").exists()
+
+
+def test_measurement_that_fails(bench):
+    """It costs no steps."""
+    cfg = bench.config("measured", grid_every=3, best="beauty")
+    with pytest.raises(ValueError, match="eval_fn of this run measures: grey"):
+        bench.train(cfg, eval_fn=lambda images, held: dict(grey=0.5))
+    assert saved(cfg)["step"] == 3
+
+
+def test_best(bench):
+    """The best sampling average stays in best/, and `judge` is the earlier name of `eval_fn`."""
+    values = iter([1.0, 3.0, float("nan"), 2.0, *[0.0] * 4])
+    cfg = bench.config("best", grid_every=2)
+    records = bench.train(cfg, judge=lambda images, held: dict(sharpness=next(values)))
+    assert [r.step for r in records if r.grid] == [2, 4, 6, 8]
+    assert records[3].measured == records[3].judged == dict(sharpness=3.0)
+    about = Student.load(bench.teacher, f"{cfg.out}/best").about
+    assert about["steps"] == 4 and about["best"] == dict(sharpness=3.0)
+    curve = Student.load(bench.teacher, cfg.out).about["curve"]
+    assert [row["steps"] for row in curve] == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("changes", [dict(checkpointing=True), dict(accumulate=2)])
+@pytest.mark.parametrize("adaptor", ["controlnet", "fusion"])
+def test_same_losses(bench, adaptor, changes):
+    """Recomputing activations, and working a batch off in pieces, change no loss."""
+    losses = []
+    for k, more in enumerate(({}, changes)):
+        name = f"{adaptor} {[*changes]} {k}"
+        cfg = bench.config(name, adaptor=adaptor, steps=3, **more)
+        losses.append([r.loss for r in bench.train(cfg)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_data_that_is_not_finite(bench):
+    """Ten steps without a finite loss end a run, and its weights are as they were."""
+    run = new_run(bench.config("broken data"), bench.teacher)
+    data = cache_examples(bench.teacher, run.cfg, progress=False)
+    broken = dict(data, x=data["x"] * float("nan"))
+    before = [p.detach().clone() for p in run.state.params]
+    for _ in range(3):
+        train_step(run, broken)
+    assert run.state.skipped == 3 and all(map(torch.equal, before, run.state.params))
+    train_step(run, data)
+    assert run.state.skipped == 0

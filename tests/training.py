@@ -1,0 +1,79 @@
+"""Short trainings with a tiny teacher, for the tests of the trainer."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import tiny
+import torch
+
+from cond_distill.config import TrainConfig
+from cond_distill.teacher import Teacher
+from cond_distill.trainer import distill
+from cond_distill.training.checkpoint import checkpoints, read_checkpoint
+
+
+class Bench:
+    """A teacher, pictures and a configuration of eight steps in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        tiny.stable_diffusion(folder / "teacher", "v_prediction")
+        tiny.pictures(folder / "pictures")
+        self.teacher = Teacher.from_pretrained(folder / "teacher")
+
+    def config(self, name: str, **changes) -> TrainConfig:
+        base = TrainConfig(
+            teacher=str(self.folder / "teacher"),
+            images=str(self.folder / "pictures"),
+            cache=str(self.folder / "cache"),
+            out=str(self.folder / name),
+            task="superres_x4",
+            adaptor="lora",
+            rank=1,
+            steps=8,
+            batch=4,
+            scenes=16,
+            zoom=1.5,
+            workers=0,
+            lr=1e-2,
+            ramp_start=0.2,
+            save_every=2,
+            grid_every=0,
+        )
+        return replace(base, **changes)
+
+    def train(self, cfg: TrainConfig, **settings) -> list:
+        """The records of a run."""
+        return list(distill(cfg, self.teacher, progress=False, **settings))
+
+    def stop(self, cfg: TrainConfig, step: int):
+        """A run that is left after a step."""
+        for record in distill(cfg, self.teacher, progress=False):
+            if record.step == step:
+                break
+
+
+def files(cfg: TrainConfig) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return checkpoints(Path(cfg.out) / "checkpoints")
+
+
+def saved(cfg: TrainConfig) -> dict:
+    """The state in the newest checkpoint."""
+    return read_checkpoint(files(cfg)[0])
+
+
+def rows(cfg: TrainConfig) -> list[dict]:
+    """The log without the seconds."""
+    with open(Path(cfg.out) / "log.csv", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def same(a, b) -> bool:
+    """Are two nested states equal to the bit?"""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if torch.is_tensor(a) else a == b
