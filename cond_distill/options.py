@@ -14,8 +14,8 @@ from typing import Literal
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['MOST_STEPS', 'Sampler', 'require', 'require_whole', 'require_finite', 'require_folder', 'require_some', 'DemoConfig',
-           'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig']
+__all__ = ['MOST_STEPS', 'Sampler', 'SHIPPED', 'require', 'require_whole', 'require_finite', 'require_folder', 'require_some',
+           'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'PlayConfig']
 
 # %% ../nbs/library/options.ipynb #5395da71
 def require(name: str, value: object, right: bool, expected: str) -> None:
@@ -187,3 +187,28 @@ class PlanConfig:
         require_whole("channels", self.channels, 1, 64)
         require_whole("rank", self.rank, 0, 4096)
         require_finite("memory", self.memory, 0.1, 10_000)
+
+
+SHIPPED = (
+    *("depth_distilled", "inpaint_distilled", "superres_x4_distilled", "edit_distilled"),
+    "photos_superres_distilled",
+)
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """A page on this machine: paint or upload a condition, and see the picture and its seconds.
+
+    Try: cond-distill play
+    """
+
+    # folders of adaptors, or names of shipped ones; a tab for each
+    adaptors: tuple[str, ...] = SHIPPED
+    # an adaptor to draw beside each; empty: the undistilled one, where it ships
+    beside: str = ""
+    port: int = 7860  # of this machine; 0: a free one
+    browser: bool = True  # open the page
+
+    def __post_init__(self):
+        require_some("adaptors", self.adaptors, "folders of adaptors or names of shipped ones")
+        require_whole("port", self.port, 0, 65_535)
