@@ -108,8 +108,9 @@ def draw(
 ) -> Drawn:
     """One picture. Any number of steps is taken, also those that the adaptor was not made for."""
     began = time.perf_counter()
-    how = dict(steps=steps, guidance=guidance, seed=seed, any_steps=True)
-    images = draw_images(student, [caption], cond, **how)
+    images = draw_images(
+        student, [caption], cond, seed=seed, steps=steps, guidance=guidance, any_steps=True
+    )
     images = find_task(student.about["task"]).finish(images, cond)
     return Drawn(images[0], steps, time.perf_counter() - began)
 
@@ -176,9 +177,11 @@ def answer(
         raise ValueError("there is no picture; upload one, or paint one")
     student = opened(adaptor)
     cond = condition_of(student, value)
-    how = dict(caption=caption, guidance=guidance, seed=int(seed))
-    other = draw(opened(beside), cond, steps=int(beside_steps), **how) if beside else None
-    return cond[0], draw(student, cond, steps=int(steps), **how), other
+    now = draw(student, cond, caption, int(steps), guidance, int(seed))
+    other = None
+    if beside:
+        other = draw(opened(beside), cond, caption, int(beside_steps), guidance, int(seed))
+    return cond[0], now, other
 
 # %% ../nbs/library/play.ipynb #36d1aae3
 ABOUT = {
@@ -272,7 +275,6 @@ def start(cfg: PlayConfig, wait: bool = True) -> gradio.Blocks:
     blocks = page(cfg)
     import gradio as gr
 
-    fonts = dict(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     blocks.launch(
         server_name="127.0.0.1",
         server_port=cfg.port or None,
@@ -280,7 +282,7 @@ def start(cfg: PlayConfig, wait: bool = True) -> gradio.Blocks:
         inbrowser=cfg.browser,
         prevent_thread_lock=True,
         quiet=True,
-        theme=gr.themes.Base(**fonts),
+        theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
         footer_links=[],
     )
     print(f"the page is at {blocks.local_url} (Ctrl-C ends it)", flush=True)

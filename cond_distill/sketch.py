@@ -168,8 +168,13 @@ class Sketch:
 
     def redraw(self, _: object = None) -> None:
         """Draw the picture anew and show it."""
-        how = dict(caption=self.caption.value, steps=self.steps.value, seed=self.seed.value)
-        now = draw(self.student, self.cond[None], **how)
+        now = draw(
+            self.student,
+            self.cond[None],
+            self.caption.value,
+            self.steps.value,
+            seed=self.seed.value,
+        )
         with self.pad.hold_sync():
             self.pad.condition = data_url(self.cond[:3])
             self.pad.answer, self.pad.note = data_url(now.image), now.words

@@ -17,8 +17,8 @@ from ..schedule import Prediction, Schedule
 # %% auto #0
 __all__ = ['PEAKS', 'PEAK_WIDTH', 'peaks_schedule', 'RING_WIDTH', 'posterior_mean', 'sample_peaks', 'peaks_error', 'draw_peaks',
            'PeaksStudent', 'signal_and_noise', 'draw_examples', 'right_answers', 'distance_to_answers', 'mirrored',
-           'ring_teacher', 'ring_exact', 'RingStudent', 'ring_step', 'ring_sample', 'ring_error', 'ring_panel',
-           'ring_fit']
+           'ring_teacher', 'ring_exact', 'RingStudent', 'ring_step', 'ring_sample', 'ring_ratio', 'ring_path',
+           'ring_box', 'ring_exponential', 'ring_error', 'ring_panel', 'ring_fit']
 
 # %% ../../nbs/library/experiments/worlds.ipynb #283d3ccd
 PEAKS, PEAK_WIDTH = (-1.0, 1.0), 0.08
@@ -139,20 +139,28 @@ def ring_exact(z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tenso
 class RingStudent(nn.Module):
     """The teacher plus a small network whose last layer starts at zero."""
 
-    def __init__(self, width: int = 96):
+    def __init__(self, width: int = 96, told: bool = False):
         super().__init__()
         hidden = nn.Linear(width, width)
-        self.net = nn.Sequential(nn.Linear(7, width), nn.SiLU(), hidden, nn.SiLU())
+        self.net = nn.Sequential(nn.Linear(7 + told, width), nn.SiLU(), hidden, nn.SiLU())
         self.last = nn.Linear(width, 2)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """x̂ [N, 2] from z [N, 2], t [N] and c [N]."""
+    def forward(
+        self,
+        z: torch.Tensor,  # [N, 2]
+        t: torch.Tensor,  # [N]
+        c: torch.Tensor,  # [N]
+        ahead: torch.Tensor | None = None,  # [N] how far ahead to look, if it is `told`
+    ) -> torch.Tensor:
+        """x̂ [N, 2]."""
         alpha, sigma = signal_and_noise(t)
         off_line = (z - mirrored(z, c)) / (2 * sigma + 0.05)
-        inputs = torch.cat([z, off_line, alpha, sigma, t[:, None]], 1)
-        return ring_teacher(z, t) + sigma * self.last(self.net(inputs))
+        inputs = [z, off_line, alpha, sigma, t[:, None]]
+        if ahead is not None:
+            inputs.append(ahead[:, None])
+        return ring_teacher(z, t) + sigma * self.last(self.net(torch.cat(inputs, 1)))
 
 # %% ../../nbs/library/experiments/worlds.ipynb #37cafa4e
 def ring_step(
@@ -179,6 +187,51 @@ def ring_sample(
         t = torch.full_like(c, k / steps)
         z = ring_step(denoiser(z, t, c), z, t, torch.full_like(c, (k - 1) / steps))
     return z
+
+# %% ../../nbs/library/experiments/worlds.ipynb #52cfbf96
+def ring_ratio(t: torch.Tensor) -> torch.Tensor:  # [N] → [N]
+    """α/σ, large but finite at the clean end."""
+    alpha, sigma = signal_and_noise(t)
+    return (alpha / sigma.clamp(min=1e-3))[:, 0]
+
+
+@torch.no_grad()
+def ring_path(
+    z: torch.Tensor,  # [N, 2] at time t
+    t: torch.Tensor,  # [N]
+    end: torch.Tensor,  # [N], where the path ends
+    c: torch.Tensor,  # [N]
+    stops: int = 48,
+) -> tuple[torch.Tensor, torch.Tensor]:  # times [stops + 1, N], answers [stops, N, 2]
+    """The answers of the best denoiser along the path that they lead, in small DDIM steps."""
+    times = torch.stack([t + (end - t) * k / stops for k in range(stops + 1)])
+    answers = []
+    for now, then in zip(times, times[1:]):
+        answers.append(ring_exact(z, now.clamp(min=1e-3), c))
+        z = ring_step(answers[-1], z, now.clamp(min=1e-3), then)
+    return times, torch.stack(answers)
+
+
+def ring_box(
+    z: torch.Tensor, t: torch.Tensor, c: torch.Tensor, ahead: torch.Tensor
+) -> torch.Tensor:  # [N, 2]
+    """The box kernel: the answer with which one DDIM step from t to t − ahead is exact."""
+    times, answers = ring_path(z, t, t - ahead, c)
+    gains = torch.stack([ring_ratio(t) for t in times]).diff(dim=0)
+    return (gains[..., None] * answers).sum(0) / gains.sum(0)[:, None]
+
+
+def ring_exponential(
+    z: torch.Tensor, t: torch.Tensor, c: torch.Tensor, ahead: torch.Tensor
+) -> torch.Tensor:  # [N, 2]
+    """The exponential kernel of mean length `ahead`, never longer than what is left."""
+    times, answers = ring_path(z, t, torch.zeros_like(t), c)
+    mean = answers[-1]
+    for now, then, answer in zip(times[:-1].flip(0), times[1:].flip(0), answers.flip(0)):
+        length = ahead.minimum(now)
+        rho = (length / (length + now - then))[:, None]
+        mean = (1 - rho) * answer + rho * mean
+    return mean
 
 # %% ../../nbs/library/experiments/worlds.ipynb #7c59e7d9
 def ring_error(denoiser: Callable, steps: int, count: int = 4000) -> float:
