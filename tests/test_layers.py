@@ -21,13 +21,9 @@ LAYERS = (
     ("scheduler",),
     ("evaluation.compare", "methods", "pipeline", "tiles"),
     ("drawing",),
-<<<<<<< HEAD
-    ("evaluation.folders", "evaluation.report"),
-    ("training",),
-=======
     ("evaluation.folders", "evaluation.report", "play"),
     ("sketch",),
->>>>>>> 01caebb (cond-distill play: paint or upload a condition on a page of this machine, with the undistilled model and the seconds beside it; a canvas in the notebook answers each outline)
+    ("training",),
     ("trainer",),
     ("training.preflight",),
     ("experiments",),
