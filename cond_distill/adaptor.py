@@ -147,7 +147,8 @@ def shapes_of(tensors: dict) -> dict[str, tuple]:
 
 def check_rank(rank: int | None, shapes: dict[str, tuple]):
     """Refuse a rank that is not the one of the matrices in a file, before any are made."""
-    found = {s[0] for name, s in shapes.items() if "lora.down." in name or ".lora_A." in name}
+    matrices = [s for name, s in shapes.items() if "lora.down." in name or ".lora_A." in name]
+    found = {s[0] if s else 0 for s in matrices}
     if found and rank is not None and found != {rank}:
         raise ValueError(
             f"rank is {rank} in {ABOUT}, and {', '.join(map(str, sorted(found)))} in the weights "

@@ -253,7 +253,8 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype | None = None) -> A
             with torch.device("meta"):
                 made = kind.from_config(config)
         except Exception as e:
-            raise ValueError(f"{where!r} describes no {kind.__name__} ({e})") from e
+            reason = str(e).partition("\n")[0][:200]
+            raise ValueError(f"{where!r} describes no {kind.__name__} ({reason})") from e
         wanted = {k: v.shape for k, v in made.state_dict().items()}
         if not wanted.keys() & found.keys():
             raise OSError(

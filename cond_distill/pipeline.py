@@ -77,12 +77,13 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         self.inner.write(folder, None)
         if self.inner.reader is not None:
             write_weights(self.inner.reader, folder / READER, None)
-        (folder / ABOUT).write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"
+        (folder / ABOUT).write_text(text, "utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
         """Read what is known; the weights are opened by `attach`."""
-        return cls(about=json.loads((Path(folder) / ABOUT).read_text()), folder=folder)
+        return cls(about=json.loads((Path(folder) / ABOUT).read_text("utf-8")), folder=folder)
 
     def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
         """To a device; the dtype stays."""

@@ -143,7 +143,7 @@ def _parts(name: str) -> dict:
     if name in KNOWN:
         return KNOWN[name]
     folder = find_folder(name)
-    kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    kind = json.loads((folder / "model_index.json").read_text("utf-8"))["_class_name"]
     if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
         raise ValueError(
             f"{name!r} holds a {kind}; plans are made for Stable Diffusion 1, 2 and XL: "
@@ -151,7 +151,7 @@ def _parts(name: str) -> dict:
         )
 
     def read(part):
-        return json.loads((folder / part / "config.json").read_text())
+        return json.loads((folder / part / "config.json").read_text("utf-8"))
 
     texts = [read(p) for p in ("text_encoder", "text_encoder_2") if (folder / p).is_dir()]
     return dict(

@@ -79,8 +79,14 @@ def _check_settings(settings: dict, folder: Path):
     for name in ("rank", "channels", "layers"):
         if settings.get(name) is not None:
             check_range(**{name: settings[name]})
-    if isinstance(settings.get("inner_settings"), dict):
-        _check_settings(settings["inner_settings"], folder)
+    inner = settings.get("inner_settings", {})
+    if not isinstance(inner, dict):
+        raise ValueError(
+            f"inner_settings in {str(folder / ABOUT)!r} is {inner!r}; expected an object: the file "
+            "was changed, or is not one that Student.save wrote"
+        )
+    if inner:
+        _check_settings(inner, folder)
 
 
 def _read_about(folder: Path, teacher: Teacher) -> dict:
@@ -237,7 +243,8 @@ class Student(nn.Module):
             reader=reader.layers if reader is not None else 0,
             **about,
         )
-        (folder / ABOUT).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+        (folder / ABOUT).write_text(text, "utf-8")
 
     @staticmethod
     def load(teacher: Teacher, folder) -> Student:

@@ -95,7 +95,7 @@ def append_row(path, row: dict):
     """One more row of a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    with open(path, "a", newline="") as f:
+    with open(path, "a", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, row)
         if new:
             w.writeheader()
@@ -109,14 +109,14 @@ def forget_rows_after(log: Path, step: int):
     """
     if not log.exists():
         return
-    head, *rows = log.read_text().splitlines(keepends=True) or [""]
+    head, *rows = log.read_text("utf-8").splitlines(keepends=True) or [""]
     whole = [
         r
         for r in rows
         if r.count(",") == head.count(",") and r.endswith("\n") and int(r.split(",")[0]) <= step
     ]
     part = log.with_suffix(".part")
-    part.write_text(head + "".join(whole))
+    part.write_text(head + "".join(whole), "utf-8")
     part.replace(log)
 
 # %% ../nbs/library/utils.ipynb #6c407bf5

@@ -11,11 +11,12 @@ import tiny
 import torch
 from PIL import Image
 
-from cond_distill.config import TrainConfig
+from cond_distill.config import TeachConfig, TrainConfig
 from cond_distill.data import cache
 from cond_distill.data.cache import cache_examples, cache_name, describe
 from cond_distill.data.images import Photos
 from cond_distill.data.source import ArrayExamples, first_rows
+from cond_distill.experiments.photo_teacher import photo_cache
 from cond_distill.teacher import Teacher
 
 
@@ -85,6 +86,19 @@ def test_full_disk(teacher, cfg, monkeypatch):
         cache_examples(teacher, cfg, progress=False)
     monkeypatch.undo()
     assert len(cache_examples(teacher, cfg, progress=False)["x"]) == 20  # and then it goes on
+
+
+def test_full_disk_of_a_teacher(cfg, tmp_path, monkeypatch):
+    """The crops that an own teacher learns from are reserved in the same way."""
+    own = TeachConfig(images=cfg.images, work=str(tmp_path / "work"), scenes=20, size=16, workers=0)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("U", (), dict(free=1000)))
+    with pytest.raises(OSError, match=r"20 examples need .* GB .*work=FOLDER"):
+        photo_cache(own)
+    monkeypatch.undo()
+    crops = photo_cache(own)
+    stat = os.stat(crops.filename)
+    assert crops.shape == (20, 3, 16, 16) and stat.st_blocks * 512 >= stat.st_size
+    assert np.array_equal(photo_cache(own), crops) and crops.any()
 
 
 def test_room_is_reserved(teacher, cfg, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,38 @@ def test_pixel_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 9_999)
     with pytest.raises(ValueError, match="100 × 100 pixels"):
         open_image(tmp_path / "a.png")
+
+
+MEASURE = """
+import resource, sys
+from cond_distill.data.decode import open_image
+from cond_distill.data.images import Photos
+scale = 2**10 if sys.platform == "darwin" else 1
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale / 1e6
+Photos(sys.argv[1], "superres_x4", size=64)
+before = peak()
+Photos(sys.argv[1], "superres_x4", size=64)[0]
+print(peak() - before)
+try:
+    open_image(sys.argv[1] + "/a.jpg")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_memory_of_a_picture_that_claims_to_be_large(tmp_path):
+    """631 bytes that claim 119 million pixels: half a gigabyte for a crop, and none as a whole."""
+    draw(tmp_path / "a.jpg", (8, 8))
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    at = content.find(b"\xff\xc0") + 5  # the frame's height and width
+    content[at : at + 4] = (10_900).to_bytes(2, "big") * 2
+    (tmp_path / "a.jpg").write_bytes(content)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, encoding="utf-8"
+    )
+    gigabytes, refused = run.stdout.splitlines()
+    assert float(gigabytes) < 0.6
+    assert "10900 × 10900 pixels, more than 64,000,000 as a whole" in refused
 
 
 def test_box_is_a_crop(tmp_path):

@@ -9,6 +9,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from cond_distill.adaptors.scalar_input import LookAheadEmbedded
 from cond_distill.folders import read_shapes
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.student import Student
@@ -115,6 +116,10 @@ ADAPTORS = {
     "a rank that is a word": (setting(rank="two"), "^rank is 'two'"),
     "no low-rank weights": (gone(LORA), f"{LORA} is missing"),
     "low-rank weights of another shape": (tensors(LORA, first_is_wider), "rank is 2"),
+    "a low-rank weight without a side": (
+        tensors(LORA, lambda saved: saved | {next(iter(saved)): torch.zeros(())}),
+        "rank is 2",
+    ),
     "a low-rank weight less": (tensors(LORA, without_first), "is missing and|is missing;"),
     "an empty file": (written(LORA, b""), "is damaged"),
     "a pointer": (written(LORA, POINTER), "git-lfs pointer"),
@@ -162,6 +167,34 @@ def test_adaptor_in_one_file(folder, tmp_path):
         damage(tmp_path / "concat")
         with pytest.raises(ValueError, match=message):
             Student.load(drawing.teacher(folder), tmp_path / "concat")
+
+
+SCALAR = "scalar_input.safetensors"
+INNER = {
+    "no file of the input": (gone(SCALAR), f"{SCALAR} is missing"),
+    "an empty file of it": (written(SCALAR, b""), "is damaged"),
+    "another shape": (tensors(SCALAR, first_is_wider), "are not what its configuration"),
+    "a number for a matrix": (
+        tensors(SCALAR, lambda saved: saved | {next(iter(saved)): torch.zeros(())}),
+        "are not what its configuration",
+    ),
+    "no settings inside": (setting(inner_settings=[1]), r"inner_settings in .* is \[1\]"),
+    "a huge rank inside": (setting(inner_settings=dict(rank=10**5)), "^rank is 100000"),
+    "nothing known inside": (setting(inner="Gift"), "make no LookAheadEmbedded"),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_damaged_any_step_adaptor(name, folder, tmp_path):
+    """An adaptor with one more input, which keeps another adaptor inside."""
+    damage, message = INNER[name]
+    teacher = drawing.teacher(folder)
+    inner = drawing.student(teacher, "concat").adaptor
+    Student(teacher, LookAheadEmbedded.of(teacher, inner)).save(tmp_path, **drawing.ABOUT)
+    damage(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        Student.load(teacher, tmp_path)
+    assert "cond_distill" in str(caught.traceback[-1].path)
 
 
 TEACHERS = {

@@ -26,7 +26,7 @@ from .tasks import examples
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe', 'encode_examples']
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe', 'reserve', 'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
 # of the code that cuts crops and keeps them; a higher one makes old caches useless
@@ -148,40 +148,48 @@ def _alone(folder: Path, progress: bool) -> Iterator[None]:
 def _done(folder: Path) -> int:
     """How many examples of a cache are there."""
     file = folder / "done.json"
-    return json.loads(file.read_text()) if file.exists() else 0
+    return json.loads(file.read_text("utf-8")) if file.exists() else 0
 
 # %% ../../nbs/library/data/cache.ipynb #ea48211a
-def _reserve(folder: Path, cfg: TrainConfig, part: dict, progress: bool) -> dict:
-    """The files of a cache, as large as they will be; `OSError` if there is no room."""
+def reserve(
+    folder: Path,
+    count: int,  # rows of each array
+    part: dict[str, np.ndarray],  # a few rows of each, by the names of the files
+    setting: str = "cache",  # that names the folder
+    progress: bool = True,  # say how much it is
+) -> dict[str, np.memmap]:
+    """Arrays in files of their full size; `OSError` if there is no room.
+
+    A file with holes would end the process (SIGBUS) where the disk is full at its turn.
+    """
     files = {k: folder / f"{k}.npy" for k in part}
-    need = sum(v[0].nbytes for v in part.values()) * cfg.scenes
+    need = sum(v[0].nbytes for v in part.values()) * count
     free = shutil.disk_usage(folder).free + sum(
         f.stat().st_size for f in files.values() if f.exists()
     )
     if progress:
-        print(
-            f"{cfg.scenes:,} examples take {need / 1e9:.2f} GB on the disk, in {folder}", flush=True
-        )
+        print(f"{count:,} examples take {need / 1e9:.2f} GB on the disk, in {folder}", flush=True)
     if free < need:
-        raise OSError(_no_room(folder, cfg, need, free))
+        raise OSError(_no_room(folder, count, need, free, setting))
     out = {}
     for k, v in part.items():
-        out[k] = np.lib.format.open_memmap(files[k], "w+", v.dtype, (cfg.scenes, *v.shape[1:]))
+        out[k] = np.lib.format.open_memmap(files[k], "w+", v.dtype, (count, *v.shape[1:]))
         if hasattr(os, "posix_fallocate"):
             with open(files[k], "r+b") as f:
                 try:
                     os.posix_fallocate(f.fileno(), 0, files[k].stat().st_size)
                 except OSError as e:
-                    raise OSError(f"{_no_room(folder, cfg, need, free)} ({e.strerror})") from e
+                    why = _no_room(folder, count, need, free, setting)
+                    raise OSError(f"{why} ({e.strerror})") from e
     return out
 
 
-def _no_room(folder: Path, cfg: TrainConfig, need: int, free: int) -> str:
+def _no_room(folder: Path, count: int, need: int, free: int, setting: str) -> str:
     """What to do where a cache does not fit."""
-    fit = int(cfg.scenes * free / need * 0.95)
+    fit = int(count * free / need * 0.95)
     return (
-        f"{cfg.scenes:,} examples need {need / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} "
-        f"GB free: make room, take fewer (scenes={fit} fit), or another folder (cache=FOLDER)"
+        f"{count:,} examples need {need / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} "
+        f"GB free: make room, take fewer (scenes={fit} fit), or another folder ({setting}=FOLDER)"
     )
 
 
@@ -204,7 +212,7 @@ def _make(
         part = encode_examples(teacher, piece, bits)
         if not files and done:
             files = {k: np.load(folder / f"{k}.npy", mmap_mode="r+") for k in part}
-        files = files or _reserve(folder, cfg, part, progress)
+        files = files or reserve(folder, cfg.scenes, part, progress=progress)
         for k, v in part.items():
             files[k][done : done + len(v)] = v
             files[k].flush()
@@ -217,7 +225,7 @@ def _note(folder: Path, done: int, skipped: Iterable[str]) -> None:
     """So many examples are there, and these files were skipped on the way."""
     with open(folder / "skipped.txt", "a", encoding="utf-8", errors="backslashreplace") as f:
         f.writelines(f"{name}\n" for name in skipped)
-    (folder / "done.part").write_text(str(done))
+    (folder / "done.part").write_text(str(done), "utf-8")
     (folder / "done.part").replace(folder / "done.json")
 
 

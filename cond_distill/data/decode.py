@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'PICTURES', 'FORMATS', 'PictureFile', 'readable', 'open_upright', 'bits', 'read_pil', 'open_image']
+__all__ = ['MAX_PIXELS', 'MAX_WHOLE', 'PICTURES', 'FORMATS', 'PictureFile', 'ORIENTATION', 'readable', 'open_upright', 'bits',
+           'read_pil', 'open_image']
 
 # %% ../../nbs/library/data/decode.ipynb #15a66c2f
 # More are refused before they are decoded: a few hundred bytes can claim to be gigabytes.
-MAX_PIXELS = 120_000_000
+MAX_PIXELS = 120_000_000  # four bytes each while a crop is taken
+MAX_WHOLE = 64_000_000  # of a picture that becomes floats as a whole, twelve bytes each
 
 # what is opened: some of Pillow's other readers start programs
 PICTURES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm"}
@@ -62,7 +64,8 @@ def open_upright(file: PictureFile) -> Image:
                 f"it claims {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}"
             )
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy only if there is something to turn
+        return image
 
 # %% ../../nbs/library/data/decode.ipynb #6163226f
 def _to_srgb(image: Image, profile: bytes | None) -> Image:
@@ -98,6 +101,9 @@ def _full_scale(image: Image) -> float:
     return 65535.0 if image.mode != "I" or high > 255 else 255.0
 
 
+ORIENTATION = 0x0112  # the EXIF tag that says how a picture is turned
+
+
 def read_pil(
     image: Image,
     box: tuple[int, int, int, int] | None = None,  # left, top, right, bottom; None: all of it
@@ -105,7 +111,8 @@ def read_pil(
     """A PIL image as RGB: turned as its EXIF says, transparency on white, 16 bits scaled."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     profile = image.info.get("icc_profile")
     if bits(image) == 16:
         whole = _full_scale(image)  # of the whole picture, not of the box
@@ -118,11 +125,16 @@ def read_pil(
     elif image.mode not in ("RGB", "CMYK"):
         image, profile = image.convert("RGB"), profile if image.mode == "P" else None
     image = _to_srgb(image.convert("RGB") if clear else image, profile)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
 
 
 def open_image(file: PictureFile) -> torch.Tensor:  # [3, H, W] in [0, 1]
     """A picture file, read by `open_upright` and `read_pil`."""
     image = open_upright(file)
     with readable(file):
+        if image.width * image.height > MAX_WHOLE:
+            raise ValueError(
+                f"it has {image.width} × {image.height} pixels, more than {MAX_WHOLE:,} as a "
+                "whole; make it smaller first"
+            )
         return read_pil(image)

@@ -89,7 +89,11 @@ def check_shard(file: str, seconds: float = 120) -> None:
     """`ValueError` says what is wrong with a shard."""
     try:
         run = subprocess.run(
-            [sys.executable, "-c", SCAN, file], capture_output=True, text=True, timeout=seconds
+            [sys.executable, "-c", SCAN, file],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
         )
         problem = run.stdout.strip() or (run.stderr.strip()[-300:] if run.returncode else "")
     except subprocess.TimeoutExpired:

@@ -174,7 +174,7 @@ class Places:
         self.digest = hashlib.sha256(stats.encode()).hexdigest()[:12]
         self.kept: dict[str, dict] = {}
         if self.file.is_file():
-            told = json.loads(self.file.read_text())
+            told = json.loads(self.file.read_text("utf-8"))
             if told["digest"] == self.digest:
                 self.kept = told["places"]
             else:
@@ -193,7 +193,7 @@ class Places:
             self.kept = {k: self.kept[k] for k in last}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             part = self.file.with_suffix(".part")
-            part.write_text(json.dumps(dict(digest=self.digest, places=self.kept)))
+            part.write_text(json.dumps(dict(digest=self.digest, places=self.kept)), "utf-8")
             part.replace(self.file)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..config import TeachConfig
+from ..data.cache import reserve
 from ..data.folder import digest
 from ..data.images import Photos, collate
 from .fit import FitPlan, fit
@@ -62,9 +63,11 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"
     done_file = folder / f"{name}.json"
     done = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
-    shape = (cfg.scenes, 3, cfg.size, cfg.size)
-    mode = "r+" if done else "w+"
-    file = np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.uint8, shape)
+    if done:
+        file = np.load(folder / f"{name}.npy", mmap_mode="r+")
+    else:
+        row = np.empty((1, 3, cfg.size, cfg.size), np.uint8)
+        file = reserve(folder, cfg.scenes, {name: row}, setting="work")[name]
     rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
     loader = torch.utils.data.DataLoader(
         rest, batch_size=256, num_workers=cfg.workers, collate_fn=collate

@@ -360,7 +360,7 @@ def commit() -> str:
             ["git", "describe", "--always", "--dirty"],
             cwd=Path(__file__).parent,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
         ).stdout.strip()
     except (OSError, NameError):
         return ""
@@ -368,7 +368,8 @@ def commit() -> str:
 
 def _stages(folder: Path) -> list[dict]:
     """What each stage was: steps, network evaluations an image, pictures seen."""
-    read = [json.loads(p.read_text()) for p in sorted(folder.glob("stage_*/cond_distill.json"))]
+    files = sorted(folder.glob("stage_*/cond_distill.json"))
+    read = [json.loads(p.read_text("utf-8")) for p in files]
     return [
         dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"])
         for a in read
@@ -394,7 +395,7 @@ def run_job(
     """Train and examine, or read what was found before."""
     file = Path(results) / f"{job.name}.json"
     if file.exists():
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text("utf-8"))
         was, n = found["job"], len(held["caption"])
         for what, there, here, near in (
             ("learning rate", was["lr"], job.lr, 0),
@@ -418,7 +419,7 @@ def run_job(
         commit=commit(),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     file.with_suffix(".part").replace(file)
     return found
 
@@ -479,7 +480,7 @@ def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
 
     def one(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w") as f:
+        with open(log, "w", encoding="utf-8") as f:
             return log, subprocess.run(
                 commands[log], stdout=f, stderr=subprocess.STDOUT, env=env
             ).returncode
@@ -562,7 +563,7 @@ def _rated(job, cfg):
             (
                 Path(cfg.results)
                 / f"{Job(job.searched, 'depth', SEARCH_SEED, lr, 0.0, 0.25).name}.json"
-            ).read_text()
+            ).read_text("utf-8")
         )
 
     return replace(job, lr=best_rate(job.searched, {(job.searched, lr): read(lr) for lr in RATES}))
@@ -628,7 +629,7 @@ def _save_gallery(task, cfg, teacher):
     jobs = {
         j.method: j
         for p in (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json")
-        for j in [Job(**json.loads(p.read_text())["job"])]
+        for j in [Job(**json.loads(p.read_text("utf-8"))["job"])]
     }
     jobs = [jobs[m] for m in METHODS if m in jobs]
     try:

@@ -370,7 +370,7 @@ def preflight(
     found += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
     sheet(run, data, out / "check.png")
     (out / "check.json").write_text(
-        json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n"
+        json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
     return found
 
