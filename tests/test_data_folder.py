@@ -13,8 +13,9 @@ from PIL import Image, ImageCms
 
 from cond_distill.data import decode
 from cond_distill.data.decode import open_image, open_upright, read_pil
-from cond_distill.data.folder import Columns, digest, find_images
+from cond_distill.data.folder import digest, find_images
 from cond_distill.data.images import Photos
+from cond_distill.data.items import Columns
 
 
 def draw(file: Path, size=(64, 64), colour="teal", mode="RGB"):

@@ -5,256 +5,41 @@
 # %% ../../nbs/library/data/folder.ipynb #0b133986
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .decode import PICTURES
+from .dataset import read_dataset
+from cond_distill.data.files import (
+    CAPTION_ENDINGS,
+    MAX_CAPTION,
+    METADATA,
+    Tables,
+    is_picture,
+    list_files,
+    read_tables,
+    read_text,
+    shown,
+)
+from .items import USUAL, Columns, Found, Item
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'CONDITIONS', 'TARGETS', 'USUAL', 'THUMBNAILS', 'METADATA', 'CAPTION_ENDINGS', 'MAX_METADATA',
-           'MAX_CAPTION', 'Columns', 'Item', 'Found', 'list_files', 'is_picture', 'shown', 'read_text', 'as_captions',
-           'pick', 'find_images', 'list_images', 'digest']
+__all__ = ['find_images', 'list_images', 'digest']
 
-# %% ../../nbs/library/data/folder.ipynb #9d5ee4f0
-# names of columns that hold captions, and the input of a pair; the first that is there counts
-CAPTIONS = ("text", "caption", "prompt", "captions", "edit_prompt", "instruction")
-CONDITIONS = (
-    "conditioning_image",
-    "conditioning_image_file_name",
-    "condition",
-    "condition_file_name",
-    "input_image",
-    "original_image",
-    "source_image",
-    "input",
-    "source",
-)
-TARGETS = ("image", "target", "target_image", "edited_image", "output_image", "jpg", "png")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a data set or of a metadata file; empty: found by their usual names."""
-
-    image: str = ""
-    caption: str = ""
-    condition: str = ""  # the input picture of a pair
-
-
-USUAL = Columns()
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture, not opened yet."""
-
-    file: Any  # a path, an open file, or a (data set, column, row) of the datasets library
-    name: str
-    captions: tuple[str, ...] = ()
-    before: Any = None  # the input, where `file` is the target of a pair
-
-    @property
-    def caption(self) -> str:
-        """The first caption."""
-        return self.captions[0] if self.captions else ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a source holds."""
-
-    items: list[Item]
-    told: Counter = field(default_factory=Counter)  # where captions stood → for how many pictures
-    ignored: Counter = field(default_factory=Counter)  # why files are passed over → how many
-    notes: tuple[str, ...] = ()
-    state: str = ""  # of a data set: different for every version of it
-
-    @property
-    def pairs(self) -> bool:
-        """Has every picture an input?"""
-        return self.items[0].before is not None
-
-    def report(self) -> str:
-        """One line: how many pictures, captions for how many and from where, what was ignored."""
-        n, m = len(self.items), self.told.total()
-        line = f"{n:,} {'pairs' if self.pairs else 'pictures'}, captions for {m:,}"
-        if self.told:
-            line += f" (from {', '.join(self.told)})"
-        if self.ignored:
-            why = ", ".join(f"{k:,} {name}" for name, k in self.ignored.most_common())
-            line += f", {self.ignored.total():,} files ignored ({why})"
-        return "; ".join([line, *self.notes])
-
-# %% ../../nbs/library/data/folder.ipynb #7f63b887
-THUMBNAILS = {"thumbs", "thumbnails", ".thumbnails", "@eadir", "__macosx"}
-METADATA = ("metadata.jsonl", "metadata.csv")
-CAPTION_ENDINGS = (".txt", ".caption")
-MAX_METADATA = 2**30  # bytes: a table larger than that is no table of captions
-MAX_CAPTION = 2**16  # bytes of a text file beside a picture
-
-
-def _passed_over(path: Path, folder: Path, inside: Path) -> str:
-    """Why a file does not count; empty if it does. Links must lead into `inside`."""
-    parts = path.relative_to(folder).parts
-    if any(p.lower() in THUMBNAILS for p in parts[:-1]):
-        return "thumbnails"
-    if any(p.startswith(".") for p in parts):
-        return "hidden"
-    if path.is_symlink() and not path.resolve().is_relative_to(inside):
-        return "links that lead out of the folder: copy them into it"
-    if not path.is_file():
-        return "pipes, devices or broken links"
-    return ""
-
-
-def list_files(folder: Path) -> tuple[list[Path], Counter]:
-    """The files of a folder and of its subfolders, sorted, and what is passed over, by reason."""
-    root, ignored, files = folder.resolve(), Counter(), []
-    inside = root.parents[1] if root.parent.name == "snapshots" else root
-    for place, folders, names in os.walk(folder):
-        ignored["linked folders"] += sum((Path(place) / name).is_symlink() for name in folders)
-        for path in (Path(place) / name for name in names):
-            why = _passed_over(path, folder, inside)
-            if why:
-                ignored[why] += 1
-            else:
-                files.append(path)
-    return sorted(files), +ignored
-
-
-def is_picture(path: Path) -> bool:
-    """Does the name end as a picture's?"""
-    return path.suffix.lower()[1:] in PICTURES
-
-
-def shown(path: Path | str) -> str:
-    """A name that can be printed and written, also of a file whose name is not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-# %% ../../nbs/library/data/folder.ipynb #0479c9ae
-def read_text(file: Path, most: int) -> str:
-    """What a text file of up to `most` bytes says, without a byte-order mark."""
-    if file.stat().st_size > most:
-        raise ValueError(
-            f"{shown(file)} has {file.stat().st_size:,} bytes; expected {most:,} or less"
-        )
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{shown(file)} is not UTF-8 text (byte {e.start}); convert it") from None
-
-
-def as_captions(value: Any, where: str) -> tuple[str, ...]:
-    """The captions in a cell of a table: a text, a list of texts, or nothing."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value.strip(),) if value.strip() else ()
-    if isinstance(value, list | tuple):
-        return tuple(c for v in value for c in as_captions(v, where))
-    raise ValueError(
-        f"{where}: the caption is {value!r}; expected text. Name the column: caption_column=…"
-    )
-
-
-def pick(names: Any, wanted: str, usual: tuple[str, ...], where: str) -> str:
-    """The column to read: the wanted one, or the first usual one; empty if none is there."""
-    if wanted and wanted not in names:
-        raise ValueError(f"{where} has no column {wanted!r}; it has: {', '.join(map(str, names))}")
-    return wanted or next((k for k in usual if k in names), "")
-
-# %% ../../nbs/library/data/folder.ipynb #de8d6964
-def _read_table(meta: Path) -> list[dict]:
-    """The rows of a metadata file, each with a text in `file_name`."""
-    lines, rows = [line for line in read_text(meta, MAX_METADATA).split("\n") if line.strip()], []
-    try:
-        for row in csv.DictReader(lines) if meta.suffix == ".csv" else map(json.loads, lines):
-            if not isinstance(row["file_name"], str):
-                raise TypeError
-            rows.append(row)
-    except (csv.Error, ValueError, KeyError, TypeError, RecursionError):
-        number = len(rows) + (meta.suffix == ".csv")
-        raise ValueError(
-            f"{shown(meta)}, row {len(rows) + 1} is {lines[number : number + 1]!s:.70}; expected "
-            '{"file_name": "a.jpg", "text": "what it shows"}, or in a .csv file the columns '
-            "file_name and text"
-        ) from None
-    return rows
-
-
-def _inside(folder: Path, meta: Path, name: str) -> Path:
-    """The path that a table means by a name."""
-    path = Path(os.path.normpath(meta.parent / name))
-    if not path.is_relative_to(os.path.normpath(folder)):
-        raise ValueError(f"{shown(meta)} names {name!r}, which is outside of the folder")
-    return path
-
-
-@dataclass
-class _Tables:
-    """What all metadata files of a folder say."""
-
-    captions: dict[Path, tuple[str, ...]] = field(default_factory=dict)
-    inputs: dict[Path, Path] = field(default_factory=dict)  # picture → the input of its pair
-    told: dict[Path, str] = field(default_factory=dict)  # picture → the table that names it
-    notes: list[str] = field(default_factory=list)
-
-    def read(self, folder: Path, meta: Path, columns: Columns, pairs: bool):
-        """One more file."""
-        rows = _read_table(meta)
-        names = dict.fromkeys(k for row in rows for k in row)
-        words = pick(names, columns.caption, CAPTIONS, shown(meta))
-        cond = pick(names, columns.condition, CONDITIONS, shown(meta)) if pairs else ""
-        for number, row in enumerate(rows, 1):
-            path = _inside(folder, meta, row["file_name"])
-            self.told[path] = meta.name
-            where = f"{shown(meta)}, row {number}"
-            self.captions[path] = as_captions(row.get(words), where) if words else ()
-            if cond and isinstance(row.get(cond), str):
-                self.inputs[path] = _inside(folder, meta, row[cond])
-        if rows and not words:
-            named = ", ".join(k for k in names if k != "file_name") or "only names"
-            self.notes.append(f"no captions in {meta.name}, which has {named}")
-
-# %% ../../nbs/library/data/folder.ipynb #bd50d8d2
-def _tables(folder: Path, files: list[Path], columns: Columns, pairs: bool) -> _Tables:
-    """What the metadata files of a folder say about its files."""
-    tables = _Tables()
-    for meta in (f for f in files if f.name in METADATA):
-        tables.read(folder, meta, columns, pairs)
-    if any(f.name == "metadata.parquet" for f in files):
-        raise ValueError(
-            f"{shown(folder)} has its captions in metadata.parquet; write them as metadata.csv: "
-            "pandas.read_parquet(a).to_csv(b, index=False)"
-        )
-    missing = sorted(tables.told.keys() - set(files))
-    if missing and len(missing) == len(tables.told):
-        raise ValueError(
-            f"none of the {len(missing):,} names in {tables.told[missing[0]]} is a file of "
-            f"{shown(folder)}; the first is {shown(missing[0])!r}"
-        )
-    if missing:
-        tables.notes.append(f"{len(missing):,} names in the metadata match no file")
-    return tables
-
-
-def _caption(tables: _Tables, file: Path, texts: set[Path]) -> tuple[tuple[str, ...], str]:
+# %% ../../nbs/library/data/folder.ipynb #576cc402
+def _caption(tables: Tables, file: Path, texts: set[Path]) -> tuple[tuple[str, ...], str]:
     """(captions, where they stood) of a picture."""
     if tables.captions.get(file):
-        return tables.captions[file], tables.told[file]
+        return tables.captions[file], tables.named_by[file]
     text = next(
         (t for t in (file.with_suffix(".txt"), file.with_suffix(".caption")) if t in texts), 0
     )
     said = read_text(text, MAX_CAPTION).strip() if text else ""
     return ((said,), f"{text.suffix} files") if said else ((), "")
 
-
+# %% ../../nbs/library/data/folder.ipynb #075b3fbe
 def _why_ignored(file: Path) -> str:
     """A file that is neither picture nor caption."""
     if file.suffix in CAPTION_ENDINGS:
@@ -262,19 +47,9 @@ def _why_ignored(file: Path) -> str:
     return f"{file.suffix.lower()} files" if file.suffix else "files without an ending"
 
 
-def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
-    """The pictures of a folder; as pairs, if its tables name two pictures in a row."""
-    files, ignored = list_files(folder)
-    tables = _tables(folder, files, columns, pairs)
-    pictures = [f for f in files if is_picture(f) and f not in set(tables.inputs.values())]
-    if tables.inputs:
-        pictures = [f for f in pictures if tables.inputs.get(f) in set(files)]
-    return _found(folder, pictures, tables.inputs, files, tables, ignored)
-
-
 def _found(
-    folder: Path, pictures: list, inputs: dict, files: list, tables: _Tables, ignored: Counter
-):
+    folder: Path, pictures: list, inputs: dict, files: list, tables: Tables, ignored: Counter
+) -> Found:
     """Items of the pictures, with their captions, and a count of everything else."""
     items, told = [], Counter()
     texts = {f for f in files if f.suffix in CAPTION_ENDINGS}
@@ -291,6 +66,16 @@ def _found(
             f"input/ and target/; here are {dict(ignored) or 'no files'}"
         )
     return Found(items, +told, ignored, tuple(tables.notes))
+
+# %% ../../nbs/library/data/folder.ipynb #bd50d8d2
+def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
+    """The pictures of a folder; as pairs, if its tables name two pictures in a row."""
+    files, ignored = list_files(folder)
+    tables = read_tables(folder, files, columns, pairs)
+    pictures = [f for f in files if is_picture(f) and f not in set(tables.inputs.values())]
+    if tables.inputs:
+        pictures = [f for f in pictures if tables.inputs.get(f) in set(files)]
+    return _found(folder, pictures, tables.inputs, files, tables, ignored)
 
 # %% ../../nbs/library/data/folder.ipynb #9ec50975
 def _pairs(folder: Path, columns: Columns) -> Found:
@@ -312,75 +97,8 @@ def _pairs(folder: Path, columns: Columns) -> Found:
         )
     names = sorted(sides["target"])
     inputs = {sides["target"][k]: sides["input"][k] for k in names}
-    tables = _tables(folder, files, columns, False)
+    tables = read_tables(folder, files, columns, False)
     return _found(folder / "target", list(inputs), inputs, files, tables, ignored)
-
-# %% ../../nbs/library/data/folder.ipynb #8b3938dc
-def _open_dataset(source: str) -> Any:
-    """A data set that `datasets` wrote to disk, or that it can find by its name."""
-    try:
-        import datasets
-    except ImportError:
-        raise FileNotFoundError(
-            f"no folder {source!r}, or it is a data set; give a folder of pictures (for a data "
-            "set: pip install datasets)"
-        ) from None
-    try:
-        on_disk = Path(source).is_dir()
-        data = datasets.load_from_disk(source) if on_disk else datasets.load_dataset(source)
-    except Exception as e:
-        raise FileNotFoundError(
-            f"no folder and no data set {source!r}: {type(e).__name__}: {str(e)[:200]}"
-        ) from None
-    if isinstance(data, datasets.DatasetDict):
-        data = data["train"] if "train" in data else next(iter(data.values()))
-    return data
-
-
-def _picture_columns(
-    names: list[str], columns: Columns, pairs: bool, where: str
-) -> tuple[str, str]:
-    """(the picture's column, the input's or '') of a data set whose `names` hold pictures."""
-    cond = pick(names, columns.condition, CONDITIONS if pairs else (), where)
-    rest = [k for k in names if k != (cond or pick(names, "", CONDITIONS, where))] or names
-    image = pick(names, columns.image, TARGETS, where) if columns.image else ""
-    image = image or (rest[0] if len(rest) == 1 else pick(rest, "", TARGETS, where))
-    if not image or image == cond or (pairs and not cond):
-        raise ValueError(
-            f"{where} has the picture columns {', '.join(names) or '(none)'}; say which is "
-            f"{'the input of a pair and which its answer' if pairs else 'the picture'}: "
-            "image_column=…, condition_column=…"
-        )
-    return image, cond
-
-
-def _state(data: Any) -> str:
-    """Different whenever a data set is saved anew."""
-    stats = [os.stat(f["filename"]) for f in data.cache_files if os.path.exists(f["filename"])]
-    return f"{data._fingerprint} {[(s.st_size, s.st_mtime_ns) for s in stats]}"
-
-
-def _dataset(source: str, columns: Columns, pairs: bool) -> Found:
-    """The rows of a data set."""
-    data = _open_dataset(source)
-    import datasets
-
-    where = f"the data set {source!r}"
-    names = [k for k, f in data.features.items() if isinstance(f, datasets.Image)]
-    image, cond = _picture_columns(names, columns, pairs or bool(columns.condition), where)
-    words = pick(data.features, columns.caption, CAPTIONS, where)
-    said = [as_captions(c, where) for c in data[words]] if words else [()] * len(data)
-    raw = data.select_columns([image, cond] if cond else [image])
-    for column in raw.column_names:
-        raw = raw.cast_column(column, datasets.Image(decode=False))
-    items = [
-        Item((raw, image, k), f"row {k}", said[k], (raw, cond, k) if cond else None)
-        for k in range(len(raw))
-    ]
-    if not items:
-        raise ValueError(f"{where} has no rows")
-    told = Counter({f"column {words}": sum(map(bool, said))})
-    return Found(items, +told, state=_state(data))
 
 # %% ../../nbs/library/data/folder.ipynb #b0c50b7e
 def find_images(
@@ -392,7 +110,7 @@ def find_images(
     folder, pairs = Path(source), pairs or bool(columns.condition)
     marks = ("state.json", "dataset_dict.json")
     if not folder.is_dir() or any((folder / name).is_file() for name in marks):
-        return _dataset(str(source), columns, pairs)
+        return read_dataset(str(source), columns, pairs)
     if (folder / "input").is_dir() and (folder / "target").is_dir():
         return _pairs(folder, columns)
     return _folder(folder, columns, pairs)
@@ -402,7 +120,7 @@ def list_images(source: str | Path) -> list[Item]:
     """The pictures of a folder or a data set, sorted by name."""
     return find_images(source).items
 
-
+# %% ../../nbs/library/data/folder.ipynb #9540f9a3
 def digest(source: str | Path, found: Found | None = None) -> str:
     """Eight hex digits of a source's place and of its pictures; caches are named by it.
 

@@ -21,7 +21,8 @@ from ..config import TrainConfig
 from .conditions import resize
 from .decode import bits, open_upright, read_pil, readable
 from .estimate import task_of
-from .folder import USUAL, Columns, Item, digest, find_images
+from .folder import digest, find_images
+from .items import USUAL, Columns, Item
 from .tasks import Task, find_task
 
 # %% auto #0

@@ -23,7 +23,6 @@ from ..config import TrainConfig
 from .cache import cache_examples, encode_examples
 from .decode import PICTURES
 from .estimate import task_of
-from .folder import CAPTIONS, Item, as_captions, pick
 from cond_distill.data.images import (
     Crops,
     Photos,
@@ -34,6 +33,7 @@ from cond_distill.data.images import (
     photos_of,
     with_conditions,
 )
+from .items import CAPTIONS, Item, as_captions, pick
 from .shards import check_shard, is_shards, shard_files
 from .source import ArrayExamples, ExampleSource, unit_range
 from .tasks import examples
