@@ -20,11 +20,12 @@ from .schedule import Prediction, Schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
-__all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'classifier_free_guidance',
-           'as_timesteps', 'latent_scale', 'output_hooks', 'Teacher']
+__all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family',
+           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'output_hooks', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
+DECODES = ("decoder.", "post_quant_conv.")  # the half of an autoencoder that draws the picture
 
 
 def find_folder(
@@ -357,14 +358,19 @@ class Teacher(nn.Module):
         """Twelve hex digits from the schedule and the weights.
 
         Of every weight its name, its shape and the signs of its first 512 values count, which are
-        the same in every precision.
+        the same in every precision. The autoencoder's decoder does not count: an adaptor works on
+        latents, whatever draws the picture in the end.
         """
         h = hashlib.sha256(self.schedule.fingerprint().encode())
         with lock_of(self.backbone):
             parts = [dict(part.named_parameters()) for part in self.children()]
         for part in parts:
             # transformers 4 and 5 name the text encoder's differently
-            plain = {name.removeprefix("text_model."): p for name, p in part.items()}
+            plain = {
+                name.removeprefix("text_model."): p
+                for name, p in part.items()
+                if exact or not name.startswith(DECODES)
+            }
             for name, p in sorted(plain.items()):
                 p = p.detach().flatten().cpu()
                 h.update(f"{name}{len(p)}".encode())

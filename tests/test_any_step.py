@@ -183,3 +183,38 @@ def test_the_pipeline_draws_the_same(teachers, tmp_path):
         asked = dict(num_inference_steps=steps, output_type="pt")
         theirs = pipe(CAPTIONS, cond, generator=torch.Generator().manual_seed(4), **asked).images
         assert torch.allclose(ours, theirs.cpu(), atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("told", ["both", "backbone", "adaptor"])
+def test_who_is_told_is_kept(teachers, told, tmp_path):
+    teacher = teachers["sd2"]
+    torch.manual_seed(0)
+    made = LookAheadEmbedded.of(teacher, make_adaptor("controlnet", teacher, 3, rank=2), told)
+    for p in made.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    student, (z, t, cond, text) = Student(teacher, made), inputs(teacher)
+    answer = student(z, t, cond, text, look_ahead=400.0).x
+    assert not torch.equal(answer, student(z, t, cond, text).x)
+    time = student.schedule.network_time(torch.full((len(z),), t))
+    effect = made(z, time, student.prepare(cond).parts, teacher.text_inputs(text), look_ahead=4.0)
+    assert ("time_embedding" in effect.get("outputs", {})) == (told != "adaptor")
+    student.save(tmp_path)
+    again = Student.load(teacher, tmp_path)
+    assert torch.equal(again(z, t, cond, text, look_ahead=400.0).x, answer)
+    with pytest.raises(ValueError, match="told is 'nobody'"):
+        LookAheadEmbedded.of(teacher, made.inner, "nobody")
+
+
+def test_midpoint_jumps_are_two_halves(teachers):
+    """Untrained, all three answers are the plain denoiser's, and the target is their average."""
+    teacher = teachers["sd2"]
+    student = new_student(teacher)
+    z, _, cond, text = inputs(teacher)
+    batch = dict(x=z, cond=cond, text=text)
+    generator = torch.Generator().manual_seed(0)
+    d = sample_any_step(teacher.schedule, z, generator, kernel="midpoint", instant=0.0)
+    loss, parts = any_step_loss(student, student.copy(), batch, d, kernel="midpoint")
+    assert parts["forwards"] == 3 and parts["w_c"] == 1
+    way = torch.stack([d.t - d.s, d.s - (d.t - d.look_ahead.long())])
+    assert ((way[0] - way[1]).abs() <= 25).all() and torch.isfinite(loss)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..adaptor import Adaptor, read_weights
+from ..adaptor import Adaptor
 from ..teacher import Teacher, output_hooks
 
 # %% auto #0
@@ -66,24 +66,30 @@ class ScalarInput(Adaptor):
 
     hidden: int | None = None  # width of the embedding's hidden layer; None: as wide as its output
     neutral: float = 0.0  # the number that says nothing
-    tells_inner = True  # whether the adaptor's own network is told the number too
+    tells = "both"  # who is told: the "backbone", the "adaptor" (its own network), or "both"
 
-    def __init__(self, inner: Adaptor, place: str, width: int):
+    def __init__(self, inner: Adaptor, place: str, width: int, tells: str = ""):
         super().__init__(inner.channels, inner.image_size)
+        if tells not in ("", "both", "backbone", "adaptor"):
+            raise ValueError(f"told is {tells!r}; choose 'both', 'backbone' or 'adaptor'")
         self.reader, inner.reader = inner.reader, None
         self.inner, self.place = inner, place
         self.settings = dict(inner=type(inner).__name__, inner_settings=inner.settings)
+        if tells and tells != self.tells:
+            self.settings["tells"] = self.tells = tells
         self.embed = new_embedding(self.hidden or width, width)
 
     @classmethod
-    def of(cls, teacher: Teacher, inner: Adaptor) -> ScalarInput:
+    def of(cls, teacher: Teacher, inner: Adaptor, tells: str = "") -> ScalarInput:
         """Around an adaptor for this teacher. Raises `ValueError` for a network without a time."""
         place = time_part(teacher.backbone)
-        return cls(inner, place, width_of(teacher)).to(teacher.device)
+        return cls(inner, place, width_of(teacher), tells).to(teacher.device)
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, inner: str, inner_settings: dict) -> ScalarInput:
-        return cls.of(teacher, Adaptor.kinds[inner].from_teacher(teacher, **inner_settings))
+    def from_teacher(
+        cls, teacher: Teacher, inner: str, inner_settings: dict, tells: str = ""
+    ) -> ScalarInput:
+        return cls.of(teacher, Adaptor.kinds[inner].from_teacher(teacher, **inner_settings), tells)
 
     def waves(self, value: torch.Tensor) -> torch.Tensor:  # [B] → [B, 32]
         """The number as sines and cosines."""
@@ -118,10 +124,12 @@ class ScalarInput(Adaptor):
     ) -> dict:
         """The inner adaptor's effect, and the number's."""
         delta = self.embedding(number.get(self.extra_input, self.neutral), len(z))
-        with told(self.inner, delta) if self.tells_inner else nullcontext():
+        with told(self.inner, delta) if self.tells != "backbone" else nullcontext():
             effect = dict(self.inner(z, time, cond, inputs))
         if "network" in effect:  # called later, and instead of the backbone
             effect["network"] = telling(self.inner, effect["network"], delta)
+        if self.tells == "adaptor":
+            return effect
         return effect | dict(outputs=effect.get("outputs", {}) | {self.place: delta})
 
     def write(self, folder: Path, dtype: torch.dtype | None):
@@ -134,9 +142,12 @@ class ScalarInput(Adaptor):
 
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> ScalarInput:
+        from safetensors.torch import load_file
+
         kind = Adaptor.kinds[settings["inner"]]
-        made = cls.of(teacher, kind.read(teacher, folder, settings["inner_settings"]))
-        read_weights(made.embed, Path(folder) / INPUT)
+        inner = kind.read(teacher, folder, settings["inner_settings"])
+        made = cls.of(teacher, inner, settings.get("tells", ""))
+        made.embed.load_state_dict(load_file(Path(folder) / INPUT))
         return made
 
 # %% ../../nbs/library/adaptors/scalar_input.ipynb #0d7e1540
@@ -176,7 +187,7 @@ class GuidanceEmbedded(ScalarInput):
 
     extra_input = "guidance"
     neutral = 1.0
-    tells_inner = False  # as in the paper, the teacher's U-Net alone
+    tells = "backbone"  # as in the paper, the teacher's U-Net alone
 
     def waves(self, value: torch.Tensor) -> torch.Tensor:
         angle = (value - 1)[:, None] * torch.logspace(-1, 1, 16, device=value.device)

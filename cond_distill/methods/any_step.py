@@ -22,7 +22,7 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['KERNELS', 'SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'exponential_weight', 'box_weight',
+__all__ = ['KERNELS', 'SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'exponential_weight', 'box_weight', 'whole_weight',
            'sample_any_step', 'any_step_loss', 'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
@@ -51,6 +51,8 @@ class Kernel:
     weight: Callable[[Schedule, NoiseSample], torch.Tensor]
     # draw → the look-ahead [B] that the target is told at d.s
     rest: Callable[[NoiseSample], torch.Tensor]
+    hop: float | None = None  # Δt as a share of the look-ahead; None: the same everywhere
+    composed: bool = False  # the target makes both parts of the jump, and no real picture counts
 
 
 def exponential_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
@@ -72,7 +74,17 @@ def _remaining(d: NoiseSample) -> torch.Tensor:
     return (d.look_ahead - (d.t - d.s)).clamp(min=0)
 
 
-KERNELS = dict(exponential=Kernel(exponential_weight, _same), box=Kernel(box_weight, _remaining))
+def whole_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
+    """ρ = 1 for every sample that looks ahead."""
+    return (d.look_ahead > 0).float()
+
+
+KERNELS = dict(
+    exponential=Kernel(exponential_weight, _same),
+    box=Kernel(box_weight, _remaining, hop=0.25),
+    midpoint=Kernel(whole_weight, _remaining, hop=0.5, composed=True),
+    exponential_rest=Kernel(exponential_weight, _remaining),
+)
 
 # %% ../../nbs/library/methods/any_step.ipynb #8eb32d7d
 def sample_any_step(
@@ -81,27 +93,29 @@ def sample_any_step(
     generator: torch.Generator,  # on the CPU
     progress: float = 1.0,  # share of the training done, 0 … 1
     *,
-    kernel: Literal["exponential", "box"] = "box",
-    delta: int = 125,  # Δt of the exponential kernel, timesteps
-    hop: float = 0.25,  # Δt of the box kernel, a share of the jump …
-    shortest: int = 25,  # … but at least so many timesteps
+    kernel: str = "box",  # one of `KERNELS`
+    delta: int = 125,  # Δt of a kernel without a hop, timesteps
+    shortest: int = 25,  # Δt of the others is at least so many timesteps
     instant: float = 0.5,  # share of the samples that are told 0
-    longest: float = 800.0,  # the largest look-ahead; the box kernel always goes to the clean end
+    # the largest look-ahead of a kernel without a hop; the others always go to the clean end
+    longest: float = 800.0,
+    longer: float = 0.0,  # jumps of u^(1 / (1 + longer)) of the longest, u even in 0 … 1
     start: float = 0.6,  # the longest look-ahead grows between these shares of the training
     end: float = 0.7,
 ) -> NoiseSample:
     """t from everywhere, look-aheads from 0 to the longest; all on the device of `x`."""
-    n, grown = len(x), ramp(progress, start, end)
+    n, grown, hop = len(x), ramp(progress, start, end), KERNELS[kernel].hop
     t = torch.randint(1, schedule.T, (n,), generator=generator)
-    chosen, length = torch.rand(2, n, generator=generator)
+    order = torch.randperm(n, generator=generator)
+    length = torch.rand(n, generator=generator) ** (1 / (1 + longer))
     eps = torch.randn(x.shape, generator=generator)
-    if kernel == "exponential":
+    if hop is None:
         ahead = torch.minimum(grown * longest * length, t.float())
         step = torch.full_like(t, delta)
     else:
         ahead = (grown * (t + 1) * length).ceil()
         step = torch.minimum((hop * ahead).round().clamp(min=shortest), ahead).long()
-    ahead = torch.where(chosen < (instant if grown else 1.0), torch.zeros(()), ahead)
+    ahead = torch.where(order < n * (instant if grown else 1.0), torch.zeros(()), ahead)
     s = torch.where(ahead > 0, t - step, t - 1).clamp(min=0)
     t, s, eps, ahead = (a.to(x.device) for a in (t, s, eps, ahead))
     return NoiseSample(t, s, eps, progress, look_ahead=ahead)
@@ -123,10 +137,17 @@ def _ahead(
 ) -> torch.Tensor:
     """The target's x̂ further along the trajectory of samples that look ahead, without gradient."""
     with torch.no_grad():
-        if z_s == "instant":
-            now = student(z_t, d.t, batch["cond"], batch["text"])
-        z = student.schedule.step(now, d.s)
-        return target(z, d.s, batch["cond"], batch["text"], look_ahead=kernel.rest(d)).x
+        inputs, schedule = (batch["cond"], batch["text"]), student.schedule
+        if kernel.composed:
+            now = target(z_t, d.t, *inputs, look_ahead=(d.t - d.s).float())
+        elif z_s == "instant":
+            now = student(z_t, d.t, *inputs)
+        then = target(schedule.step(now, d.s), d.s, *inputs, look_ahead=kernel.rest(d)).x
+        if not kernel.composed:
+            return then
+        landing = (d.t - d.look_ahead.long()).clamp(min=-1)
+        share = first_share(schedule, d.t, d.s, landing).to(then)
+        return torch.lerp(then, now.x, share.reshape(-1, *[1] * (then.ndim - 1)))
 
 
 def any_step_loss(
@@ -135,7 +156,7 @@ def any_step_loss(
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
     d: NoiseSample,  # from `sample_any_step`
     *,
-    kernel: Literal["exponential", "box"] = "box",
+    kernel: str = "box",  # one of `KERNELS`
     # who steps to s: the student as it is told, or (one more forward) as it is told 0
     z_s: Literal["model", "instant"] = "model",
     distance: str = "l2",  # one of `loss.DISTANCES`
@@ -158,7 +179,7 @@ def any_step_loss(
         then = _ahead(student, target, some, part, KERNELS[kernel], there, here, z_s)
         consistency = consistency.index_put((rows,), dist(then, there.x))
     loss = ((1 - rho) * data + rho * consistency).mean()
-    calls = 2 if z_s == "instant" else 1
+    calls = 2 if z_s == "instant" or KERNELS[kernel].composed else 1
     parts = dict(
         d_x=data.mean().item(),
         d_c=consistency.mean().item(),
@@ -178,6 +199,7 @@ SAMPLERS = dict(
     },
     box={1: Sampler("ddim", LookAhead(of_step=1.0))},
 )
+SAMPLERS |= dict(midpoint=SAMPLERS["box"], exponential_rest=SAMPLERS["exponential"])
 
 
 class AnyStep(Method):
@@ -189,6 +211,8 @@ class AnyStep(Method):
         super().__init__(cfg)
         if cfg.kernel not in KERNELS:
             raise ValueError(f"kernel is {cfg.kernel!r}; choose one of {', '.join(KERNELS)}")
+        if cfg.z_s not in ("model", "instant"):
+            raise ValueError(f"z_s is {cfg.z_s!r}; an any-step loss takes 'model' or 'instant'")
         self.sampler = SAMPLERS[cfg.kernel][1].method
 
     @property
@@ -204,7 +228,7 @@ class AnyStep(Method):
                 f"this adaptor is told the {adaptor.extra_input} already and takes one number; "
                 "begin from another adaptor (start=, --start)"
             )
-        return LookAheadEmbedded.of(teacher, adaptor)
+        return LookAheadEmbedded.of(teacher, adaptor, self.cfg.told)
 
     def sample_noise(
         self,
@@ -224,6 +248,7 @@ class AnyStep(Method):
             delta=cfg.delta,
             instant=cfg.instant,
             longest=cfg.longest,
+            longer=cfg.longer,
             start=cfg.ramp_start,
             end=cfg.ramp_end,
         )
@@ -233,15 +258,16 @@ class AnyStep(Method):
     ) -> tuple[torch.Tensor, dict]:
         """`any_step_loss` with the configuration's kernel and distance."""
         cfg = self.cfg
-        return any_step_loss(
-            student, target, batch, noise, kernel=cfg.kernel, distance=cfg.distance
-        )
+        how = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
+        return any_step_loss(student, target, batch, noise, **how)
 
     def step_forwards(self, step: int) -> float:
-        """1, and the target for the samples that look ahead (the exact share is drawn)."""
+        """1, and the target (with some choices two calls) for the samples that look ahead."""
         cfg = self.cfg
-        grown = ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end)
-        return 2 - cfg.instant if grown else 1
+        if not ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end):
+            return 1
+        calls = 2 if cfg.z_s == "instant" or KERNELS[cfg.kernel].composed else 1
+        return 1 + calls * (1 - cfg.instant)
 
     def about(self) -> dict:
         samplers = SAMPLERS[self.cfg.kernel].items()
