@@ -174,9 +174,8 @@ class ReproduceConfig:
     seeds: tuple[int, ...] = (0, 1, 2)  # of the trainings
     part: float = 1.0  # of the budget, for curves over it
     budget: float = 1.0  # of each training, in trainings of the demo
-    n: int = 2000  # held-out conditions of the depth task
-    others_n: int = 512  # of the other tasks
-    search_n: int = 512  # of them in the search of the learning rate
+    n: int = 512  # held-out conditions of the exam
+    search_n: int = 256  # of them in the search of the learning rate
     # jobs at a time, in processes of their own: on a GPU, which one of these networks does not
     # fill, 14, say
     at_once: int = 1

@@ -53,7 +53,7 @@ Sampler = Literal["auto", "ddim", "consistency", "dpm++", "unipc"]
 # %% ../nbs/library/options.ipynb #46d73e7c
 @dataclass(frozen=True)
 class DemoConfig:
-    """Distil the shipped teacher into a 4-step depth-to-image model and compare.
+    """Distil the shipped teacher into a depth-to-image model for any number of steps; compare.
 
     About nine minutes on two idle cores, without the installation. Stop it at any time: the same
     command goes on.
@@ -62,7 +62,7 @@ class DemoConfig:
     """
 
     out: str = "runs/demo"  # folder for the adaptor, the table and the picture
-    steps: int = 300  # optimiser steps
+    steps: int = 350  # optimiser steps
     scenes: int = 2000  # training scenes to render
     n: int = 128  # held-out conditions to measure on
     seed: int = 0  # of the training

@@ -37,7 +37,7 @@ class DecoderConfig:
     steps: int = 6_000  # optimiser steps
     batch: int = 64  # pictures a step
     lr: float = 5e-4  # peak learning rate of decoder and critic
-    critic: float = 0.5  # the critic's pull on the decoder, as a share of the pixel errors' pull
+    critic: float = 0.3  # the critic's pull on the decoder, as a share of the pixel errors' pull
     noise: float = 0.1  # latents are moved by up to this share of their standard deviation
     minutes: float = math.inf  # at most; the learning rate follows
     seed: int = 0  # of weights, order and noise
