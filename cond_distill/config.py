@@ -84,7 +84,7 @@ class TrainConfig:
     # what makes the conditions of your images: "depth-estimation:MODEL", "image-segmentation:MODEL"
     # (folders or names of transformers models) or "module:function"; for the tasks depth and map
     estimator: str = ""
-    workers: int = 2  # processes (of shards: threads) that render scenes or open images
+    workers: int = 2  # processes (of shards: threads) that open images
     captions: str = "partial"  # what captions tell: "full", "partial", "none", "mixed"
     # share of captions replaced by the empty one (instructions are never dropped)
     caption_dropout: float = 0.5

@@ -21,14 +21,13 @@ from cond_distill.utils import table
 
 NAMES = {"depth_undistilled": "finetuned", "depth_distilled": "distilled"}
 ASKED = [  # adaptor, sampler, steps
-    *(("depth_undistilled", "ddim", k) for k in (1, 2, 4, 8, 50)),
-    *(("depth_undistilled", "unipc", k) for k in (2, 4, 8)),
-    *(("depth_distilled", "consistency", k) for k in (1, 2, 4, 8)),
+    *(("depth_undistilled", "ddim", k) for k in (1, 2, 4, 8, 16, 50)),
+    *(("depth_undistilled", "unipc", k) for k in (2, 4, 8, 16, 50)),
+    *(("depth_distilled", "auto", k) for k in (1, 2, 4, 8, 16, 50)),
 ]
 SHOWN = [  # in the picture
-    ("depth_undistilled", "ddim", 4),
-    ("depth_undistilled", "ddim", 50),
-    *(("depth_distilled", "consistency", k) for k in (1, 2, 4)),
+    *(("depth_undistilled", "ddim", k) for k in (4, 50)),
+    *(("depth_distilled", "auto", k) for k in (1, 2, 4, 16)),
 ]
 KEYS = (
     *("FD-texture", "FD-scenes", "sharpness", "AUC", "density", "coverage"),

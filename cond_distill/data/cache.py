@@ -11,8 +11,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_start_method
 from pathlib import Path
 
 import numpy as np
@@ -41,21 +39,9 @@ def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int
             rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate
         )
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
-    # on a CPU they would take the encoder's cores; and where processes are not forked, a script
-    # without a main guard would call itself
-    apart = teacher.device.type == "cuda" and get_start_method() == "fork"
-    return torch.utils.data.DataLoader(
-        ranges,
-        batch_size=None,
-        num_workers=min(cfg.workers, len(ranges) - 1) if apart else 0,
-        collate_fn=partial(_render, cfg.task, teacher.image_size, cfg.captions),
-    )
-
-
-def _render(task: str, size: int, level: str, numbers: range) -> dict:
-    made = examples(task, numbers, size=size, level=level)
-    # processes hand on through shared memory, which may be small
-    return {k: made[k] for k in ("image", "cond", "caption")}
+    # scenes are drawn where the teacher is: on a GPU several times faster than by a core
+    where = dict(size=teacher.image_size, level=cfg.captions, device=teacher.device)
+    return (examples(cfg.task, numbers, **where) for numbers in ranges)
 
 
 def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:

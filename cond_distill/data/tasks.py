@@ -207,17 +207,18 @@ def examples(
     split: str = "train",  # or "held_out"
     size: int = 64,  # pixels a side
     level: str = "mixed",  # of captions: "full", "partial", "none", "mixed"
+    device: str | torch.device = "cpu",  # where scenes are drawn; what comes back is on the CPU
 ) -> dict:
     """Scenes with the task's condition 'cond' [B,K,H,W].
 
     The condition of a scene is always the same.
     """
     task = find_task(task) if isinstance(task, str) else task
-    data = Scenes(split, size=size, level=level)
+    data = Scenes(split, size=size, level=level, device=device)
     of_image = task.of_image
     if not (task.of_scene or of_image):
         raise ValueError(f"task {task.name!r} cannot be made of scenes; it needs your own pictures")
-    batch = data.batch(indices)
+    batch = {k: v.cpu() if torch.is_tensor(v) else v for k, v in data.batch(indices).items()}
     if task.of_scene:
         return task.of_scene(batch)
 
