@@ -41,6 +41,7 @@ RANGES = dict(
     look_ahead=(0.0, 10_000.0),
     longest=(1.0, 10_000.0),
     instant=(0.0, 1.0),  # shares
+    longer=(0.0, 16.0),
     reach=(0.0, 1.0),
     ramp_start=(0.0, 1.0),
     ramp_end=(0.0, 1.0),
@@ -60,7 +61,6 @@ RANGES = dict(
     part=(1e-6, 1.0),
     budget=(1e-6, 1e6),
     n=(2, 10_000_000),
-    others_n=(2, 10_000_000),
     search_n=(2, 10_000_000),
     at_once=(1, 1024),
 )

@@ -5,604 +5,163 @@
 # %% ../nbs/course/09_trainer.ipynb #3bbcda41
 from __future__ import annotations
 
-import csv
-import math
-import os
-import shutil
-import signal
 import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-import torch.utils.checkpoint
-from filelock import FileLock, Timeout
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
 
 from .adaptor import Adaptor
-from cond_distill.adaptors.catalogue import (
-    ADAPTORS,
-    make_adaptor,
-)
-from .adaptors.full import FullFinetune
-from .adaptors.instruction import InstructionEncoder
-from .config import TrainConfig
+from .adaptors.catalogue import ADAPTORS
+from .config import ModelConfig, TrainConfig
 from .data.source import ExampleSource, make_batch
-from .data.stream import held_out_examples, open_photos, training_data
-from .data.tasks import better, find_task
+from .data.stream import open_photos, training_data
+from .data.tasks import find_task
 from .extensions import find, import_modules
-from .loss import DISTANCES, SOLVERS, TIMESTEPS
+from .loss import NoiseSample
 from .methods.base import Method
-from .methods.catalogue import make_method
-from .methods.codi import DATA_DISTANCES
-from .sampler import draw_images
-from .student import Student
+from .methods.catalogue import METHODS, make_method
 from .teacher import Teacher
-from .training.checkpoint import checkpoints, last_checkpoint, write_checkpoint
-from cond_distill.training.distributed import (
-    as_launched,
-    clip_gradients,
-    engines_aside,
-    gathered,
-    is_cut,
-    local,
-    placed_like,
-    shard_blocks,
+from cond_distill.training.callbacks import (
+    EvalFn,
+    Record,
+    evaluate_run,
+    finish,
+    log_record,
+    sampled_student,
+    validation_grid,
 )
-from .utils import append_row, calm_interrupt, forget_rows_after, lock_of
+from .training.distributed import as_launched, engines_aside, full_state
+from .training.resume import alone, check_room, load_run, save_run
+from .training.state import Run, TrainState, new_run
+from .utils import calm_interrupt
 
 # %% auto #0
-__all__ = ['RESUME_OVERRIDES', 'check_words', 'build_adaptor', 'make_optimizer', 'MovingAverage', 'compile_networks', 'Run',
-           'save_run', 'load_run', 'Record', 'train_step', 'validation_batch', 'validation_grid', 'measure_curve',
-           'ask_judge', 'check_source', 'open_teacher', 'distill', 'distill_to_end', 'finish', 'logged_minutes']
+__all__ = ['piece', 'shares', 'backward', 'train_step', 'update', 'note_distance', 'check_alive', 'check_converged',
+           'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe', 'steps', 'shown', 'distill',
+           'distill_to_end']
 
-# %% ../nbs/course/09_trainer.ipynb #5a34744e
+# %% ../nbs/course/09_trainer.ipynb #1d6dd671
+def piece(rows: torch.Tensor, i: int, n: int) -> torch.Tensor:
+    """Piece i of n equal ones."""
+    return rows[i * len(rows) // n : (i + 1) * len(rows) // n]
+
+
+def shares(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, NoiseSample]]:
+    """This process's part of the batch and of its noise, in `accumulate` pieces."""
+    pieces = run.cfg.accumulate
+    n, first = run.engine.count * pieces, run.engine.index * pieces
+    for i in range(first, first + pieces):
+        drawn = {
+            f.name: piece(value, i, n)
+            for f in fields(noise)
+            if torch.is_tensor(value := getattr(noise, f.name))
+        }
+        yield {name: piece(rows, i, n) for name, rows in batch.items()}, replace(noise, **drawn)
+
+
+def backward(run: Run, batch: dict, noise: NoiseSample) -> tuple[torch.Tensor, dict[str, float]]:
+    """Gradients of all shares of all processes; the mean loss and its parts."""
+    said, n = [], run.cfg.accumulate
+    run.state.optimizer.zero_grad()
+    for share in shares(run, batch, noise):
+        with run.engine.autocast():
+            loss, parts = run.loss(*share)
+        (loss / n).backward()
+        numbers = parts | dict(loss=loss.detach())
+        said.append({k: torch.as_tensor(v, dtype=torch.float32) for k, v in numbers.items()})
+    mean = {k: torch.stack([s[k].to(run.engine.device) for s in said]).sum(0) / n for k in said[0]}
+    mean = run.engine.mean(mean)
+    return mean["loss"], {k: v.item() for k, v in mean.items()}
+
+# %% ../nbs/course/09_trainer.ipynb #be999e26
+def train_step(
+    run: Run,
+    source: ExampleSource | dict,  # or arrays, as `cache_examples` gives them
+) -> dict[str, float]:  # for the log: loss and its parts, gradient norm, learning rate
+    """Draw, loss, backward, clip, step, both averages."""
+    state, cfg, method = run.state, run.cfg, run.method
+    generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
+    empty, device = run.teacher.empty(), run.engine.device
+    batch = make_batch(source, cfg, empty, generator, device, state.step)
+    method.begin_step(state.step, state.ema.student)
+    noise = method.sample_noise(run.teacher.schedule, batch["x"], generator, state.step)
+    loss, parts = backward(run, batch, noise)
+    norm = full_state(clip_grad_norm_(state.params, cfg.clip), keep=True)
+    lr = state.scheduler.get_last_lr()[0]  # of this step
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        update(state, parts["d_x"])
+    else:
+        state.skipped += 1
+    state.step += 1
+    state.nfe += parts.pop("forwards")
+    return parts | dict(grad_norm=float(norm), lr=float(lr))
+
+
+def update(state: TrainState, distance: float):
+    """Optimiser, learning rate, both averages, and how far the answers are from real pictures."""
+    note_distance(state, distance)
+    state.optimizer.step()
+    state.scheduler.step()
+    state.skipped = 0
+    state.target.update_parameters(state.student.adaptor)
+    state.ema.update_parameters(state.student.adaptor)
+
+# %% ../nbs/course/09_trainer.ipynb #5e8b5299
+def note_distance(state: TrainState, distance: float, first: int = 20):
+    """Mean distance to real pictures over the first steps, and its moving average over all."""
+    if state.step < first:
+        state.first_distance += (distance - state.first_distance) / (state.step + 1)
+        state.last_distance = state.first_distance
+    else:
+        state.last_distance += (distance - state.last_distance) / first
+
+
+def check_alive(run: Run):
+    """End a run that has no finite losses any more."""
+    if run.state.skipped >= 10:
+        raise FloatingPointError(
+            f"{run.state.skipped} steps in a row without a finite loss, the last one step "
+            f"{run.state.step}; look for broken data, or go on with a lower lr (now {run.cfg.lr}): "
+            f"the same command with another lr takes up the last whole checkpoint in {run.cfg.out}"
+        )
+
+
+def check_converged(state: TrainState, lr: float):
+    """Refuse to finish a run whose answers are far worse than at its beginning."""
+    first, last = state.first_distance, state.last_distance
+    if not last <= max(10 * first, 4.0):
+        raise FloatingPointError(
+            f"the loss exploded: the distance to real pictures was {first:.3g} in the first steps "
+            f"and is {last:.3g} now. No adaptor was written; begin again with a lower lr "
+            f"(now {lr:g}) in another folder"
+        )
+
+# %% ../nbs/course/09_trainer.ipynb #260646b5
 def check_words(cfg: TrainConfig):
     """Import your own modules that the configuration names; refuse a word that names nothing."""
     import_modules(cfg.task, cfg.adaptor, cfg.preset)
     if cfg.adaptor != "backbone":
         find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
-    for name, good in (
-        ("z_s", (*SOLVERS, "instant")),
-        ("distance", DISTANCES),
-        ("data", DATA_DISTANCES),
-        ("timesteps", TIMESTEPS),
-        ("dtype", ("float32", "bfloat16", "float16")),
-    ):
-        if getattr(cfg, name) not in good:
-            raise ValueError(f"{name} is {getattr(cfg, name)!r}; choose one of {', '.join(good)}")
-
-# %% ../nbs/course/09_trainer.ipynb #463fffe2
-def _recomputed(part, *inputs):
-    """One layer of a network, whose activations are computed again in the backward pass.
-
-    Then with the *same* weights: an adaptor's changes are in place only during the call.
-    """
-    weights = dict(part.named_parameters())
-
-    def again(*args):
-        with lock_of(part):
-            return torch.func.functional_call(part, weights, args)
-
-    return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
+    find(cfg.preset, METHODS, "preset", Method)
 
 
-def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method):
-    """A fresh adaptor, or what `cfg.start` holds; with the inputs that the method adds."""
-    if cfg.start:
-        made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
-    elif cfg.adaptor == "backbone":
-        made = FullFinetune.from_teacher(teacher)
-    else:
-        made = make_adaptor(cfg.adaptor, teacher, find_task(cfg.task).channels, cfg.rank)
-        instructed = teacher.has_text and not find_task(cfg.task).captions
-        layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
-        if layers:
-            made.reader = InstructionEncoder.of(teacher, layers)
-    return method.extend(teacher, made).to(memory_format=torch.channels_last)
-
-# %% ../nbs/course/09_trainer.ipynb #83acafe0
-def make_optimizer(cfg: TrainConfig, params):
-    """AdamW; bitsandbytes' with 8-bit moments.
-
-    Or with moments that are shared out among the processes (ZeRO, stage 1, arXiv 1910.02054).
-    """
-    if cfg.optimizer in ("adamw", "zero"):
-        kind = torch.optim.AdamW
-    elif cfg.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit as kind
-        except ImportError as e:
-            raise ValueError(
-                "optimizer 'adamw8bit' needs bitsandbytes (pip install bitsandbytes) and a GPU; "
-                "use 'adamw'"
-            ) from e
-    else:
-        raise ValueError(f"optimizer is {cfg.optimizer!r}; choose adamw, adamw8bit or zero")
-    settings = dict(lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-3) | (
-        dict(fused=not cfg.shard, foreach=False) if kind is torch.optim.AdamW else {}
-    )
-    if (
-        cfg.optimizer == "zero"
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-    ):
-        from torch.distributed.optim import ZeroRedundancyOptimizer
-
-        return ZeroRedundancyOptimizer(params, optimizer_class=kind, **settings)
-    return kind(params, **settings)
-
-# %% ../nbs/course/09_trainer.ipynb #83acafe2
-class MovingAverage:
-    """An exponential moving average that lives in a model's own parameters, not in a second copy.
-
-    Decay (1 + n) / (10 + n) in the first steps, as in diffusers' `EMAModel`.
-    """
-
-    def __init__(self, model: Student, decay: float):
-        self.shadow_params, self.decay, self.n = list(model.parameters()), decay, 0
-
-    @torch.no_grad()
-    def step(self, params):
-        """One more value of the parameters, in one pass over the memory."""
-        decay = min(self.decay, (1 + self.n) / (10 + self.n)) if self.n else 0.0
-        get_ema_multi_avg_fn(decay)(local(self.shadow_params), local(params), self.n)
-        self.n += 1
-
-    def state_dict(self):
-        return dict(n=self.n, shadow_params=self.shadow_params)
-
-    @torch.no_grad()
-    def load_state_dict(self, state):
-        self.n = state["n"]
-        for p, saved in zip(self.shadow_params, state["shadow_params"], strict=True):
-            p.copy_(saved)
-
-
-def compile_networks(
-    backend: str,  # of torch.compile: "inductor", "cudagraphs", …
-    *modules,  # networks of diffusers, or adaptors that hold them
-):
-    """Let `torch.compile` translate each network at its first call.
-
-    What lies between the networks stays as it is.
-    """
-    from diffusers import ModelMixin
-
-    # the last two are for tests
-    known = [*torch.compiler.list_backends(), "aot_eager", "eager"]
-    if backend not in known:
-        raise ValueError(f"compile is {backend!r}; torch.compile has here: {', '.join(known)}")
-    for net in (net for m in modules for net in m.modules() if isinstance(net, ModelMixin)):
-        net.compile(backend=backend)
-
-
-def _check_shares(cfg, method, processes):
-    """A batch is cut into equal shares of processes and of accumulation.
-
-    What looks at a whole batch cannot be cut.
-    """
-    if processes * cfg.accumulate > 1 and method.whole_batch:
-        raise ValueError(
-            "an adversary, and distances between pixels or features, look at the whole batch: "
-            "they need one process and accumulate=1"
-        )
-    if cfg.batch % (processes * cfg.accumulate):
-        raise ValueError(
-            f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} "
-            f"cannot share equally; it must be a multiple of {processes * cfg.accumulate}"
-        )
-
-
-def _lr_share(cfg, step):
-    """Linear warm-up over 50 steps, constant, over the last quarter down to 5 %.
-
-    Consistency comes late and needs a rate that is not spent.
-    """
-    return min(1.0, (step + 1) / 50, 0.05 + 0.95 * max(0.0, 1 - step / cfg.steps) / 0.25)
-
-# %% ../nbs/course/09_trainer.ipynb #6de61635
-class Run:
-    """Student, target, optimiser and counters of a run; can be saved and loaded."""
-
-    def __init__(self, cfg: TrainConfig, teacher: Teacher, method: Method | None = None):
-        from accelerate import Accelerator
-
-        self.cfg, self.step, self.nfe, self.skipped, self.judged = cfg, 0, 0, 0, {}
-        # (measure, its best value, the step)
-        self.best: tuple | None = None
-        with engines_aside():
-            self.accelerator = Accelerator(
-                mixed_precision=cfg.precision, cpu=teacher.device.type == "cpu"
-            )
-        self.method = method or make_method(cfg)
-        _check_shares(cfg, self.method, self.accelerator.num_processes)
-        torch.manual_seed(cfg.seed)
-        adaptor = build_adaptor(cfg, teacher, self.method)
-        for net in (teacher.backbone, *adaptor.modules()):
-            if getattr(net, "_supports_gradient_checkpointing", False):
-                if cfg.checkpointing:
-                    net.enable_gradient_checkpointing(_recomputed)
-                else:
-                    net.disable_gradient_checkpointing()
-        # no wrapper around it: `train_step` averages the gradients
-        self.student = Student(
-            teacher, self.accelerator.prepare_model(adaptor, evaluation_mode=True)
-        )
-        self.target, self.ema_student = self.student.copy(), self.student.copy()
-        self.cut = cfg.shard and self.accelerator.num_processes > 1
-        # whole: to draw from and to save
-        self.eval_student = self.ema_student.copy() if self.cut and self.main else self.ema_student
-        for model in (self.student, self.target, self.ema_student) if self.cut else ():
-            shard_blocks(model.adaptor, teacher.device)
-        self.params = list(adaptor.parameters())
-        opt = make_optimizer(cfg, self.params)
-        self.opt = self.accelerator.prepare_optimizer(opt, device_placement=False)
-        self.sched = torch.optim.lr_scheduler.LambdaLR(opt, partial(_lr_share, cfg))
-        if cfg.compile:
-            compile_networks(
-                cfg.compile,
-                teacher.backbone,
-                *(s.adaptor for s in (self.student, self.target, self.ema_student)),
-            )
-        self.target_ema = MovingAverage(self.target, cfg.target_decay)
-        self.ema = MovingAverage(self.ema_student, cfg.ema_decay)
-        self.method.setup(teacher)
-        self.eval_student.about = self.method.about()
-
-    @property
-    def main(self) -> bool:
-        return self.accelerator.is_main_process  # the one that writes
-
-    def show(self):
-        """Bring `eval_student` up to date.
-
-        If the networks are cut up, every process has to ask for it.
-        """
-        if self.cut:
-            state = gathered(self.ema_student.adaptor.state_dict(), self.main)
-        if self.cut and self.main:
-            self.eval_student.adaptor.load_state_dict(state)
-
-    def parts(self) -> dict:
-        """Everything with a state_dict of its own."""
-        return dict(
-            adaptor=self.student.adaptor,
-            opt=self.opt,
-            sched=self.sched,
-            target=self.target_ema,
-            ema=self.ema,
-        )
-
-# %% ../nbs/course/09_trainer.ipynb #c240b7df
-def save_run(run: Run):
-    """Write a checkpoint: see the page on checkpoints."""
-    # "zero": the moments of all processes
-    if hasattr(run.opt.optimizer, "consolidate_state_dict"):
-        run.opt.optimizer.consolidate_state_dict(0)
-    state = {k: v.state_dict() for k, v in run.parts().items()} if run.main or run.cut else {}
-    if run.cut:
-        state = gathered(state, run.main)
-    if not run.main:
-        return
-    write_checkpoint(
-        Path(run.cfg.out) / "checkpoints",
-        run.step,
-        dict(
-            state | run.method.state_dict(),
-            step=run.step,
-            nfe=run.nfe,
-            best=run.best,
-            config=asdict(run.cfg),
-            teacher=run.student.teacher.fingerprint(),
-        ),
-        run.cfg.keep,
-    )
-
-# %% ../nbs/course/09_trainer.ipynb #2c845d2d
-# settings that may change in the middle of a run
-RESUME_OVERRIDES = {
-    "out",
-    "cache",
-    "save_every",
-    "keep",
-    "grid_every",
-    "best",
-    "teacher",
-    "workers",
-    "fetch",
-    "checkpointing",
-    "accumulate",
-    "compile",
-    "shard",
-}
-
-
-def load_run(run: Run) -> bool:
-    """Go on from the newest whole checkpoint in `cfg.out`, if there is one.
-
-    Refuse one that belongs to other settings or another teacher.
-    """
-    found = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.student.device)
-    mine = run.student.teacher.fingerprint()
-    if not found:
-        _forget_logs(run, 0)
-        return False
-    path, state = found
-    if state["teacher"] != mine:
-        raise ValueError(
-            f"{path} was made with teacher {state['teacher']}, this one is {mine}; give another "
-            "`out`, or the teacher it was made with"
-        )
-    # an older version may not know every setting
-    there = {f.name: f.default for f in fields(TrainConfig)} | state["config"]
-    differ = [
-        f"{k} = {there[k]!r} there, {v!r} here"
-        for k, v in asdict(run.cfg).items()
-        if k not in RESUME_OVERRIDES and there[k] != v
-    ]
-    if differ:
-        raise ValueError(
-            f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or "
-            "the same settings"
-        )
-    run.method.load_state_dict(state, run.ema_student)
-    for k, v in run.parts().items():
-        v.load_state_dict(
-            placed_like(
-                state[k], dict(state=dict(enumerate(run.params))) if k == "opt" else v.state_dict()
-            )
-        )
-    # how, not what
-    for group in run.opt.param_groups:
-        group |= dict(fused=not run.cfg.shard) if "fused" in group else {}
-    run.step, run.nfe, run.best = state["step"], state["nfe"], state["best"]
-    _forget_logs(run, run.step)
-    return True
-
-# %% ../nbs/course/09_trainer.ipynb #487f6d4e
-def _forget_logs(run, step: int):
-    """The same for the logs of a run; all of them if nothing has been saved."""
-    for name in ("log.csv", "judged.csv") if run.main else ():
-        forget_rows_after(Path(run.cfg.out) / name, step)
-        if not step:
-            (Path(run.cfg.out) / name).unlink(missing_ok=True)
-
-
-def _agree(run, number: int) -> list[int]:
-    """That number in every process."""
-    return (
-        run.accelerator.gather(torch.tensor([number], device=run.accelerator.device)).tolist()
-        if run.accelerator.num_processes > 1
-        else [number]
-    )
-
-# %% ../nbs/course/09_trainer.ipynb #ad3552f3
-@dataclass
-class Record:
-    """What `distill` yields at every step."""
-
-    step: int
-    loss: float
-    d_x: float
-    d_c: float
-    w_c: float
-    lr: float
-    grad_norm: float
-    nfe: int  # network evaluations per image so far (forward passes of student and target)
-    seconds: float  # since this process started the run
-    extra: float = 0.0  # what an adversary added to the loss
-    grid: object = None  # a PIL image when a validation grid was drawn
-    judged: dict | None = None  # what `judge` measured at that moment
-
-# %% ../nbs/course/09_trainer.ipynb #1d6dd671
-def _piece(rows, i: int, n: int):
-    """Piece i of n equal ones."""
-    return rows[i * len(rows) // n : (i + 1) * len(rows) // n]
-
-
-def _shares(run, batch, d):
-    """This process's part of the batch and of its draws, in `accumulate` pieces."""
-    n = run.accelerator.num_processes * run.cfg.accumulate
-    k = run.accelerator.process_index * run.cfg.accumulate
-    for i in range(k, k + run.cfg.accumulate):
-        drawn = {k: _piece(v, i, n) for k, v in vars(d).items() if torch.is_tensor(v)}
-        yield {name: _piece(v, i, n) for name, v in batch.items()}, replace(d, **drawn)
-
-
-def _gradients(run, batch, d) -> tuple[torch.Tensor, dict]:
-    """Backward through all shares of all processes; the mean loss and its parts."""
-    said, n = [], run.cfg.accumulate
-    run.opt.zero_grad()
-    for share in _shares(run, batch, d):
-        with run.accelerator.autocast():
-            loss, parts = run.method.loss(run.student, run.target, *share)
-        run.accelerator.backward(loss / n)
-        said.append(dict(parts, loss=loss.detach()))
-    mean = {
-        k: sum(torch.as_tensor(s[k], device=run.student.device, dtype=torch.float32) for s in said)
-        / n
-        for k in said[0]
-    }
-    if run.accelerator.num_processes > 1:
-        for p in run.params:
-            # FSDP does it for the others
-            if p.grad is not None and not is_cut(p):
-                p.grad = run.accelerator.reduce(p.grad, "mean")
-        mean = run.accelerator.reduce(mean, "mean")
-    parts = {k: v.item() for k, v in mean.items()}
-    return mean["loss"], parts
-
-# %% ../nbs/course/09_trainer.ipynb #be999e26
-def train_step(run: Run, data: ExampleSource | dict) -> dict:
-    """Draw, loss, backward, clip, step, both averages."""
-    cfg = run.cfg
-    student = run.student
-    g = torch.Generator().manual_seed(run.cfg.seed * 1_000_003 + run.step)
-    batch = make_batch(data, cfg, student.teacher.empty(), g, student.device, run.step)
-    run.method.begin_step(run.step, run.ema_student)
-    d = run.method.sample_noise(student.schedule, batch["x"], g, run.step)
-    loss, parts = _gradients(run, batch, d)
-    run.accelerator.unscale_gradients()  # of fp16
-    norm = clip_gradients(run.params, cfg.clip)
-    lr = run.sched.get_last_lr()[0]  # of this step
-    _step_if_finite(run, loss, norm)
-    run.step += 1
-    run.nfe += parts.pop("forwards")
-    return parts | dict(grad_norm=float(norm), lr=lr)
-
-
-def _step_if_finite(run, loss, norm):
-    """Optimiser and averages, unless something is NaN or infinite."""
-    if torch.isfinite(loss) and torch.isfinite(torch.as_tensor(norm)):
-        run.opt.step()
-        run.sched.step()
-        run.skipped = 0
-        run.target_ema.step(run.params)
-        run.ema.step(run.params)
-        return
-    run.skipped += 1
-    if run.skipped >= 10:
-        raise FloatingPointError(
-            f"{run.skipped} steps in a row without a finite loss, the last one step "
-            f"{run.step + 1}; lower lr (now {run.cfg.lr}), or look for broken data. A checkpoint "
-            f"in {run.cfg.out} is as it was"
-        )
-
-# %% ../nbs/course/09_trainer.ipynb #e958922c
-def validation_batch(cfg: TrainConfig, size: int, n: int) -> dict:
-    """The first n held-out examples of a run's task, without captions (but with instructions)."""
-    return held_out_examples(cfg, size, n)
-
-
-def validation_grid(run: Run, n: int = 6, steps=(1, 2, 4, 8)):
-    """Rows: condition, then 1, 2, 4 and 8 steps from the sampling average.
-
-    The same held-out conditions and noise every time, without captions (but with instructions).
-    """
-    from diffusers.utils import make_image_grid
-    from PIL import Image
-
-    held = validation_batch(run.cfg, run.student.teacher.image_size, n)
-    rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)] + [
-        draw_images(run.eval_student, held["caption"], held["cond"], steps=k) for k in steps
-    ]
-    tiles = [
-        Image.fromarray((im.permute(1, 2, 0) * 255).round().byte().numpy())
-        for row in rows
-        for im in row
-    ]
-    grid = make_image_grid(tiles, rows=len(rows), cols=n)
-    folder = Path(run.cfg.out) / "grids"
-    folder.mkdir(parents=True, exist_ok=True)
-    grid.save(folder / f"step_{run.step:06}.png")
-    return grid
-
-# %% ../nbs/course/09_trainer.ipynb #ad704db1
-def measure_curve(
-    student: Student, cfg: TrainConfig, judge, n: int = 64, steps=(1, 2, 4, 8)
-) -> list[dict]:
-    """What `judge` says of `n` held-out conditions, for each number of steps.
-
-    A judge is called with images and examples and returns a dict of floats.
-    """
-    held = validation_batch(cfg, student.teacher.image_size, n)
-    return [
-        dict(steps=k, n=n)
-        | judge(draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held)
-        for k in steps
-    ]
-
-
-def ask_judge(run: Run, judge, n: int = 64, steps: int = 4) -> dict:
-    """The judge's opinion at one number of steps; one more row in judged.csv."""
-    found = {
-        k: v
-        for k, v in measure_curve(run.eval_student, run.cfg, judge, n, (steps,))[0].items()
-        if k not in ("steps", "n")
-    }
-    append_row(Path(run.cfg.out) / "judged.csv", dict(step=run.step, nfe=round(run.nfe), **found))
-    _keep_best(run, found)
-    return found
-
-# %% ../nbs/course/09_trainer.ipynb #414b9c35
-def _keep_best(run, found):
-    """Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."""
-    name = run.cfg.best or next(iter(found))
-    if name not in found:
-        raise ValueError(f"best is {name!r}; the judge of this run measures: {', '.join(found)}")
-    value, before = float(found[name]), run.best
-    if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])):
-        return
-    run.best, folder = (name, value, run.step), Path(run.cfg.out) / "best"
-    part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    finish(run, part, best={name: value})
-    old = folder.with_suffix(".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    part.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-# %% ../nbs/course/09_trainer.ipynb #3f4ac2d4
-def check_source(cfg):
+def check_source(cfg: TrainConfig):
     """A task that can be trained on what is given; found out before anything is made."""
+    task = find_task(cfg.task)
     if cfg.images:
         open_photos(cfg, 64)
-    elif not (find_task(cfg.task).of_image or find_task(cfg.task).of_scene):
+    elif not (task.of_image or task.of_scene):
         raise ValueError(
             f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)"
         )
 
 
-def _check_room(run):
-    """Find out before the first step that `cfg.out` cannot be written or is too small."""
-    # weights, two moments, two averages
-    out, size = Path(run.cfg.out), 5 * sum(p.numel() * p.element_size() for p in run.params)
-    need = (run.cfg.keep + 1 - min(run.cfg.keep, len(checkpoints(out / "checkpoints")))) * size
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise OSError(
-            f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out "
-            "FOLDER)"
-        ) from e
-    free = shutil.disk_usage(out).free
-    if free < need:
-        raise OSError(
-            f"{out} has {free / 1e9:.1f} GB free and the checkpoints need {need / 1e9:.1f} GB; "
-            f"make room, give another folder, or keep fewer (keep={run.cfg.keep} now)"
-        )
-
-
-@contextmanager
-def _alone(run):
-    """Nobody else trains in `cfg.out` meanwhile.
-
-    The lock goes with the process, however it ends.
-    """
-    lock = FileLock(Path(run.cfg.out) / ".lock")
-    try:
-        if run.main:
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another process is training in {run.cfg.out}; give another folder: out=FOLDER "
-            "(--out FOLDER), or wait for it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-# %% ../nbs/course/09_trainer.ipynb #56645497
-def open_teacher(cfg: TrainConfig) -> Teacher:
+def open_teacher(cfg: ModelConfig) -> Teacher:
     """The teacher of a run on this process's own device."""
     from accelerate import PartialState
 
@@ -612,136 +171,117 @@ def open_teacher(cfg: TrainConfig) -> Teacher:
         cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch
     )
 
-# %% ../nbs/course/09_trainer.ipynb #c142e238
+
+def begin(cfg: TrainConfig, teacher: Teacher | None, method: Method | None) -> Run:
+    """A run whose settings have been checked: wrong ones fail before the work."""
+    cfg = as_launched(cfg)
+    check_words(cfg)
+    check_source(cfg)
+    return new_run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
+
+
+def resume(run: Run):
+    """Go on from the newest checkpoint, every process from the same one."""
+    load_run(run)
+    if len(set(steps := run.engine.gather(run.state.step))) > 1:
+        raise ValueError(
+            f"the processes would go on from different steps, {steps}; `out` must be one folder "
+            "that all machines see"
+        )
+
+# %% ../nbs/course/09_trainer.ipynb #559d8017
+def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
+    """Log a step; draw the grid and measure when it is time."""
+    due = run.cfg.grid_every and run.state.step % run.cfg.grid_every == 0
+    student = sampled_student(run) if due else None
+    if run.engine.main:
+        log_record(run, record)
+    if run.engine.main and student:
+        record.grid = validation_grid(run, student)
+        record.measured = evaluate_run(run, student, eval_fn) if eval_fn else None
+    return record
+
+
+def steps(
+    run: Run, source: ExampleSource, eval_fn: EvalFn | None, asked: list
+) -> Generator[Record]:
+    """The loop: train, observe, yield, save; until the end, or until somebody asks to stop."""
+    state, cfg, began = run.state, run.cfg, time.time()
+    while state.step < cfg.steps and not any(run.engine.gather(len(asked))):
+        numbers = train_step(run, source)
+        check_alive(run)
+        record = Record(
+            step=state.step, nfe=round(state.nfe), seconds=time.time() - began, **numbers
+        )
+        try:
+            yield observe(run, record, eval_fn)
+        except GeneratorExit:  # the caller left its loop
+            save_run(run)
+            raise
+        except Exception:  # a measurement failed: it costs no steps
+            if run.engine.count == 1:  # of several processes the others do not know of it
+                save_run(run)
+            raise
+        if state.step % cfg.save_every == 0:
+            save_run(run)
+    save_run(run)
+
+# %% ../nbs/course/09_trainer.ipynb #25087356
+def shown(run: Run, records: Iterator[Record], progress: bool) -> Iterator[Record]:
+    """The records, with a bar on the screen."""
+    numbers: dict[str, float] = {}
+    done, total = run.state.step, run.cfg.steps
+    hidden = not (progress and run.engine.main)
+    with tqdm(None, f"distil {run.cfg.task}", total, initial=done, disable=hidden) as bar:
+        for record in records:
+            numbers |= dict(loss=record.loss, **(record.measured or {}))
+            bar.update()
+            bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()}, refresh=False)
+            yield record
+
+
 def distill(
     cfg: TrainConfig,
-    teacher: Teacher = None,
+    teacher: Teacher | None = None,
     progress: bool = True,
-    # (images [B,3,H,W], examples) -> dict of floats; asked whenever a grid is drawn
-    judge=None,
+    eval_fn: EvalFn | None = None,  # called whenever a grid is drawn
     method: Method | None = None,  # one of your own; None: what `cfg.preset` names
-):
+    judge: EvalFn | None = None,  # the earlier name of `eval_fn`
+) -> Iterator[Record]:
     """Train an adaptor; yields a `Record` per step; resumes from `cfg.out`.
 
     Leaves the finished adaptor there.
     """
-    from tqdm.auto import tqdm
-
-    # wrong words fail before the work
-    cfg = as_launched(cfg)
-    check_words(cfg)
-    check_source(cfg)
-    run = Run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
-    _check_room(run)
-    with _alone(run):
-        load_run(run)
-        if len(set(steps := _agree(run, run.step))) > 1:
-            raise ValueError(
-                f"the processes would go on from different steps, {steps}; `out` must be one "
-                "folder that all machines see"
-            )
-        data = training_data(
-            run.student.teacher,
-            cfg,
-            progress,
-            run.accelerator.process_index,
-            run.accelerator.num_processes,
-        )
-        began = time.time()
-        bar = tqdm(
-            total=cfg.steps,
-            initial=run.step,
-            desc=f"distil {cfg.task}",
-            disable=not (progress and run.main),
-        )
-        with calm_interrupt() as asked:
-            try:
-                while run.step < cfg.steps and not any(_agree(run, len(asked))):
-                    parts = train_step(run, data)
-                    try:
-                        record = _record(run, parts, began, bar, judge)
-                    except Exception:
-                        # a judge that fails costs no steps; with more processes the others do not
-                        # know of it
-                        if run.accelerator.num_processes == 1:
-                            save_run(run)
-                        raise
-                    yield record
-                    if run.step % cfg.save_every == 0:
-                        save_run(run)
-                save_run(run)
-            except GeneratorExit:
-                # the caller left its loop: the state is whole there
-                save_run(run)
-                raise
-            finally:
-                bar.close()
-                data.close()
-        if run.step < cfg.steps:
+    run, eval_fn = begin(cfg, teacher, method), eval_fn or judge
+    cfg, state, engine = run.cfg, run.state, run.engine
+    check_room(run)
+    with alone(run):
+        resume(run)
+        source = training_data(run.teacher, cfg, progress, engine.index, engine.count)
+        with (
+            closing(source),
+            calm_interrupt() as asked,
+            closing(steps(run, source, eval_fn, asked)) as records,
+        ):
+            yield from shown(run, records, progress)
+        if state.step < cfg.steps:
             raise KeyboardInterrupt(
-                f"stopped at step {run.step} of {cfg.steps}, saved in {cfg.out}; the same call or "
-                "command goes on from there"
+                f"stopped at step {state.step} of {cfg.steps}, saved in {cfg.out}; the same call "
+                "or command goes on from there"
             )
-        run.show()
-        finish(run, judge=judge)
-        run.accelerator.wait_for_everyone()
+        check_converged(state, cfg.lr)
+        finish(run, eval_fn)
 
 
-def distill_to_end(cfg: TrainConfig, *args, **kwargs) -> Path:  # as `distill`
+def distill_to_end(
+    cfg: TrainConfig,
+    teacher: Teacher | None = None,
+    progress: bool = True,
+    eval_fn: EvalFn | None = None,
+    method: Method | None = None,
+    judge: EvalFn | None = None,  # the earlier name of `eval_fn`
+) -> Path:
     """Run a training to its end; returns the folder of the adaptor."""
-    for _ in distill(cfg, *args, **kwargs):
+    for _ in distill(cfg, teacher, progress, eval_fn or judge, method):
         pass
     return Path(cfg.out)
-
-# %% ../nbs/course/09_trainer.ipynb #eb96db66
-def _record(run, parts, began, bar, judge):
-    """Log a step; draw the grid and ask the judge when it is time."""
-    rec = Record(step=run.step, nfe=round(run.nfe), seconds=time.time() - began, **parts)
-    bar.update(1)
-    bar.set_postfix(
-        loss=f"{rec.loss:.3f}", **{k: f"{v:.3f}" for k, v in run.judged.items()}, refresh=False
-    )
-    if due := run.cfg.grid_every and run.step % run.cfg.grid_every == 0:
-        run.show()
-    if not run.main:
-        return rec
-    append_row(
-        Path(run.cfg.out) / "log.csv",
-        {f.name: getattr(rec, f.name) for f in fields(rec) if f.name not in ("grid", "judged")},
-    )
-    if due:
-        rec.grid = validation_grid(run)
-        if judge:
-            rec.judged = run.judged = ask_judge(run, judge)
-    return rec
-
-
-def finish(
-    run: Run,
-    folder=None,  # where to, `cfg.out` if not said
-    judge=None,  # who measures its step curve
-    **more,  # what else to keep beside the weights
-):
-    """Write the adaptor (sampling average, float16), its settings and its measured step curve."""
-    if not run.main:
-        return
-    if judge:
-        more["curve"] = measure_curve(run.eval_student, run.cfg, judge)
-    steps = run.method.sampling_steps
-    run.eval_student.save(
-        folder or run.cfg.out,
-        torch.float16,
-        task=run.cfg.task,
-        steps=run.step,
-        nfe=run.nfe,
-        config=asdict(run.cfg),
-        sampling_steps=None if steps is None else list(steps),
-        **run.eval_student.about,
-        **more,
-    )
-
-
-def logged_minutes(out) -> float:
-    """Minutes of training in the log of a run, resumptions included."""
-    seconds = [float(r["seconds"]) for r in csv.DictReader(open(Path(out) / "log.csv"))]
-    return sum(a for a, b in zip(seconds, seconds[1:] + [0.0]) if b < a) / 60

@@ -24,7 +24,7 @@ from cond_distill.evaluation.distances import (
     two_sample_auc,
 )
 from .evaluator import caption_accuracy
-from ..sampler import draw_images, figure, pick_method
+from ..sampler import draw_images, figure, pick_sampler
 from ..student import Student
 from ..teacher import ASSETS, Teacher
 
@@ -96,11 +96,11 @@ def score(
     tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
     """Draw all held-out conditions and measure."""
-    method, began = pick_method(model, method), time.perf_counter()
+    sampler, began = pick_sampler(model, steps, method).method, time.perf_counter()
     how = dict(steps=steps, method=method, seed=seed, any_steps=True, tick=tick)
     images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
     seconds = (time.perf_counter() - began) / len(images)
-    row = dict(model=name, sampler=method, steps=steps) | measure_images(nets, images, held)
+    row = dict(model=name, sampler=sampler, steps=steps) | measure_images(nets, images, held)
     return row | {"s/image": seconds}, find_task(held["task"]).finish(images, held["cond"])
 
 

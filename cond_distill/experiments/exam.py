@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -119,7 +120,7 @@ def run_job(
     cache: str,
     steps: tuple[int, ...] = STEPS,
     progress: bool = True,
-    **more,  # of TrainConfig
+    **more: Any,  # of TrainConfig
 ) -> dict:
     """Train and examine, or read what was found before."""
     file, folder = Path(results) / f"{job.name}.json", Path(runs) / job.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -175,8 +176,13 @@ def _run_stage(
 
 
 def train(
-    job: Job, teacher: Teacher, folder: Path, cache: str, progress: bool = True, **more
-) -> Student:  # more: of TrainConfig
+    job: Job,
+    teacher: Teacher,
+    folder: Path,
+    cache: str,  # folder of rendered, encoded scenes
+    progress: bool = True,
+    **more: Any,  # of TrainConfig
+) -> Student:
     """All stages of a job; returns the student."""
     start, name, stages = "", "shipped", job.stages
     same = dict(task=job.task, seed=job.seed, lr=job.lr, cache=cache, grid_every=0)
