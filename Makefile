@@ -58,14 +58,16 @@ teacher: env  ## Train the shipped teacher anew (ten minutes on one GPU, or many
 	$(PY) -m cond_distill.experiments.toy_teacher $(if $(shell command -v nvidia-smi),gpu,cpu) --out $(ASSETS)/teacher
 	$(PY) -m cond_distill.experiments.teacher_card --folder $(ASSETS)/teacher
 
-# depth in full, with as many network evaluations for one as for the other; the rest are short
-adaptors: env  ## Train the shipped adaptors anew (about an hour and a half on 2 cores; can be stopped)
+# the three of depth with as many network evaluations each; those of other tasks are shorter
+ANY_STEP := .venv/bin/cond-distill distill --preset any_step
+adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_distilled
-	.venv/bin/cond-distill distill --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --scenes 2000 --steps 350 --focus 0 --look-ahead 500
-	.venv/bin/cond-distill distill --out runs/inpaint_distilled --task inpaint --adaptor concat --scenes 1500 --steps 240 --focus 0 --look-ahead 500
-	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 32 --scenes 2000 --steps 400 --look-ahead 200
-	$(PY) tools/ship.py runs/depth_undistilled runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
+	.venv/bin/cond-distill distill --out runs/depth_fixed
+	$(ANY_STEP) --out runs/depth_distilled --steps 816
+	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --scenes 3000 --steps 500
+	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --scenes 3000 --steps 500
+	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --scenes 3000 --steps 600
+	$(PY) tools/ship.py runs/depth_undistilled runs/depth_fixed runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 results: env  ## Measure and draw everything that the home page shows (a few minutes)
 	$(PY) tools/results.py

@@ -48,7 +48,9 @@ def curve(folder, about, n=128):
     config = {k: v for k, v in about["config"].items() if k in TrainConfig.__dataclass_fields__}
     student = Student.load(Teacher.from_pretrained(config["teacher"]), folder)
     cfg = TrainConfig(**config)
-    steps = (1, 2, 4, 8) if about["sampling_steps"] else (4, 8, 50)
+    steps = (1, 2, 4, 8, 16) if student.any_step else (1, 2, 4, 8)
+    if not student.any_step and not about["sampling_steps"]:
+        steps = (4, 8, 50)
     if cfg.images:
         return measure_curve(
             student,
@@ -94,6 +96,11 @@ def data_words(settings):
     return f"{settings['scenes']} rendered training scenes, {captions}"
 
 
+def way(about):
+    """How the condition comes in."""
+    return WAYS[about["settings"].get("inner", about["adaptor"])]
+
+
 def caption_words(about):
     """Which captions the held-out conditions had."""
     if not find_task(about["task"]).captions:
@@ -106,11 +113,11 @@ def card(about, name, took):
     """The model card."""
     c = about["config"]
     measured = table([{k: v for k, v in r.items() if k != "n"} for r in about["curve"]])
-    kind = (
-        "An undistilled adaptor: plain finetuning, the opponent"
-        if c["preset"] == "data_only"
-        else "A distilled adaptor for 1, 2, 4 or 8 steps"
+    kinds = dict(
+        data_only="An undistilled adaptor: plain finetuning, the opponent",
+        any_step="A distilled adaptor for any number of steps, told how far each step goes",
     )
+    kind = kinds.get(c["preset"], "A distilled adaptor for 1, 2, 4 or 8 steps")
     reader = "; a small transformer reads the instruction" if about.get("reader") else ""
     return f"""---
 license: apache-2.0
@@ -118,7 +125,7 @@ library_name: diffusers
 ---
 # {name}
 
-{kind}. {WAYS[about["adaptor"]]}{reader}, for the teacher with the fingerprint \
+{kind}. {way(about)}{reader}, for the teacher with the fingerprint \
 {about["teacher"]} and {about["image_size"]} × {about["image_size"]} pictures. \
 Task: {find_task(about["task"]).about} (`{about["task"]}`).
 

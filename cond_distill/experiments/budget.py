@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..config import TrainConfig
 from ..data.tasks import find_task
 from ..teacher import Teacher
-from ..trainer import Run
+from ..training.state import new_run
 
 # %% auto #0
 __all__ = ['unit', 'units', 'demo_budget', 'steps_for']
@@ -49,12 +49,12 @@ def units(
     Counted at the run's batch: an adaptor's changed weights are made once a step, whatever the
     batch.
     """
-    run, batch, out = Run(cfg, teacher), _random_batch(teacher, cfg), []
+    run, batch, out = new_run(cfg, teacher), _random_batch(teacher, cfg), []
     for step in (0, cfg.steps):
         generator = torch.Generator().manual_seed(0)
         noise = run.method.sample_noise(teacher.schedule, batch["x"], generator, step)
         with FlopCounterMode(display=False) as count:
-            run.method.loss(run.student, run.target, batch, noise)[0].backward()
+            run.loss(batch, noise)[0].backward()
         out.append(count.get_total_flops() / cfg.batch / unit(teacher))
     return tuple(out)
 
