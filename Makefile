@@ -11,7 +11,7 @@ AT_ONCE ?= 1
 # words: the part of test-wheel and test-jupyter whose names have one
 ONLY ?=
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks samplers reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
+.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,12 +84,9 @@ reproduce: env  ## Compare every method at equal budget, several seeds (hours; c
 	.venv/bin/cond-distill reproduce --at-once $(AT_ONCE)
 
 ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget (about three hours on 2 cores; can be stopped)
-	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --methods PE-CoDi
-	.venv/bin/cond-distill reproduce --part 0.5 --n 512 --tasks depth --ablations --seeds 0
+	.venv/bin/cond-distill reproduce --part 0.5 --tasks depth --methods PE-CoDi any-step
+	.venv/bin/cond-distill reproduce --part 0.5 --tasks depth --ablations --seeds 0
 	.venv/bin/cond-distill reproduce --part 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no agreement" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
-
-samplers: env  ## Draw super-resolution x8 with samplers that its models were not made for (after: make reproduce; a few minutes)
-	.venv/bin/cond-distill evaluate --n 512 --steps 4 8 --methods consistency ddim unipc --out results/samplers.json --adaptors $(foreach m,CoDi PE-CoDi PE-CoDi_concat,runs/reproduce/superres_x8/$(m)_seed1/stage_1)
 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py
@@ -119,11 +116,9 @@ photos-debian: photo-sources  ## The same on these photographs, longer: a recipe
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)
 longer: env  ## Train methods of the comparison with six times its budget (days on 2 cores; with AT_ONCE=14, under MPS, about a quarter of an hour on an H200; can be stopped)
-	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2
-	$(LONGER) undistilled GD-II PE-CoDi CoDi --seeds 0 1 2 --tasks superres_x8 --n 512
-	$(LONGER) CM-II LCM-II GD-I CM-I "PE-CoDi, concat" "CM-II, all weights"
-	$(LONGER) CM-II LCM-II GD-I CM-I "PE-CoDi, concat" "CM-II, all weights" --tasks superres_x8 --n 512
-	$(LONGER) "look-ahead 200"
+	$(LONGER) finetuned GD-II PE-CoDi any-step --seeds 0 1 2
+	$(LONGER) finetuned GD-II PE-CoDi any-step --seeds 0 1 2 --tasks superres_x8
+	$(LONGER) CM-II LCM-II CoDi "any-step, exponential" "any-step, midpoint"
 
 gpu: dev  ## On a machine with a GPU: what only a GPU can tell (about twenty minutes)
 	$(PY) benchmarks/gpu.py

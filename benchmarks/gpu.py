@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "benchmarks")]
 from cond_distill.adaptors.catalogue import make_adaptor
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples
-from cond_distill.experiments.reproduce import commit
+from cond_distill.experiments.exam import commit
 from cond_distill.plan import plan, shapes_only
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student

@@ -24,18 +24,10 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.config import TrainConfig
 from cond_distill.evaluation.compare import held_out
 from cond_distill.evaluation.distances import load_networks
-from cond_distill.experiments.reproduce import (
-    ABLATIONS,
-    METHODS,
-    Job,
-    _minutes,
-    _stages,
-    commit,
-    exam,
-    in_processes,
-    train,
-    units,
-)
+from cond_distill.experiments.budget import demo_budget
+from cond_distill.experiments.exam import commit, exam, minutes_of, stages_of
+from cond_distill.experiments.jobs import ABLATIONS, METHODS, Job, train
+from cond_distill.experiments.reproduce import in_processes
 from cond_distill.teacher import Teacher, best_device
 
 
@@ -57,8 +49,7 @@ def one(method, task, seed, args):
         ).read_text()
     )["job"]["lr"]
     teacher = Teacher.from_pretrained("shipped", best_device())
-    before, after = units(TrainConfig(), teacher)
-    job = replace(job, lr=rate, budget=args.times * 700 * 32 * (0.6 * before + 0.4 * after))
+    job = replace(job, lr=rate, budget=args.times * demo_budget(teacher))
     folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
     rows = exam(
@@ -66,7 +57,6 @@ def one(method, task, seed, args):
         student,
         load_networks(teacher.device),
         held_out(args.n, teacher.image_size, task),
-        (1, 2, 4, 8, 20) if job.finetuned else (1, 2, 4, 8),
     )
     found = dict(
         method=method,
@@ -77,8 +67,8 @@ def one(method, task, seed, args):
         scenes=TrainConfig().scenes,
         lr=rate,
         rows=rows,
-        stages=_stages(folder),
-        minutes=_minutes(folder),
+        stages=stages_of(folder),
+        minutes=minutes_of(folder),
         threads=torch.get_num_threads(),
         device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(),
         commit=args.commit or commit(),
@@ -133,7 +123,7 @@ def main():
     )
     args.add_argument("--times", type=float, default=6.0, help="budgets of the comparison")
     args.add_argument("--batch", type=int, default=128)
-    args.add_argument("--n", type=int, default=2000, help="held-out conditions")
+    args.add_argument("--n", type=int, default=512, help="held-out conditions")
     args.add_argument("--runs", default="runs/longer")
     args.add_argument("--cache", default="runs/cache")
     args.add_argument("--commit", help="of this code, where git does not know it")

@@ -125,7 +125,7 @@ def test_a_measured_number_is_quoted_for_its_own_sampler_only():
     student = Student.load(Teacher.from_pretrained("shipped"), ASSETS / "depth_distilled")
     own = student.about["method"]
     assert "measured with 4 steps" in drawing.measured_words(student, 4, own, 1.0)
-    assert drawing.measured_words(student, 4, "ddim", 1.0) == ""
+    assert drawing.measured_words(student, 4, "consistency", 1.0) == ""
     assert drawing.measured_words(student, 4, own, 2.0) == ""
     assert drawing.measured_words(student, 3, own, 1.0) == ""
 

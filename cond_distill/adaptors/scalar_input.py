@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..adaptor import Adaptor
+from ..adaptor import Adaptor, read_weights
 from ..teacher import Teacher, output_hooks
 
 # %% auto #0
@@ -142,12 +142,10 @@ class ScalarInput(Adaptor):
 
     @classmethod
     def read(cls, teacher: Teacher, folder: Path, settings: dict) -> ScalarInput:
-        from safetensors.torch import load_file
-
         kind = Adaptor.kinds[settings["inner"]]
         inner = kind.read(teacher, folder, settings["inner_settings"])
         made = cls.of(teacher, inner, settings.get("tells", ""))
-        made.embed.load_state_dict(load_file(Path(folder) / INPUT))
+        read_weights(made.embed, Path(folder) / INPUT)
         return made
 
 # %% ../../nbs/library/adaptors/scalar_input.ipynb #0d7e1540
