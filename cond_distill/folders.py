@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 
 # %% auto #0
 __all__ = ['LARGEST_JSON', 'CLASSES', 'NOT_OPENED', 'read_json', 'read_shapes', 'check_shapes', 'check_part', 'read_index',
-           'check_folder', 'load_network', 'hub_folder', 'load_parts']
+           'check_folder', 'load_network', 'hub_folder', 'load_parts', 'tidy']
 
 # %% ../nbs/library/folders.ipynb #190d6b9f
 LARGEST_JSON = 64 * 2**20  # bytes
@@ -333,3 +335,17 @@ def _set_side(net, folder: Path):
             "the side of the square latents that the model was made for (64 for Stable Diffusion "
             "at 512 pixels); write it there"
         )
+
+# %% ../nbs/library/folders.ipynb #243ab755
+def tidy(folder: Path, *more: Path) -> None:
+    """Remove what a killed `save_file` has left; give files the mode that the umask asks for."""
+    for place in (folder, *more):
+        for left in place.glob(".tmp??????"):
+            left.unlink(missing_ok=True)
+        probe = place / f".mode{os.getpid()}"
+        probe.touch()
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        probe.unlink()
+        for file in place.glob("*.safetensors*"):
+            if stat.S_IMODE(file.stat().st_mode) == 0o600:
+                file.chmod(mode)

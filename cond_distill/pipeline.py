@@ -22,7 +22,7 @@ from .adaptor import ABOUT, READER, Adaptor, write_weights
 from .adaptors.several import MultiAdaptor
 from .data.tasks import Task, find_task
 from .families import PixelTeacher
-from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts
+from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts, tidy
 from .model_card import model_card, upload_folder
 from cond_distill.pipeline_inputs import (
     Generators,
@@ -369,6 +369,7 @@ class CoDiPipeline(DiffusionPipeline):
         name = repo_id or folder.name
         card = model_card(name, about, rules.trained_steps, rules.method, self.max_guidance)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        tidy(folder, *(part for part in folder.iterdir() if part.is_dir()))
         if push_to_hub:
             upload_folder(folder, name, **hub)
 

@@ -18,7 +18,7 @@ from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
 from .adaptors.catalogue import ADAPTOR_CLASSES
 from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
-from .folders import check_part, read_json
+from .folders import check_part, read_json, tidy
 from .ranges import check_range
 from .schedule import Prediction
 from .teacher import Teacher, as_timesteps, classifier_free_guidance
@@ -245,6 +245,7 @@ class Student(nn.Module):
         )
         text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
         (folder / ABOUT).write_text(text, "utf-8")
+        tidy(folder)
 
     @staticmethod
     def load(teacher: Teacher, folder) -> Student:

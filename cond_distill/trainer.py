@@ -19,7 +19,7 @@ from .adaptor import Adaptor
 from .adaptors.catalogue import ADAPTORS
 from .config import ModelConfig, TrainConfig
 from .data.source import ExampleSource, make_batch
-from .data.stream import open_photos, training_data
+from .data.stream import data_identity, open_photos, training_data
 from .data.tasks import find_task
 from .extensions import find, import_modules
 from .loss import NoiseSample
@@ -132,7 +132,12 @@ def check_alive(run: Run):
 
 
 def check_converged(state: TrainState, lr: float):
-    """Refuse to finish a run whose answers are far worse than at its beginning."""
+    """Refuse to finish a run whose answers are far worse than at its beginning, or no numbers."""
+    if state.skipped > 2:
+        raise FloatingPointError(
+            f"the last {state.skipped} steps had no finite loss. No adaptor was written; go on "
+            f"from the last checkpoint with a lower lr (now {lr:g}), or look for broken data"
+        )
     first, last = state.first_distance, state.last_distance
     if not last <= max(10 * first, 4.0):
         raise FloatingPointError(
@@ -177,7 +182,8 @@ def begin(cfg: TrainConfig, teacher: Teacher | None, method: Method | None) -> R
     cfg = as_launched(cfg)
     check_words(cfg)
     check_source(cfg)
-    return new_run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
+    run = new_run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
+    return replace(run, data=data_identity(run.teacher, cfg))
 
 
 def resume(run: Run):

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -149,3 +150,20 @@ def test_shares(tmp_path):
     base = configuration(tmp_path) | dict(out=str(tmp_path / "odd"), batch=5)
     with pytest.raises(AssertionError, match="which 2 processes with accumulate=1 cannot share"):
         launch([(base, 0)], 2)
+
+
+def test_shards(tmp_path):
+    """Each of two processes reads its own shards, and goes on behind what it has read."""
+    base = configuration(tmp_path)
+    for k in range(4):
+        with tarfile.open(tmp_path / f"{k}.tar", "w") as tar:
+            for file in sorted((tmp_path / "pictures").iterdir()):
+                tar.add(file, f"{k}_{file.name}")
+    shards = base | dict(images=f"{tmp_path}/*.tar")
+    one, two = (shards | dict(out=str(tmp_path / name), save_every=3) for name in ("1", "2"))
+    launch([(one, 0), (two, 3), (two, 0)], 2)
+    for run in ("1", "2"):
+        assert (tmp_path / run / "shards_1_of_2.json").is_file() and len(
+            losses(tmp_path / run)
+        ) == 6
+    assert losses(tmp_path / "1")[:3] == pytest.approx(losses(tmp_path / "2")[:3], rel=1e-5)

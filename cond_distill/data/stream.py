@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..config import TrainConfig
-from .cache import cache_examples, encode_examples
+from .cache import cache_examples, cache_name, encode_examples
 from .decode import PICTURES
 from .estimate import task_of
 from cond_distill.data.images import (
@@ -41,7 +41,7 @@ from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['BUFFER', 'read_shard', 'sample_item', 'Place', 'say', 'ShardReader', 'Places', 'Stream', 'Shards', 'open_photos',
-           'held_out_examples', 'training_data']
+           'held_out_examples', 'data_identity', 'training_data']
 
 # %% ../../nbs/library/data/stream.ipynb #8eb32d7d
 def read_shard(file: str, start: int = 0) -> Iterator[dict]:
@@ -350,6 +350,11 @@ def held_out_examples(
     if is_shards(cfg.images):
         return dict(_held_out_of_shards(cfg, size, n), caption=[""] * n)
     return dict(photos_of(cfg, size, "held_out").batch(range(n)), caption=[""] * n)
+
+
+def data_identity(teacher: Teacher, cfg: TrainConfig) -> str:
+    """What tells the examples of a run from others; of shards, which may grow, nothing does."""
+    return "" if is_shards(cfg.images) else cache_name(teacher, cfg)
 
 
 def training_data(

@@ -51,7 +51,7 @@ class TextureNetwork(nn.Module):
         spreads = [(m.std((2, 3)) + 0.01).log() for m in maps]
         return self.scale(torch.cat([*means, *spreads], 1))
 
-    def judge(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    def find_damage(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits 'kind' [B, 10], in the order of `KINDS`, and 'amount' [B] in about 0 … 1."""
         hidden = nn.functional.silu(self.hidden(self(image)))
         return dict(kind=self.kind(hidden), amount=self.amount(hidden)[:, 0])

@@ -164,7 +164,7 @@ def texture_loss(
     """The loss of one batch that the generator picks."""
     images, kinds, amounts = damaged(training_images(data, config, generator)[0], generator)
     with config.precision():
-        read = net.judge(images)
+        read = net.find_damage(images)
     loss = F.cross_entropy(read["kind"].float(), kinds)
     return loss + 4 * F.mse_loss(read["amount"].float(), amounts)
 
@@ -180,7 +180,7 @@ def damage_accuracy(
         spoilt = torch.cat(
             [spoil(part.to(device), kind, amount, generator) for part in images.split(GROUP)]
         )
-        read = torch.cat([net.judge(part)["kind"].argmax(1) for part in spoilt.split(64)])
+        read = torch.cat([net.find_damage(part)["kind"].argmax(1) for part in spoilt.split(64)])
         found[kind] = (read == k).float().mean().item()
     return found
 

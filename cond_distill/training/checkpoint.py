@@ -8,15 +8,21 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..folders import tidy
+
 # %% auto #0
-__all__ = ['FORMAT', 'pack', 'unpack', 'checkpoints', 'write_checkpoint', 'Damaged', 'read_checkpoint', 'last_checkpoint']
+__all__ = ['FORMAT', 'WITHOUT_CHECKSUM', 'pack', 'unpack', 'checksum', 'checkpoints', 'write_checkpoint', 'Damaged', 'read_file',
+           'read_checkpoint', 'whole_checkpoints', 'last_checkpoint']
 
 # %% ../../nbs/library/training/checkpoint.ipynb #4ca154f2
-def pack(state, tensors: dict, name: str = "state"):
+def pack(state: Any, tensors: dict[str, torch.Tensor], name: str = "state") -> Any:
     """A nested state of dicts, lists, tuples, tensors and JSON values → what JSON can hold.
 
     Its tensors go into `tensors`.
@@ -47,7 +53,7 @@ def pack(state, tensors: dict, name: str = "state"):
     return state
 
 
-def unpack(plain, tensors: dict, device="cpu"):
+def unpack(plain: Any, tensors: dict[str, torch.Tensor], device: str | torch.device = "cpu") -> Any:
     """What `pack` was given."""
     if not isinstance(plain, dict):
         return plain
@@ -60,7 +66,16 @@ def unpack(plain, tensors: dict, device="cpu"):
     return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors, device) for v in items)
 
 # %% ../../nbs/library/training/checkpoint.ipynb #50094150
-FORMAT = "cond_distill checkpoint 1"
+FORMAT = "cond_distill checkpoint 2"
+WITHOUT_CHECKSUM = "cond_distill checkpoint 1"  # of earlier versions
+
+
+def checksum(plain: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Eight hex digits of the state's JSON and of every bit of its tensors."""
+    found = zlib.crc32(plain.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), found)
+    return f"{found:08x}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -79,17 +94,19 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     folder, tensors = Path(folder), {}
-    plain, path = pack(state, tensors), folder / f"step_{step:08}.safetensors"
+    plain, path = json.dumps(pack(state, tensors)), folder / f"step_{step:08}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # of a process that was killed while it wrote
         for left in folder.glob("*.part"):
             left.unlink()
         part = path.with_suffix(".part")
-        save_file(tensors, part, metadata=dict(format=FORMAT, state=json.dumps(plain)))
+        about = dict(format=FORMAT, state=plain, checksum=checksum(plain, tensors))
+        save_file(tensors, part, metadata=about)
         with open(part, "rb") as f:
             os.fsync(f.fileno())
         os.replace(part, path)
+        tidy(folder)
     except (OSError, SafetensorError) as e:
         if folder.is_dir():
             path.with_suffix(".part").unlink(missing_ok=True)
@@ -109,21 +126,38 @@ class Damaged(ValueError):
     """A file that is not a whole checkpoint of this package."""
 
 
-def read_checkpoint(path: Path, device="cpu") -> dict:
-    """What `write_checkpoint` was given; raises `Damaged`."""
+def read_file(path: Path) -> tuple[str, dict[str, torch.Tensor]]:  # the state's JSON, its tensors
+    """What is in a checkpoint, in memory and no longer tied to the file; raises `Damaged`."""
     from safetensors import safe_open
 
+    with safe_open(path, "pt") as f:
+        about = f.metadata() or {}
+        tensors = {name: f.get_tensor(name).clone() for name in f.keys()}
+    if about.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
+        raise Damaged(
+            f"{path} is not a checkpoint of this package; it says "
+            f"{about.get('format', 'nothing')!r}, expected {FORMAT!r}"
+        )
+    found = checksum(about["state"], tensors)
+    if about["format"] == FORMAT and about.get("checksum") != found:
+        raise Damaged(f"{path} is damaged (its bits are not those that were written)")
+    return about["state"], tensors
+
+
+def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """What `write_checkpoint` was given; raises `Damaged`, or `OSError` if it cannot be opened."""
     try:
-        with safe_open(path, "pt") as f:
-            about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        if about.get("format") != FORMAT:
-            raise Damaged(
-                f"{path} is not a checkpoint of this package; it says "
-                f"{about.get('format', 'nothing')!r}, expected {FORMAT!r}"
-            )
-        plain = json.loads(about["state"])
+        path.open("rb").close()
+    except OSError as e:
+        raise OSError(
+            f"cannot open the checkpoint {path}: {e.strerror or e}. It may well be whole: make it "
+            "readable, and the same command goes on from it"
+        ) from e
+    try:
+        text, tensors = read_file(path)
+        plain = json.loads(text)
         unpack(plain, tensors)
-    except (Damaged, MemoryError, PermissionError):
+    except (Damaged, MemoryError, OSError):
         raise
     except Exception as e:
         raise Damaged(f"{path} is damaged ({type(e).__name__}: {e})") from e
@@ -131,17 +165,28 @@ def read_checkpoint(path: Path, device="cpu") -> dict:
     return unpack(plain, tensors, device)
 
 
-def last_checkpoint(folder: Path, device="cpu") -> tuple[Path, dict] | None:
-    """The newest whole checkpoint; None if there has never been one."""
+def whole_checkpoints(
+    folder: Path, device: str | torch.device = "cpu"
+) -> Iterator[tuple[Path, dict]]:
+    """The whole checkpoints of a run, the newest first; `ValueError` after the last of them.
+
+    None if there has never been one. Whoever asks for another one has found the last not to fit.
+    """
     found = checkpoints(folder)
     for path in found:
         try:
-            return path, read_checkpoint(path, device)
+            state = read_checkpoint(path, device)
         except Damaged as e:
             warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=2)
+        else:
+            yield path, state
     if found:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {folder} can be read; restore one, or "
+            f"none of the {len(found)} checkpoints in {folder} can be used; restore one, or "
             "delete the folder to begin from nothing"
         )
-    return None
+
+
+def last_checkpoint(folder: Path, device: str | torch.device = "cpu") -> tuple[Path, dict] | None:
+    """The newest whole checkpoint; None if there has never been one."""
+    return next(whole_checkpoints(folder, device), None)

@@ -125,6 +125,9 @@ def load_module(module: nn.Module, state: dict):
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
     """The same for an optimiser. How it computes (fused or not) stays as it is here."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, moments in state["state"].items():
+        if "exp_avg" in moments and moments["exp_avg"].shape != params[i].shape:
+            raise ValueError(f"moment {i} has another shape than its parameter")
     how = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in optimizer.param_groups]
     moments = {
         i: {k: placed_like(v, params[i]) for k, v in of.items()} for i, of in state["state"].items()

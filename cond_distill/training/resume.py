@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from ..config import TrainConfig
-from .checkpoint import checkpoints, last_checkpoint, write_checkpoint
+from .checkpoint import checkpoints, whole_checkpoints, write_checkpoint
 from .distributed import full_state, load_module, load_optimizer
 from .state import Run, learning_rate
 from ..utils import forget_rows_after
 
 # %% auto #0
-__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'alone', 'forget_logs', 'save_run', 'check_same_run', 'upgraded',
-           'load_run', 'restore']
+__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'alone', 'forget_logs', 'save_run', 'OtherRun', 'check_same_settings',
+           'check_same_run', 'upgraded', 'restore', 'fits', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
 def check_room(run: Run):
@@ -98,7 +100,7 @@ def save_run(run: Run):
     whole = full_state({k: v.state_dict() for k, v in parts.items()}, engine.main)
     if not engine.main:
         return
-    about = dict(config=asdict(run.cfg), teacher=run.teacher.fingerprint())
+    about = dict(config=asdict(run.cfg), teacher=run.teacher.fingerprint(), data=run.data)
     counters = {name: getattr(state, name) for name in COUNTERS}
     folder = Path(run.cfg.out) / "checkpoints"
     write_checkpoint(folder, state.step, whole | counters | about, run.cfg.keep)
@@ -122,10 +124,16 @@ RESUME_OVERRIDES = {
 }
 
 
-def check_same_run(cfg: TrainConfig, there: dict, path: Path):
+class OtherRun(ValueError):
+    """A checkpoint that was made with another teacher, other data or other settings."""
+
+
+def check_same_settings(cfg: TrainConfig, there: dict, path: Path):
     """Refuse to go on with other settings than a checkpoint was made with."""
     # an older version may not know every setting
     there = {f.name: f.default for f in fields(TrainConfig)} | there
+    if there["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
+        there["optimizer"] = "adamw"
     free = set(RESUME_OVERRIDES)
     if cfg.steps > there["steps"] and abs(cfg.rounds) == 1:
         free.add("steps")
@@ -135,9 +143,27 @@ def check_same_run(cfg: TrainConfig, there: dict, path: Path):
         if k not in free and there[k] != v
     ]
     if differ:
-        raise ValueError(
+        raise OtherRun(
             f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or "
             "the same settings. steps may grow (with rounds=1) and lr may change"
+        )
+
+
+def check_same_run(run: Run, saved: dict, path: Path):
+    """Refuse a checkpoint of another run."""
+    mine = run.teacher.fingerprint()
+    if saved["teacher"] != mine:
+        raise OtherRun(
+            f"{path} was made with teacher {saved['teacher']}, this one is {mine}; give another "
+            "`out`, or the teacher it was made with"
+        )
+    check_same_settings(run.cfg, saved["config"], path)
+    # earlier versions kept nothing of the data
+    if saved.get("data", run.data) != run.data:
+        raise OtherRun(
+            f"{path} was made with other data ({saved['data']}, now {run.data}): pictures, "
+            "captions or the network that prepares them have changed since. Put them back, or "
+            f"give another `out` (start={run.cfg.out!r} begins with what a finished run has learnt)"
         )
 
 
@@ -155,26 +181,6 @@ def upgraded(state: dict, run: Run) -> dict:
     return state
 
 
-def load_run(run: Run) -> bool:
-    """Go on from the newest whole checkpoint in `cfg.out`, if there is one.
-
-    Refuse one that belongs to other settings or another teacher.
-    """
-    found = last_checkpoint(Path(run.cfg.out) / "checkpoints", run.teacher.device)
-    if found:
-        path, state = found
-        mine = run.teacher.fingerprint()
-        if state["teacher"] != mine:
-            raise ValueError(
-                f"{path} was made with teacher {state['teacher']}, this one is {mine}; give "
-                "another `out`, or the teacher it was made with"
-            )
-        check_same_run(run.cfg, state["config"], path)
-        restore(run, upgraded(state, run))
-    forget_logs(run)
-    return bool(found)
-
-
 def restore(run: Run, saved: dict):
     """Put a saved state into a run."""
     state = run.state
@@ -186,6 +192,8 @@ def restore(run: Run, saved: dict):
     state.scheduler.load_state_dict(saved["sched"])
     for name in COUNTERS:
         setattr(state, name, saved.get(name, getattr(state, name)))
+    if not state.is_finite():
+        raise ValueError("it holds weights that are NaN or infinite")
     before, cfg = saved["config"], run.cfg
     if (before["lr"], before["steps"]) != (cfg.lr, cfg.steps):
         scheduler = state.scheduler
@@ -199,3 +207,29 @@ def restore(run: Run, saved: dict):
                 f"goes on at step {state.step} with steps={cfg.steps}, lr={cfg.lr:g} (before: "
                 f"steps={before['steps']}, lr={before['lr']:g})"
             )
+
+
+def fits(run: Run, path: Path, saved: dict) -> bool:
+    """Put a saved state into a run; False, with a warning, if it is no state of such a run."""
+    try:
+        check_same_run(run, saved, path)
+        restore(run, upgraded(saved, run))
+        return True
+    except (OtherRun, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+        message = f"{path} does not fit this run ({reason}); trying the checkpoint before it"
+        warnings.warn(message, stacklevel=2)
+        return False
+
+
+def load_run(run: Run) -> bool:
+    """Go on from the newest whole checkpoint in `cfg.out`, if there is one.
+
+    Refuse one that belongs to other settings, other data or another teacher.
+    """
+    saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints", run.teacher.device)
+    found = any(fits(run, path, state) for path, state in saved)
+    forget_logs(run)
+    return found

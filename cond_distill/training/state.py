@@ -175,6 +175,7 @@ class Run:
     state: TrainState
     loss: nn.Module  # (batch, noise) → (scalar, parts)
     whole: Student | None = None  # of a sharded run: a whole copy to draw from and to save
+    data: str = ""  # what tells its examples from others; "": not known
 
     @property
     def teacher(self) -> Teacher:
