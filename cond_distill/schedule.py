@@ -9,11 +9,14 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import SimpleNamespace
 
 import torch
 
+from .schedule_settings import check_settings, settings_of
+
 # %% auto #0
-__all__ = ['KINDS', 'PREDICTION_TYPES', 'SMALLEST', 'Prediction', 'Schedule', 'settings_of']
+__all__ = ['SMALLEST', 'Prediction', 'Schedule']
 
 # %% ../nbs/course/02_schedule.ipynb #ec96b8b6
 def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
@@ -47,51 +50,10 @@ def _coefficients(s: Schedule) -> tuple[torch.Tensor, torch.Tensor]:  # alpha, s
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     return alpha, (1 - alpha**2).sqrt()
 
-# %% ../nbs/course/02_schedule.ipynb #b497c54e
-KINDS = dict(
-    linear=("beta_start", "beta_end"),
-    scaled_linear=("beta_start", "beta_end"),
-    sigmoid=("beta_start", "beta_end"),
-    squaredcos_cap_v2=(),
-    trained=("betas",),
-    flow=("shift",),
-)  # kind → the fields it uses
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
-
-
-def _check(s: Schedule):
-    """Refuse what cannot be a schedule; say what to do instead."""
-    if s.kind not in KINDS:
-        raise ValueError(f"kind is {s.kind!r}; choose one of {', '.join(KINDS)}")
-    if s.prediction_type not in PREDICTION_TYPES:
-        raise ValueError(
-            f"prediction_type is {s.prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}"
-        )
-    good = ("flow_prediction", "sample") if s.is_flow else PREDICTION_TYPES[:3]
-    if s.prediction_type not in good:
-        raise ValueError(
-            f"a {s.kind} schedule cannot have prediction_type {s.prediction_type!r}; choose one "
-            f"of {', '.join(good)}"
-        )
-    if not isinstance(s.T, int) or s.T < 2:
-        raise ValueError(f"T is {s.T!r}; expected a whole number of training timesteps, 2 or more")
-    for name in ("beta_start", "beta_end", "shift", "betas"):
-        if (getattr(s, name) is None) == (name in KINDS[s.kind]):
-            raise ValueError(
-                f"{name} is {getattr(s, name)!r}; a {s.kind} schedule "
-                f"{'needs it' if name in KINDS[s.kind] else 'has no use for it'}"
-            )
-    if s.is_flow and not (s.shift > 0 and math.isfinite(s.shift)):
-        raise ValueError(
-            f"shift is {s.shift}; expected a positive number (1 leaves the times as they are)"
-        )
-    if s.betas is not None and len(s.betas) != s.T:
-        raise ValueError(f"{len(s.betas)} betas for T = {s.T} timesteps; give one per timestep")
-
 # %% ../nbs/course/02_schedule.ipynb #eebb3d65
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says about z_t, in all three languages at once: float32 [B, ...] each."""
+    """A network's answer for z_t in all three forms: float32 [B, ...] each."""
 
     x: torch.Tensor  # the clean signal
     eps: torch.Tensor  # the noise
@@ -101,14 +63,15 @@ class Prediction:
 SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
 
 # %% ../nbs/course/02_schedule.ipynb #a6a14687
+#| code-fold: true
 @dataclass(frozen=True)
 class Schedule:
-    """Signal α and noise σ of z_t = α_t x + σ_t ε at timesteps 0 … T−1, and what the network says.
+    """Signal α and noise σ of z_t = α_t x + σ_t ε at timesteps 0 … T−1, and what is predicted.
 
     Immutable; equal when its settings are.
     """
 
-    kind: str  # one of `KINDS`; use the constructors below
+    kind: str  # use the constructors below
     T: int  # number of training timesteps
     prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow_prediction"
     beta_start: float | None = None  # first and last β, for the kinds that have them
@@ -118,7 +81,7 @@ class Schedule:
     zero_snr: bool = False  # α rescaled so that nothing of x is left at T−1
 
     def __post_init__(self):
-        _check(self)
+        check_settings(SimpleNamespace(**{f.name: getattr(self, f.name) for f in fields(self)}))
         alpha, sigma = _coefficients(self)
         if not (alpha.isfinite().all() and sigma.isfinite().all() and (alpha.diff() <= 0).all()):
             raise ValueError(
@@ -359,70 +322,3 @@ class Schedule:
         return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()[
             :12
         ]
-
-# %% ../nbs/course/02_schedule.ipynb #8bb49425
-def _refuse(name: str, c: dict):
-    """Explain which diffusers settings have no counterpart here."""
-    bad = None
-    plain = (
-        not name.startswith("FlowMatch")
-        and not c.get("use_flow_sigmas")
-        and c.get("trained_betas") is None
-    )
-    lacking = [k for k in KINDS.get(c.get("beta_schedule"), ()) if c.get(k) is None]
-    if c.get("use_dynamic_shifting"):
-        bad = (
-            "its shift depends on the image size; decide on a size and use "
-            "Schedule.flow(shift=math.exp(mu))"
-        )
-    elif c.get("shift_terminal") or c.get("invert_sigmas"):
-        bad = "shift_terminal and invert_sigmas are not supported"
-    elif c.get("snr_shift_scale", 1.0) != 1.0 or name.startswith("CogVideoX"):
-        bad = "snr_shift_scale is not supported"
-    elif c.get("timestep_type") == "continuous":
-        bad = "continuous timesteps are not supported"
-    elif plain and lacking:
-        bad = (
-            f"beta_schedule is {c['beta_schedule']!r} but {' and '.join(lacking)} is missing; add "
-            "it to the config"
-        )
-    elif plain and "beta_schedule" not in c:
-        bad = (
-            "it has no 'beta_schedule'; give scheduler.config of a DDPM, DDIM, PNDM, Euler, "
-            "DPMSolver, LCM … or FlowMatchEuler scheduler"
-        )
-    if bad:
-        raise ValueError(f"cannot read {name or 'this config'} as a Schedule: {bad}")
-
-
-def settings_of(scheduler) -> dict:
-    """The settings of a `Schedule`, read from a diffusers scheduler or its config."""
-    if not (hasattr(scheduler, "config") or isinstance(scheduler, dict)):
-        raise TypeError(
-            f"got a {type(scheduler).__name__}; expected a diffusers scheduler or its config dict"
-        )
-    c = dict(getattr(scheduler, "config", scheduler))
-    own_name = type(scheduler).__name__ if hasattr(scheduler, "config") else ""
-    name = c.get("_class_name") or own_name
-    _refuse(name, c)
-    T = int(c.get("num_train_timesteps", 1000))
-    if name.startswith("FlowMatch"):
-        return _flow_settings(T, c.get("shift"))
-    if c.get("use_flow_sigmas"):
-        return _flow_settings(T, c.get("flow_shift"))
-    betas = c.get("trained_betas")
-    kind = c.get("beta_schedule") if betas is None else "trained"
-    if kind not in KINDS:
-        known = ", ".join(k for k in KINDS if k != "flow")
-        raise ValueError(f"beta_schedule is {kind!r}; this version knows {known}")
-    settings = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
-    if kind == "trained":
-        settings["betas"] = tuple(float(b) for b in betas)
-        T = len(betas)
-    prediction_type = c.get("prediction_type", "epsilon")
-    zero_snr = bool(c.get("rescale_betas_zero_snr"))
-    return dict(settings, kind=kind, T=T, prediction_type=prediction_type, zero_snr=zero_snr)
-
-
-def _flow_settings(T: int, shift: float | None) -> dict:
-    return dict(kind="flow", T=T, prediction_type="flow_prediction", shift=float(shift or 1.0))
