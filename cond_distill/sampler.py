@@ -305,9 +305,9 @@ def figure(
     fig, axes = plt.subplots(
         len(rows),
         width,
-        figsize=(scale * width + (1.1 if names else 0), scale * len(rows) + 0.3),
+        figsize=(scale * width + (1.3 if names else 0), scale * len(rows) + 0.3),
         squeeze=False,
-        dpi=60,
+        dpi=72,
     )
     for ax in axes.flat:
         ax.set_xticks([])
@@ -319,8 +319,8 @@ def figure(
                 im.expand(3, -1, -1).permute(1, 2, 0).cpu().clip(0, 1), interpolation="nearest"
             )
         if names:
-            axes[r, 0].set_ylabel(names[r], fontsize=7, rotation=0, ha="right", va="center")
+            axes[r, 0].set_ylabel(names[r], fontsize=10, rotation=0, ha="right", va="center")
     for c, title in enumerate(titles or []):
-        axes[0, c].set_title(title, fontsize=7)
+        axes[0, c].set_title(title, fontsize=10)
     fig.tight_layout(pad=0.25)
     return fig
