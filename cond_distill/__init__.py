@@ -5,7 +5,7 @@ Heavy libraries load on first use: `import cond_distill` loads no torch.
 
 __version__ = "0.1.0"
 
-import lazy_loader as _lazy
+from importlib import import_module
 
 from cond_distill import _moved
 
@@ -13,21 +13,23 @@ _moved.install()
 
 # public name → the module that defines it
 _HOMES = {
-    "schedule": ["Schedule", "Prediction"],
-    "teacher": ["Teacher"],
-    "loss": ["codi_loss"],
-    "adaptor": ["ControlNetAdaptor"],
-    "adaptors.t2i": ["T2IAdaptor"],
-    "adaptors.fusion": ["FusionAdaptor"],
-    "adaptors.concat": ["ConcatAdaptor"],
-    "adaptors.lora": ["LoRAAdaptor"],
-    "student": ["Student", "compose"],
-    "sampler": ["sample"],
-    "scheduler": ["CoDiScheduler"],
-    "pipeline": ["CoDiPipeline"],
-    "config": ["TrainConfig"],
-    "trainer": ["distill"],
-    "data.scenes": ["Scenes"],
+    "Schedule": "schedule",
+    "Prediction": "schedule",
+    "Teacher": "teacher",
+    "codi_loss": "loss",
+    "ControlNetAdaptor": "adaptor",
+    "T2IAdaptor": "adaptors.t2i",
+    "FusionAdaptor": "adaptors.fusion",
+    "ConcatAdaptor": "adaptors.concat",
+    "LoRAAdaptor": "adaptors.lora",
+    "Student": "student",
+    "compose": "student",
+    "sample": "sampler",
+    "CoDiScheduler": "scheduler",
+    "CoDiPipeline": "pipeline",
+    "TrainConfig": "config",
+    "distill": "trainer",
+    "Scenes": "data.scenes",
 }
 _MODULES = [
     "schedule",
@@ -42,4 +44,17 @@ _MODULES = [
     "trainer",
     "cli",
 ]
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submodules=_MODULES, submod_attrs=_HOMES)
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str):
+    """A public name or module, loaded when it is asked for the first time."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

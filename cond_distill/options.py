@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from .config import TrainConfig
+from .ranges import check_number, check_range
 
 # %% auto #0
-__all__ = ['MOST_STEPS', 'Sampler', 'SHIPPED', 'require', 'require_whole', 'require_finite', 'require_folder', 'require_some',
-           'DemoConfig', 'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'PlayConfig']
+__all__ = ['MOST_STEPS', 'Sampler', 'SHIPPED', 'require', 'require_whole', 'require_folder', 'require_some', 'DemoConfig',
+           'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'PlayConfig']
 
 # %% ../nbs/library/options.ipynb #5395da71
 def require(name: str, value: object, right: bool, expected: str) -> None:
@@ -28,12 +29,6 @@ def require_whole(name: str, value: int, least: int, most: float = math.inf) -> 
     """Refuse a whole number below `least` or above `most`."""
     limit = f"{least} or more" if most == math.inf else f"{least} to {most}"
     require(name, value, least <= value <= most, f"a whole number, {limit}")
-
-
-def require_finite(name: str, value: float, low: float, high: float) -> None:
-    """Refuse NaN, infinity, and what lies outside of low … high."""
-    right = math.isfinite(value) and low <= value <= high
-    require(name, value, right, f"a number from {low:g} to {high:g}")
 
 
 def require_folder(name: str, folder: str) -> None:
@@ -94,7 +89,7 @@ class SampleConfig:
     teacher: str = ""  # folder of its teacher; empty: the one that it was trained with
     steps: int = 4  # network evaluations a picture, 1 to 1000
     method: Sampler = "auto"  # "auto": the sampler that the adaptor was made for
-    # on the caption, 0 to 50: at 2 the picture follows it more, for twice the evaluations
+    # on the caption, 0 to 100: at 2 the picture follows it more, for twice the evaluations
     guidance: float = 1.0
     # how many pictures, from different noise; 1: the picture alone, without labels; 0: four, or one
     # if it is drawn in tiles
@@ -106,9 +101,8 @@ class SampleConfig:
 
     def __post_init__(self):
         require_whole("steps", self.steps, 1, MOST_STEPS)
-        require_finite("guidance", self.guidance, 0, 50)
+        check_range(guidance=self.guidance, seed=self.seed)
         require_whole("n", self.n, 0, 1000)
-        require_whole("seed", self.seed, 0, 2**63 - 1)
         require("out", self.out, bool(self.out), "the name of a file to write")
         number, there = self.image.isdigit(), Path(self.image).is_file()
         require(
@@ -146,7 +140,7 @@ class EvaluateConfig:
 
     def __post_init__(self):
         require_whole("n", self.n, 10)
-        require_whole("seed", self.seed, 0, 2**63 - 1)
+        check_range(seed=self.seed)
         require_some("steps", self.steps, "numbers of steps")
         for k in self.steps:
             require_whole("steps", k, 1, MOST_STEPS)
@@ -185,8 +179,8 @@ class PlanConfig:
 
     def __post_init__(self):
         require_whole("channels", self.channels, 1, 64)
-        require_whole("rank", self.rank, 0, 4096)
-        require_finite("memory", self.memory, 0.1, 10_000)
+        check_range(rank=self.rank)
+        check_number("memory", self.memory, 0.1, 10_000.0)
 
 
 SHIPPED = (

@@ -17,9 +17,9 @@ from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
 
 WRONG = {
-    "sample --guidance nan": "guidance is nan; expected a number from 0 to 50",
-    "sample --guidance 1e30": "guidance is 1e+30; expected a number from 0 to 50",
-    "sample --guidance -1": "guidance is -1.0; expected a number from 0 to 50",
+    "sample --guidance nan": "guidance is nan; expected a number, 0 … 100",
+    "sample --guidance 1e30": "guidance is 1e+30; expected a number, 0 … 100",
+    "sample --guidance -1": "guidance is -1.0; expected a number, 0 … 100",
     "sample --steps 0": "steps is 0; expected a whole number, 1 to 1000",
     "sample --seed -3": "seed is -3; expected a whole number, 0",
     "sample --method euler": "auto",

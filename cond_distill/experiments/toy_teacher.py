@@ -6,268 +6,32 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
-import math
-import multiprocessing
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
-from ..data.scenes import WORLD, Scenes, caption, mirror
+from ..data.scenes import WORLD
 from .fit import FitPlan, fit
+from .toy_renders import CPU, GPU, NO_GPU, ToyTeacherConfig, rendered
+from .toy_vae import LATENT, encoded, open_vae
+from cond_distill.experiments.toy_words import (
+    caption_tokenizer,
+    new_text_encoder,
+    tokenized,
+    write_vocabulary,
+)
 from ..schedule import Schedule
-from ..teacher import ASSETS
 
 # %% auto #0
-__all__ = ['CPU', 'GPU', 'NO_GPU', 'PIECE', 'LATENT', 'LETTERS', 'BEGIN', 'END', 'ToyTeacherConfig', 'rendered', 'new_vae',
-           'vae_loss', 'train_vae', 'open_vae', 'reconstruct', 'new_tokenizer', 'caption_tokenizer', 'new_text_encoder',
-           'new_unet', 'encoded', 'tokenized', 'new_text_to_image', 'open_text_to_image', 'train_text_to_image',
-           'save_teacher', 'train_toy_teacher', 'main']
+__all__ = ['new_unet', 'new_text_to_image', 'train_text_to_image', 'save_teacher', 'open_text_to_image', 'train_toy_teacher',
+           'main']
 
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #b2c3b467
-@dataclass(frozen=True)
-class ToyTeacherConfig:
-    """How the small teacher is trained. Stop it at any time; the same command goes on."""
-
-    out: str = "runs/toy_teacher/teacher"  # folder that diffusers opens afterwards
-    work: str = "runs/toy_teacher"  # folder for renders, latents, checkpoints and logs
-    vae: str = str(ASSETS / "teacher" / "vae")  # folder of an autoencoder; empty: train one
-    start: str = ""  # folder of a teacher to go on from; empty: fresh weights
-    scenes: int = 60_000  # training scenes of the U-Net, kept on the disk (12 kB each)
-    vae_scenes: int = 20_000  # of the autoencoder: the first of them
-    vae_steps: int = 6_000  # steps of the autoencoder
-    vae_batch: int = 8  # pictures a step
-    vae_lr: float = 2e-3  # peak learning rate of the autoencoder
-    steps: int = 50_000  # steps of U-Net and text encoder
-    batch: int = 64  # latents a step
-    lr: float = 1e-3  # peak learning rate of U-Net and text encoder
-    minutes: float = math.inf  # of the U-Net's training at most; the learning rate follows
-    seed: int = 0  # of weights, order and noise
-    device: str = "cpu"  # "cpu" or "cuda"
-    bfloat16: bool = False  # mixed precision; faster on a GPU, slower on most CPUs
-    graph: bool = False  # run the U-Net as one CUDA graph, so that a GPU never waits for Python
-    workers: int = 1  # processes that draw scenes and write captions
-
-    def __post_init__(self):
-        for name in ("scenes", "vae_scenes", "vae_steps", "vae_batch", "steps", "batch", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.graph and not self.device.startswith("cuda"):
-            raise ValueError(f"graph needs a GPU, but device is {self.device!r}; use --no-graph")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device is {self.device!r}, but torch finds no GPU; use 'cpu'")
-
-    def precision(self, **options):
-        """The context in which networks are evaluated."""
-        kind = self.device.split(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16, **options)
-
-
-CPU = dict(workers=os.cpu_count() or 1)
-GPU = CPU | dict(
-    scenes=120_000, vae_scenes=60_000, vae_steps=6_000, vae_batch=64, steps=16_000, batch=512,
-    minutes=5.0, device="cuda", bfloat16=True, graph=True,
-)  # fmt: skip
-NO_GPU = dict(device="cpu", graph=False)
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #888dc464
-PIECE = 2_000  # scenes a file
-
-
-def rendered(config: ToyTeacherConfig, count: int) -> torch.Tensor:  # uint8 [count, 3, 64, 64]
-    """The pictures of the first `count` training scenes, on the CPU."""
-    folder = Path(config.work) / f"renders_world{WORLD}"
-    folder.mkdir(parents=True, exist_ok=True)
-    task = functools.partial(_write_piece, folder, config.device)
-    paths = _each_piece(task, count, config.workers, "render")
-    pieces = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in paths]
-    return torch.cat(pieces)[:count]
-
-
-def _each_piece(task: Callable[[int], object], count: int, workers: int, name: str) -> Iterator:
-    """Results of `task(first scene of a piece)` in order, computed by several processes."""
-    firsts = range(0, count, PIECE)
-    bar = functools.partial(tqdm, desc=name, total=len(firsts), unit_scale=PIECE)
-    if workers == 1:
-        yield from bar(map(task, firsts))
-        return
-    spawn = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        yield from bar(pool.map(task, firsts))
-
-
-def _write_piece(folder: Path, device: str, first: int) -> Path:
-    """Draw `PIECE` scenes; the file appears under its name only when it is whole."""
-    path = folder / f"{first:07}.npy"
-    if path.exists():
-        return path
-    data, parts = Scenes("train", device=device), []
-    for i in range(first, first + PIECE, 250):
-        image = data.batch(range(i, i + 250))["image"]
-        parts.append(image.mul(255).round().to(torch.uint8).cpu())
-    part = path.with_suffix(".part.npy")
-    np.save(part, torch.cat(parts).numpy())
-    return part.replace(path)
-
-
-def _pick(images, count: int, generator, device):
-    """A random batch in [−1, 1], half of it mirrored."""
-    index = torch.randint(len(images), (count,), generator=generator)
-    flip = torch.rand(count, generator=generator) < 0.5
-    x = images[index].to(device).float() / 127.5 - 1
-    x = torch.where(flip.to(device)[:, None, None, None], x.flip(-1), x)
-    return x.to(memory_format=torch.channels_last)
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #036ac9a1
-LATENT = (4, 16, 16)  # channels, height, width
-
-
-def new_vae() -> nn.Module:
-    """An `AutoencoderKL` of 1.4 M parameters: 4 times smaller in each direction, 4 channels."""
-    from diffusers import AutoencoderKL
-
-    widths = (24, 48, 96)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        mid_block_add_attention=False,
-        block_out_channels=widths,
-        latent_channels=LATENT[0],
-        layers_per_block=1,
-        norm_num_groups=2,  # more groups of a few channels each would lose the colours
-        sample_size=64,
-    )
-    nn.init.constant_(vae.quant_conv.bias[LATENT[0] :].data, -6.0)  # begin with little noise
-    return vae
-
-
-def _differences(x):
-    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
-
-
-def vae_loss(vae, x: torch.Tensor, generator) -> tuple[torch.Tensor, dict]:  # x [B,3,H,W], −1 … 1
-    """Reconstruction and KL terms of a batch; the noise is drawn on the CPU."""
-    latent = vae.encode(x).latent_dist
-    noise = torch.randn(latent.mean.shape, generator=generator).to(x.device)
-    error = vae.decode(latent.mean + latent.std * noise).sample.float() - x
-    squared = error.square().mean()
-    edges = sum(difference.abs().mean() for difference in _differences(error))
-    kl = latent.kl().mean() / latent.mean[0].numel()
-    loss = 2 * squared + 0.1 * error.abs().mean() + 0.05 * edges + 1e-5 * kl
-    return loss, dict(psnr=10 * torch.log10(4 / squared.detach()), kl=kl.detach())
-
-
-def train_vae(images: torch.Tensor, config: ToyTeacherConfig) -> nn.Module:
-    """Stage 1, resumable."""
-    torch.manual_seed(config.seed)
-    vae = new_vae().to(config.device, memory_format=torch.channels_last)
-
-    def loss_fn(step, generator):
-        x = _pick(images, config.vae_batch, generator, config.device)
-        with config.precision():
-            return vae_loss(vae, x, generator)
-
-    plan = FitPlan(config.vae_steps, config.vae_lr, decay=0.998)
-    settings = dict(batch=config.vae_batch, scenes=len(images), world=WORLD)
-    return fit("vae", vae, loss_fn, plan, config.work, settings, config.seed).requires_grad_(False)
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #6bad3dad
-def open_vae(config: ToyTeacherConfig) -> nn.Module:
-    """The autoencoder of the configuration: the one in its folder, or a newly trained one."""
-    from diffusers import AutoencoderKL
-
-    if not config.vae:
-        return train_vae(rendered(config, config.vae_scenes), config)
-    vae = AutoencoderKL.from_pretrained(config.vae, local_files_only=True, use_safetensors=True)
-    vae = vae.to(config.device, memory_format=torch.channels_last)
-    return vae.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def reconstruct(vae, image: torch.Tensor) -> torch.Tensor:
-    """Pictures [B, 3, H, W] in [0, 1] through the autoencoder and back."""
-    latents = vae.encode(image.to(vae.device) * 2 - 1).latent_dist.mean
-    return (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).to(image.device)
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #fa930aec
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def new_tokenizer(captions: list[str], length: int = 32):
-    """A `CLIPTokenizer` whose words are learned from captions by byte-pair encoding."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    pairs.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        end_of_word_suffix="</w>",
-        initial_alphabet=list(LETTERS),
-        show_progress=False,
-    )
-    pairs.train_from_iterator(captions, trainer)
-    model = json.loads(pairs.to_str())["model"]
-    letters = set(LETTERS) | {letter + "</w>" for letter in LETTERS}
-    words = sorted(set(model["vocab"]) | letters, key=lambda word: (len(word), word))
-    vocabulary = {word: i for i, word in enumerate([BEGIN, END, *words])}
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    return _clip_tokenizer(vocabulary, merges, length)
-
-
-def _write_vocabulary(folder: Path, vocabulary: dict, merges: list[str]):
-    """The two files that every version of transformers reads."""
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
-
-
-def _clip_tokenizer(vocabulary: dict, merges: list[str], length: int):
-    from transformers import CLIPTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        _write_vocabulary(Path(folder), vocabulary, merges)
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
-
-
-def caption_tokenizer(scenes: int = 4_000):
-    """The tokenizer of the small world."""
-    data = Scenes("train")
-    levels = ("full", "partial")
-    return new_tokenizer(
-        [caption(data.scene(i), level, i).text for i in range(scenes) for level in levels]
-    )
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #443e7287
-def new_text_encoder(tokenizer, width: int = 128) -> nn.Module:
-    """A `CLIPTextModel` of two layers."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-        attention_dropout=0.0,
-    )
-    return CLIPTextModel(config)
-
-
+# %% ../../nbs/library/experiments/toy_teacher.ipynb #47d9c03f
 def new_unet(width: int = 128) -> nn.Module:  # of the text embeddings
     """A `UNet2DConditionModel` of 11 M parameters for 16 × 16 × 4 latents."""
     from diffusers import UNet2DConditionModel
@@ -285,59 +49,17 @@ def new_unet(width: int = 128) -> nn.Module:  # of the text embeddings
         norm_num_groups=16,
     )
 
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #5d59b80d
-@torch.no_grad()
-def encoded(images, vae, config: ToyTeacherConfig) -> torch.Tensor:  # float32 [2, N, *LATENT]
-    """Latents of all pictures and of their mirror images, not yet scaled; on the device."""
-    pairs = []
-    for chunk in tqdm(images.split(250), desc="encode", unit_scale=250):
-        x = (chunk.to(config.device).float() / 127.5 - 1).to(memory_format=torch.channels_last)
-        pairs.append(torch.stack([vae.encode(y).latent_dist.mean for y in (x, x.flip(-1))]))
-    return torch.cat(pairs, 1)
 
-
-def _wordings(count: int, first: int) -> list[list[str]]:
-    """Captions of a piece of scenes, in several wordings: [wordings][PIECE]."""
-    data = Scenes("train")
-    scenes = [data.scene(i) for i in range(first, first + PIECE)]
-    return [[caption(scene, draw=draw).text for scene in scenes] for draw in range(count)]
-
-
-def tokenized(tokenizer, scenes: int, wordings: int = 6, workers: int = 1) -> torch.Tensor:
-    """Token ids int16 [2, wordings, N, length] of captions and of their mirrored captions."""
-    pieces = _each_piece(functools.partial(_wordings, wordings), scenes, workers, "captions")
-    texts = [sum(rows, [])[:scenes] for rows in zip(*pieces, strict=True)]
-    seen: dict[str, int] = {}
-    for row in texts:
-        for text in row:
-            seen.setdefault(text, len(seen))
-            seen.setdefault(mirror(text), len(seen))
-    ids = tokenizer(list(seen), padding="max_length", truncation=True, return_tensors="pt")
-    ids = ids.input_ids.to(torch.int16)
-    plain = [torch.tensor([seen[text] for text in row]) for row in texts]
-    turned = [torch.tensor([seen[mirror(text)] for text in row]) for row in texts]
-    return torch.stack([torch.stack([ids[row] for row in rows]) for rows in (plain, turned)])
-
-# %% ../../nbs/library/experiments/toy_teacher.ipynb #2aca4844
-def new_text_to_image(tokenizer, seed: int = 0) -> nn.ModuleDict:
+def new_text_to_image(tokenizer: Any, seed: int = 0) -> nn.ModuleDict:
     """U-Net and text encoder with fresh weights."""
     torch.manual_seed(seed + 2)
     return nn.ModuleDict(dict(unet=new_unet(), text=new_text_encoder(tokenizer)))
 
-
-def open_text_to_image(folder):
-    """Of a saved teacher: tokenizer, U-Net and text encoder (an `nn.ModuleDict`), latent scale."""
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    parts = dict(unet=pipe.unet.float(), text=pipe.text_encoder.float())
-    return pipe.tokenizer, nn.ModuleDict(parts), pipe.vae.config.scaling_factor
-
-
+# %% ../../nbs/library/experiments/toy_teacher.ipynb #6889fd75
 class _Velocity(nn.Module):
     """The U-Net as a module of tensors only, which is what a CUDA graph can hold."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: Any):
         super().__init__()
         self.unet = unet
 
@@ -345,7 +67,7 @@ class _Velocity(nn.Module):
         return self.unet(z, t, text, return_dict=False)[0]
 
 
-def _as_graph(velocity: _Velocity, tokens, config: ToyTeacherConfig):
+def _as_graph(velocity: _Velocity, tokens: torch.Tensor, config: ToyTeacherConfig) -> Any:
     """Record forward and backward once; every step replays them."""
     count, width = config.batch, velocity.unet.config.cross_attention_dim
     z = torch.zeros(count, *LATENT, device=config.device).to(memory_format=torch.channels_last)
@@ -354,12 +76,17 @@ def _as_graph(velocity: _Velocity, tokens, config: ToyTeacherConfig):
     with config.precision(cache_enabled=False):
         return torch.cuda.make_graphed_callables(velocity, (z, t, text))
 
-
-def train_text_to_image(latents, tokens, model, config: ToyTeacherConfig) -> nn.ModuleDict:
+# %% ../../nbs/library/experiments/toy_teacher.ipynb #6e273339
+def train_text_to_image(
+    latents: torch.Tensor,  # [2, N, *LATENT] on the device, scaled to unit variance
+    tokens: torch.Tensor,  # int16 [2, wordings, N, length]
+    model: Any,  # an `nn.ModuleDict` of unet and text
+    config: ToyTeacherConfig,
+) -> nn.ModuleDict:
     """Stage 2, resumable: predict the velocity at a random timestep."""
     schedule, count = Schedule.cosine(), config.batch
     model = model.train().to(config.device, memory_format=torch.channels_last)
-    unet = _Velocity(model["unet"])
+    unet: Any = _Velocity(model["unet"])
     unet = _as_graph(unet, tokens, config) if config.graph else unet
     strata = torch.arange(count) / count  # one t in each part of the schedule: less variance
 
@@ -390,30 +117,6 @@ def train_text_to_image(latents, tokens, model, config: ToyTeacherConfig) -> nn.
     return fit("text_to_image", model, loss_fn, plan, config.work, settings, config.seed)
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #02da5b0d
-def save_teacher(folder, vae, model, tokenizer, scale: float):
-    """Write the pipeline folder."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    parts = dict(vae=vae, unet=model["unet"], text_encoder=model["text"])
-    parts = {name: copy.deepcopy(part).cpu().half() for name, part in parts.items()}
-    parts["vae"].register_to_config(scaling_factor=scale)
-    for part in (parts["vae"], parts["unet"]):
-        part.register_to_config(_name_or_path="")
-    scheduler = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        steps_offset=1,
-    )
-    pipeline = StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder)
-    _for_every_transformers(Path(folder))
-
-
 def _for_every_transformers(folder: Path):
     """Files that versions 4 and 5 of transformers read alike."""
     from safetensors.torch import load_file, save_file
@@ -431,7 +134,44 @@ def _for_every_transformers(folder: Path):
     if file.exists():
         model = json.loads(file.read_text("utf-8"))["model"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        _write_vocabulary(file.parent, model["vocab"], merges)
+        write_vocabulary(file.parent, model["vocab"], merges)
+
+
+def save_teacher(
+    folder: str | Path, vae: nn.Module, model: Any, tokenizer: Any, scale: float
+) -> None:
+    """Write the pipeline folder."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    nets = dict(vae=vae, unet=model["unet"], text_encoder=model["text"])
+    parts: dict[str, Any] = {k: copy.deepcopy(net).cpu().half() for k, net in nets.items()}
+    parts["vae"].register_to_config(scaling_factor=scale)
+    for part in (parts["vae"], parts["unet"]):
+        part.register_to_config(_name_or_path="")
+    scheduler: Any = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+    pipeline: Any = StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    _for_every_transformers(Path(folder))
+
+# %% ../../nbs/library/experiments/toy_teacher.ipynb #f41e9174
+def open_text_to_image(
+    folder: str | Path,
+) -> tuple[Any, nn.ModuleDict, float]:
+    """Of a saved teacher: tokenizer, U-Net and text encoder (an `nn.ModuleDict`), latent scale."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe: Any = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    parts = dict(unet=pipe.unet.float(), text=pipe.text_encoder.float())
+    return pipe.tokenizer, nn.ModuleDict(parts), pipe.vae.config.scaling_factor
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #3c05661c
 def train_toy_teacher(config: ToyTeacherConfig) -> Path:
