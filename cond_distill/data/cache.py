@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int
         )
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
     # scenes are drawn where the teacher is: on a GPU several times faster than by a core
-    where = dict(size=teacher.image_size, level=cfg.captions, device=teacher.device)
+    where: Any = dict(size=teacher.image_size, level=cfg.captions, device=teacher.device)
     return (examples(cfg.task, numbers, **where) for numbers in ranges)
 
 

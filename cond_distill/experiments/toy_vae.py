@@ -75,7 +75,8 @@ def _pick(
 def train_vae(images: torch.Tensor, config: ToyTeacherConfig) -> nn.Module:
     """Stage 1, resumable."""
     torch.manual_seed(config.seed)
-    vae = new_vae().to(config.device, memory_format=torch.channels_last)
+    vae: Any = new_vae()
+    vae = vae.to(config.device, memory_format=torch.channels_last)
 
     def loss_fn(step, generator):
         x = _pick(images, config.vae_batch, generator, config.device)
