@@ -1,203 +1,178 @@
 """Which weighting of the loss trains a student of an ε-predicting teacher best?
 
-`python benchmarks/epsilon.py` trains a tiny teacher of rendered scenes of 16 x 16 pixels (noise
-prediction, the scaled-linear schedule of Stable Diffusion), then an adaptor for 4 x 4 → 16 x 16
-with each weighting and seed, and writes results/epsilon.json and results/epsilon.md. About four
-minutes on one CPU core. Can be stopped, and goes on.
+`python benchmarks/epsilon.py` trains small students in the conditional world of the course's page
+on the loss (a ring; the condition is a line; right answers are its two ends) with each weighting,
+learning rate and seed, and writes results/epsilon.json and results/epsilon.md. About three minutes
+of one CPU core.
 
-An ε-model's error in x̂ is σ/α times its error in ε̂. At t = 999 that is 14.6 times, so a squared
-distance between signals counts the network's error there 214 times. The weighting of both terms by
-min(1, SNR / γ) takes that back where SNR < γ: γ = 0 is the signal space, γ = ∞ the noise space.
+Teacher and student predict the noise, on the scaled-linear schedule of Stable Diffusion. An error
+of ε̂ is σ/α times as large in x̂. At t = 999 that is 14.6 times, so a squared distance between
+signals counts the network's error there 214 times. Both terms times min(1, SNR(t) / γ) take that
+back where SNR < γ: γ = 0 is the signal space, and with γ = ∞ (both terms times SNR) all distances
+are between noises.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-from cond_distill.config import TrainConfig
-from cond_distill.data.tasks import examples
-from cond_distill.experiments.fit import FitPlan, fit
-from cond_distill.methods.codi import CoDi
-from cond_distill.sampler import draw_images
-from cond_distill.schedule import Schedule
-from cond_distill.student import Student
-from cond_distill.teacher import Teacher
-from cond_distill.trainer import distill_to_end
+from cond_distill.experiments.worlds import (
+    distance_to_answers,
+    draw_examples,
+    mirrored,
+    ring_teacher,
+)
+from cond_distill.loss import codi_loss, look_ahead, ramp, sample_noise
+from cond_distill.schedule import Prediction, Schedule
 from cond_distill.utils import table
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDE, TASK = 16, "superres_x4"
-GAMMAS = (0.0, 1.0, 5.0, math.inf)
+SCHEDULE = Schedule.scaled_linear()  # ε-prediction
+GAMMAS = (0.0, 0.1, 1.0, 5.0, math.inf)
+RATES = (1e-3, 4e-3)
 STEPS = (1, 2, 4, 8)
-BATCH = 32
 
 
-def new_network() -> torch.nn.Module:
-    """Two levels, a quarter of a million parameters."""
-    from diffusers import UNet2DModel
+class EpsilonStudent(nn.Module):
+    """ε̂ of the exact teacher plus a small network whose last layer starts at zero."""
 
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=SIDE,
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        attention_head_dim=8,
-        norm_num_groups=4,
-    )
+    def __init__(self, width: int = 96):
+        super().__init__()
+        self.schedule = SCHEDULE
+        self.net = nn.Sequential(
+            nn.Linear(7, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)
+        )
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
 
-
-def train_teacher(work: Path, steps: int) -> Path:
-    """An ε-predicting teacher; a folder that diffusers opens."""
-    from diffusers import DDIMPipeline, DDIMScheduler
-
-    folder, schedule = work / "teacher", Schedule.scaled_linear()
-    if (folder / "model_index.json").exists():
-        return folder
-    images = examples(TASK, range(2000), "train", SIDE, "none")["image"] * 2 - 1
-
-    def loss_fn(step, generator):
-        x = images[torch.randint(len(images), (BATCH,), generator=generator)]
-        t = torch.randint(schedule.T, (BATCH,), generator=generator)
-        eps = torch.randn(x.shape, generator=generator)
-        return F.mse_loss(net(schedule.add_noise(x, eps, t), t).sample, eps), {}
-
-    net = new_network()
-    net = fit("epsilon", net, loss_fn, FitPlan(steps, 2e-3), work)
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-    DDIMPipeline(net, scheduler).save_pretrained(folder)
-    return folder
+    def forward(self, z: torch.Tensor, t: torch.Tensor, c: torch.Tensor, _=None) -> Prediction:
+        """z [N, 2], t and c [N]."""
+        alpha, sigma = SCHEDULE.at(t, z)
+        time = torch.atan2(sigma, alpha) * 2 / math.pi
+        teacher = SCHEDULE.from_x(ring_teacher(z, time[:, 0]), z, t).eps
+        off_line = (z - mirrored(z, c)) / (2 * sigma + 0.05)
+        more = self.net(torch.cat([z, off_line, alpha, sigma, time], 1))
+        return SCHEDULE.from_eps(teacher + more, z, t)
 
 
-class Weighted(CoDi):
-    """CoDi with both terms weighted by min(1, SNR(t) / γ)."""
+def weighted(gamma: float):  # -> the `weights` of `codi_loss`
+    """The weights of the look-ahead, both times min(1, SNR / γ)."""
 
-    def __init__(self, cfg: TrainConfig, gamma: float):
-        super().__init__(cfg)
-        self.gamma = gamma
+    def weights(schedule, d):
+        snr = schedule.snr(d.t)
+        factor = snr if gamma == math.inf else (snr / max(gamma, 1e-12)).clamp(max=1)
+        return tuple(factor * w for w in look_ahead(schedule, d))
 
-    @property
-    def weights(self):
-        plain = super().weights
-
-        def weighted(schedule, d):
-            snr = schedule.snr(d.t)
-            factor = (snr / self.gamma).clamp(max=1) if self.gamma else torch.ones_like(snr)
-            if self.gamma == math.inf:
-                factor = snr
-            return tuple(factor * w for w in plain(schedule, d))
-
-        return weighted
+    return weights
 
 
-def sliced_distance(a: torch.Tensor, b: torch.Tensor) -> float:  # [N, ...] each
-    """Mean Wasserstein distance of 500 projections onto random directions."""
-    a, b = a.flatten(1), b.flatten(1)
-    ways = torch.randn(a.shape[1], 500, generator=torch.Generator().manual_seed(0))
-    a, b = ((x @ F.normalize(ways, dim=0)).sort(0).values for x in (a, b))
+def train(gamma: float, lr: float, seed: int, steps: int) -> EpsilonStudent:
+    """The sampling average after a training as in the package: ramp, grid, focus, two averages."""
+    torch.manual_seed(seed)
+    student = EpsilonStudent()
+    target, average = copy.deepcopy(student), copy.deepcopy(student)
+    optimizer = torch.optim.AdamW(student.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        share = min(1.0, (step + 1) / 50, 0.05 + 3.8 * (1 - step / steps))
+        optimizer.param_groups[0]["lr"] = lr * share
+        x, c = draw_examples(256, generator)
+        focus = 1 - ramp(step / steps, 0.6, 0.7)
+        d = sample_noise(SCHEDULE, x, generator, 125, True, step / steps, "grid", focus)
+        loss, _ = codi_loss(
+            student, target, dict(x=x, cond=c, text=None), d, weights=weighted(gamma)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            for model, decay in ((target, 0.95), (average, 0.99)):
+                for mine, new in zip(model.parameters(), student.parameters(), strict=True):
+                    mine.lerp_(new, 1 - min(decay, (1 + step) / (10 + step)))
+    return average
+
+
+@torch.no_grad()
+def draw(student: EpsilonStudent, c: torch.Tensor, steps: int) -> torch.Tensor:  # [N, 2]
+    """Re-noising, as the students are made for."""
+    generator = torch.Generator().manual_seed(1)
+    ts = SCHEDULE.timesteps(steps)
+    z = torch.randn(len(c), 2, generator=generator)
+    for t, s in zip(ts, [*ts[1:], -1], strict=True):
+        x = student(z, torch.full((len(c),), t), c).x
+        z = SCHEDULE.add_noise(x, torch.randn(x.shape, generator=generator), s) if s >= 0 else x
+    return z
+
+
+def turned(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:  # [N, 2]
+    """Along the line and across it."""
+    cos, sin = c.cos(), c.sin()
+    return torch.stack([cos * x[:, 0] + sin * x[:, 1], cos * x[:, 1] - sin * x[:, 0]], 1)
+
+
+def sliced_distance(a: torch.Tensor, b: torch.Tensor) -> float:  # [N, 2] each
+    """Mean Wasserstein distance of projections onto 32 directions."""
+    angle = torch.arange(32) * math.pi / 32
+    ways = torch.stack([angle.cos(), angle.sin()])
+    a, b = ((x @ ways).sort(0).values for x in (a, b))
     return (a - b).abs().mean().item()
 
 
-def sharpness(images: torch.Tensor) -> float:
-    """Mean squared difference of neighbouring pixels."""
-    return sum(images.diff(dim=d).square().mean().item() for d in (2, 3))
-
-
-def measure(student: Student, n: int) -> list[dict]:
-    """Rows for each number of steps."""
-    held = examples(TASK, range(n), "held_out", SIDE, "none")
-    real, small = held["image"], F.avg_pool2d(held["image"], 4)
-    rows = []
+def measure(student: EpsilonStudent | None, count: int = 4000) -> dict:
+    """For each number of steps the distance from real samples, and from the nearer answer."""
+    x, c = draw_examples(count, torch.Generator().manual_seed(2))
+    other, its = draw_examples(count, torch.Generator().manual_seed(3))
+    found = {}
     for steps in STEPS:
-        images = draw_images(student, held["caption"], held["cond"], steps=steps, batch=256)
-        rows.append(
-            {
-                "steps": steps,
-                "sliced": sliced_distance(images, real),
-                "obeys": (F.avg_pool2d(images, 4) - small).abs().mean().item(),
-                "sharp": sharpness(images) / sharpness(real),
-                "pixels": (images - real).abs().mean().item(),
-            }
-        )
-    return rows
-
-
-def one(folder: Path, work: Path, gamma: float, seed: int, steps: int, n: int) -> dict:
-    """Train and measure; a small file of its own."""
-    file = work / f"gamma{gamma:g}_seed{seed}.json"
-    if file.exists():
-        return json.loads(file.read_text("utf-8"))
-    cfg = TrainConfig(
-        teacher=str(folder),
-        task=TASK,
-        adaptor="concat",
-        out=str(work / file.stem),
-        cache=str(work / "cache"),
-        steps=steps,
-        scenes=2000,
-        batch=BATCH,
-        grid_every=0,
-        save_every=10_000,
-        seed=seed,
-    )
-    distill_to_end(cfg, progress=False, method=Weighted(cfg, gamma))
-    student = Student.load(Teacher.from_pretrained(folder), cfg.out)
-    found = dict(gamma=gamma, seed=seed, rows=measure(student, n))
-    file.write_text(json.dumps(found), "utf-8")
+        drawn, at = (draw(student, c, steps), c) if student else (other, its)
+        found[f"distance, {steps}"] = sliced_distance(turned(drawn, at), turned(x, c))
+        found[f"off, {steps}"] = distance_to_answers(drawn, at).mean().item()
     return found
 
 
-def summary(found: list[dict], n: int) -> str:
-    """A table: mean and half the range over the seeds."""
-    real = [examples(TASK, range(k, k + n), "held_out", SIDE, "none")["image"] for k in (0, n)]
-    lines = [{"weights": "two sets of real pictures", "sliced, 1 step": sliced_distance(*real)}]
-    for gamma in sorted({f["gamma"] for f in found}):
-        rows = [f["rows"] for f in found if f["gamma"] == gamma]
-        name = {0.0: "signal space", math.inf: "noise space"}.get(gamma, f"min(1, SNR / {gamma:g})")
-        line = {"weights": name}
-        for what in ("sliced", "obeys", "sharp"):
-            for k, steps in enumerate(STEPS):
-                values = [r[k][what] for r in rows]
-                spread = (max(values) - min(values)) / 2
-                line[f"{what}, {steps}"] = f"{statistics.mean(values):.4f} ± {spread:.4f}"
-        lines.append(line)
-    lines[0] = {"weights": lines[0]["weights"], "sliced, 1": lines[0]["sliced, 1 step"]}
+def summary(found: list[dict]) -> str:
+    """Mean and half the range over the seeds."""
+
+    def line(name, rate, rows):
+        cells = {"both terms times": name, "lr": rate}
+        for key in rows[0]:
+            values = [row[key] for row in rows]
+            spread = (max(values) - min(values)) / 2
+            cells[key] = f"{statistics.mean(values):.3f} ± {spread:.3f}"
+        return cells
+
+    names = {0.0: "1 (signal space)", math.inf: "SNR (noise space)"}
+    lines = [line("real samples", "–", [measure(None)])]
+    for rate in RATES:
+        for gamma in GAMMAS:
+            rows = [f["rows"] for f in found if (f["gamma"], f["lr"]) == (gamma, rate)]
+            lines.append(line(names.get(gamma, f"min(1, SNR / {gamma:g})"), f"{rate:g}", rows))
     return table(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", default="runs/epsilon")
-    parser.add_argument("--teacher-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--n", type=int, default=512, help="held-out conditions")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", default=str(ROOT / "results" / "epsilon"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    work = Path(args.work)
-    folder = train_teacher(work, args.teacher_steps)
     found = [
-        one(folder, work, gamma, seed, args.steps, args.n)
+        dict(gamma=gamma, lr=lr, seed=seed, rows=measure(train(gamma, lr, seed, args.steps)))
         for seed in range(args.seeds)
+        for lr in RATES
         for gamma in GAMMAS
     ]
-    text = summary(found, args.n)
-    (ROOT / "results/epsilon.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    (ROOT / "results/epsilon.md").write_text(text + "\n", "utf-8")
+    text = summary(found)
+    Path(f"{args.out}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    Path(f"{args.out}.md").write_text(text + "\n", "utf-8")
     print(text)
 
 

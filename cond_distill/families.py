@@ -5,17 +5,19 @@
 # %% ../nbs/library/families.ipynb #52c00fc1
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .folders import load_parts, read_json
+from .schedule import Schedule
 from .teacher import Teacher, read_schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
-__all__ = ['pack', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher']
+__all__ = ['PARTS', 'pack', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher', 'parts_of', 'teacher_of']
 
 # %% ../nbs/library/families.ipynb #f93e9ee8
 def pack(
@@ -25,6 +27,13 @@ def pack(
     return torch.cat(
         [text, F.pad(pooled, (0, text.shape[-1] - pooled.shape[-1]))[:, None].to(text)], 1
     )
+
+
+def needs_float32(folder: Path) -> bool:
+    """Is the autoencoder of this folder SDXL's, whose activations overflow float16?"""
+    if not (folder / "text_encoder_2").is_dir() or (folder / "transformer").is_dir():
+        return False
+    return read_json(folder / "vae" / "config.json").get("force_upcast", True)
 
 
 class StableDiffusionXL(Teacher):
@@ -46,9 +55,8 @@ class StableDiffusionXL(Teacher):
     def open(cls, folder, dtype):
         from diffusers import StableDiffusionXLPipeline
 
-        # its activations overflow float16
-        upcast = read_json(folder / "vae" / "config.json").get("force_upcast", True)
-        parts = load_parts(folder, torch.float32 if upcast else dtype, "vae") | load_parts(
+        vae_dtype = torch.float32 if needs_float32(folder) else dtype
+        parts = load_parts(folder, vae_dtype, "vae") | load_parts(
             folder, dtype, "unet", "text_encoder", "text_encoder_2"
         )
         pipe = StableDiffusionXLPipeline.from_pretrained(
@@ -169,3 +177,52 @@ class PixelTeacher(Teacher):
 
     def text_inputs(self, text):
         return {}
+
+# %% ../nbs/library/families.ipynb #ee15c5af
+PARTS = (
+    *("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("tokenizer", "tokenizer_2", "tokenizer_3"),
+)
+
+
+def parts_of(teacher: Teacher) -> dict[str, Any]:
+    """Networks and tokenizers by the names that diffusers' pipelines give them."""
+    if isinstance(teacher, (StableDiffusionXL, StableDiffusion3)):
+        return {k: v for k, v in teacher.pipe.components.items() if k in PARTS}
+    if type(teacher) not in (Teacher, PixelTeacher):
+        raise ValueError(
+            f"the teacher is a {type(teacher).__name__}; CoDiPipeline has the parts of Stable "
+            "Diffusion 1, 2, XL and 3 and of pixel models. Use `sample(student, …)` for this one"
+        )
+    names = ("vae", "text_encoder", "tokenizer")
+    return dict(unet=teacher.backbone) | {name: getattr(teacher, name) for name in names}
+
+
+def teacher_of(
+    parts: dict[str, Any],  # as `parts_of` gives them; those that are missing may be None
+    schedule: Schedule,
+    zeros: bool = True,  # of SDXL: the empty caption's embedding is zero
+) -> Teacher:
+    """The teacher that these parts make."""
+    import diffusers
+
+    own: dict[str, Any] = {name: parts.get(name) for name in PARTS}
+    if own["vae"] is None:
+        return PixelTeacher(own["unet"], schedule)
+    if own["transformer"] is not None:
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        del own["unet"]
+        return StableDiffusion3(
+            diffusers.StableDiffusion3Pipeline(scheduler=scheduler, **own), schedule
+        )
+    if own["text_encoder_2"] is not None:
+        for name in ("transformer", "text_encoder_3", "tokenizer_3"):
+            del own[name]
+        own |= dict(force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        pipe = diffusers.StableDiffusionXLPipeline(
+            **own | dict(scheduler=diffusers.DDIMScheduler())
+        )
+        return StableDiffusionXL(pipe, schedule)
+    return Teacher(
+        *(own[name] for name in ("unet", "vae", "text_encoder", "tokenizer")), schedule=schedule
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -20,8 +21,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 
 from .adaptor import ABOUT, READER, Adaptor, write_weights
 from .adaptors.several import MultiAdaptor
-from .data.tasks import Task, find_task
-from .families import PixelTeacher
+from .data.tasks import find_task
+from .families import needs_float32, parts_of, teacher_of
 from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts, tidy
 from .model_card import model_card, upload_folder
 from cond_distill.pipeline_inputs import (
@@ -30,6 +31,7 @@ from cond_distill.pipeline_inputs import (
     Prompt,
     check_call,
     check_guidance,
+    in_form,
     match_negatives,
     match_prompts,
     max_guidance,
@@ -38,6 +40,7 @@ from cond_distill.pipeline_inputs import (
 )
 from .ranges import check_range
 from .sampler import denoise
+from .schedule import Schedule
 from .scheduler import CoDiScheduler, check_scheduler
 from .student import Prepared, Student
 from .teacher import Teacher
@@ -92,13 +95,8 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 
 # %% ../nbs/library/pipeline.ipynb #04894ada
 def _check_student(student: Student):
-    """Refuse a teacher of another family, and a student without a file."""
-    t, about = student.teacher, getattr(student, "about", None)
-    if type(t) not in (Teacher, PixelTeacher):
-        raise ValueError(
-            f"the teacher is a {type(t).__name__}; CoDiPipeline has the parts of Stable "
-            "Diffusion 1 and 2 and of pixel models. Use `sample(student, …)` for this one"
-        )
+    """Refuse a student without a file."""
+    about = getattr(student, "about", None)
     if not about or "task" not in about:
         raise ValueError(
             "this student knows nothing about itself; save it (Student.save) and load it again"
@@ -121,7 +119,10 @@ def _load_networks(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
     dtype = given.get("torch_dtype", given.get("dtype"))
     dtype = dtype if isinstance(dtype, torch.dtype) else None
-    return load_parts(folder, dtype, *(name for name in names if name not in given))
+    parts = load_parts(folder, dtype, *(name for name in names if name not in given))
+    if parts.get("vae") is not None and needs_float32(folder):
+        parts["vae"] = parts["vae"].float()
+    return parts
 
 # %% ../nbs/library/pipeline.ipynb #75cad66f
 def _refuse_offload(self, *args, **kwargs):
@@ -146,19 +147,19 @@ def _prepare(
     adaptor, cond = pipe.adaptor.inner, cond.to(pipe._execution_device)
     adaptor.check(cond, n)
     student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
-    _fetch(pipe.unet)
+    _fetch(pipe.backbone)
     ready = student.prepare(cond if scale == 1.0 else [cond])
     if hasattr(pipe.vae, "_hf_hook"):
         pipe.vae._hf_hook.init_hook(pipe.vae)  # back to the CPU, until the picture is decoded
-    _fetch(pipe.unet)  # an autoencoder that read the condition has sent it away again
+    _fetch(pipe.backbone)  # an autoencoder that read the condition has sent it away again
     return student, ready
 
 # %% ../nbs/library/pipeline.ipynb #22034db4
 @contextmanager
 def _one_call(pipe: CoDiPipeline) -> Generator[None]:
     """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
-    moves = hasattr(pipe.unet, "_hf_hook")
-    with lock_of(pipe.unet) if moves else nullcontext():
+    moves = hasattr(pipe.backbone, "_hf_hook")
+    with lock_of(pipe.backbone) if moves else nullcontext():
         before, pipe._interrupt = pipe._interrupt, False
         try:
             yield
@@ -224,51 +225,43 @@ def _predictor(
 
     return predict
 
-# %% ../nbs/library/pipeline.ipynb #da1a97d5
-def _in_form(
-    images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
-    cond: torch.Tensor,  # [B, K, H, W]
-    task: Task,
-    output_type: str,  # "pil", "np" or "pt"
-) -> Any:
-    """What is known exactly is put back; then the wanted form."""
-    from diffusers.image_processor import VaeImageProcessor
-
-    images = task.finish(images.cpu(), cond.cpu())
-    processor: Any = VaeImageProcessor(do_normalize=False)
-    return processor.postprocess(images, output_type, [False] * len(images))
-
 # %% ../nbs/library/pipeline.ipynb #f4c73028
 class CoDiPipeline(DiffusionPipeline):
     """A student as a diffusers pipeline.
 
-    Stable Diffusion 1 and 2, and unconditional models on pixels (without the last three parts).
+    Stable Diffusion 1 and 2 have the first six parts, XL eight, 3 a transformer for the U-Net; an
+    unconditional model on pixels has the first three.
     """
 
-    _optional_components = ["vae", "text_encoder", "tokenizer"]
+    _optional_components = [
+        *("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+        *("transformer", "text_encoder_3", "tokenizer_3"),
+    ]
     _callback_tensor_inputs = ["latents"]
-    # the adaptor works when the U-Net does
-    model_cpu_offload_seq, _exclude_from_cpu_offload = "text_encoder->unet->vae", ["adaptor"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->unet->transformer->vae"
+    _exclude_from_cpu_offload = ["adaptor"]
     _interrupt = False
 
     def __init__(
         self,
-        unet: torch.nn.Module,
+        unet: torch.nn.Module | None,
         adaptor: PipelineAdaptor,
         scheduler: CoDiScheduler,
         vae: torch.nn.Module | None = None,
         text_encoder: torch.nn.Module | None = None,
         tokenizer: Any = None,
+        text_encoder_2: torch.nn.Module | None = None,
+        tokenizer_2: Any = None,
+        transformer: torch.nn.Module | None = None,
+        text_encoder_3: torch.nn.Module | None = None,
+        tokenizer_3: Any = None,
+        # SDXL: the embedding of the empty caption is zero, as it was trained
+        force_zeros_for_empty_prompt: bool = True,
     ):
         super().__init__()
-        self.register_modules(
-            unet=unet,
-            adaptor=adaptor,
-            scheduler=scheduler,
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
+        parts = {k: v for k, v in locals().items() if k in self._optional_components}
+        self.register_modules(adaptor=adaptor, scheduler=scheduler, **parts)
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         check_scheduler(scheduler)
         adaptor.attach(self.teacher)
 
@@ -278,9 +271,31 @@ class CoDiPipeline(DiffusionPipeline):
     def from_student(cls, student: Student) -> CoDiPipeline:
         """The pipeline of a student that was loaded from a file."""
         _check_student(student)
-        t, adaptor = student.teacher, PipelineAdaptor(student.adaptor, student.about)
-        scheduler = CoDiScheduler.of(student)
-        return cls(t.backbone, adaptor, scheduler, t.vae, t.text_encoder, t.tokenizer)
+        adaptor = PipelineAdaptor(student.adaptor, student.about)
+        parts = parts_of(student.teacher)
+        return cls(parts.pop("unet", None), adaptor, CoDiScheduler.of(student), **parts)
+
+    @classmethod
+    def from_pipe(
+        cls,
+        pipeline: DiffusionPipeline,
+        adaptor: str | Path | None = None,  # folder of an adaptor; None: that of `pipeline`
+        **kwargs: Any,
+    ) -> CoDiPipeline:
+        """Share the networks of a plain pipeline of diffusers, or of another `CoDiPipeline`."""
+        if adaptor is None:
+            if not isinstance(pipeline, CoDiPipeline):
+                raise ValueError(
+                    f"a {type(pipeline).__name__} has no adaptor; give the folder of one: "
+                    "from_pipe(pipeline, adaptor=FOLDER)"
+                )
+            zeros = pipeline.config["force_zeros_for_empty_prompt"]
+            return cls(**pipeline.components, force_zeros_for_empty_prompt=zeros, **kwargs)
+        own = pipeline.scheduler
+        schedule = getattr(own, "schedule", None) or Schedule.from_diffusers(own)
+        shared = {k: v for k, v in pipeline.components.items() if k in cls._optional_components}
+        zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
+        return cls.from_student(Student.load(teacher_of(shared, schedule, zeros), adaptor))
 
     @classmethod
     def from_pretrained(
@@ -294,11 +309,14 @@ class CoDiPipeline(DiffusionPipeline):
     @property
     def teacher(self) -> Teacher:
         """The frozen model, put together from the parts as they are now."""
-        if self.vae is None:
-            return PixelTeacher(self.unet, self.scheduler.schedule)
-        return Teacher(
-            self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler.schedule
-        )
+        parts = {name: getattr(self, name) for name in self._optional_components}
+        how = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
+        return teacher_of(parts, *how)
+
+    @property
+    def backbone(self) -> Any:
+        """The network that denoises: `unet` or `transformer`."""
+        return self.unet if self.transformer is None else self.transformer
 
     @property
     def max_guidance(self) -> float:
@@ -351,7 +369,7 @@ class CoDiPipeline(DiffusionPipeline):
             predict = _predictor(student, scheduler, ready, text, guidance_scale)
             images: Any = _run(self, scheduler, predict, z, move)
             if output_type != "latent":
-                images = _in_form(teacher.decode(images), cond, task, output_type)
+                images = in_form(teacher.decode(images), cond, task, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def save_pretrained(
@@ -377,3 +395,6 @@ class CoDiPipeline(DiffusionPipeline):
         """Save into a repository of the hub, card and all."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
+
+
+setattr(diffusers, CoDiPipeline.__name__, CoDiPipeline)  # its own from_pretrained looks there

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sized
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -17,7 +18,7 @@ from .ranges import check_range
 
 # %% auto #0
 __all__ = ['Pictures', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions', 'match_prompts',
-           'match_negatives', 'max_guidance', 'check_guidance', 'start_noise', 'check_call']
+           'match_negatives', 'max_guidance', 'check_guidance', 'start_noise', 'check_call', 'in_form']
 
 # %% ../nbs/library/pipeline_inputs.ipynb #3331a5e9
 def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
@@ -205,3 +206,17 @@ def check_call(
             f"callback_on_step_end_tensor_inputs has {', '.join(wrong)}; this pipeline hands on: "
             f"{', '.join(known)}"
         )
+
+# %% ../nbs/library/pipeline_inputs.ipynb #989f21b4
+def in_form(
+    images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
+    cond: torch.Tensor,  # [B, K, H, W]
+    task: Task,
+    output_type: str,  # "pil", "np" or "pt"
+) -> Any:
+    """What is known exactly is put back; then the wanted form."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    images = task.finish(images.cpu(), cond.cpu())
+    processor: Any = VaeImageProcessor(do_normalize=False)
+    return processor.postprocess(images, output_type, [False] * len(images))
