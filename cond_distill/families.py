@@ -219,10 +219,8 @@ def teacher_of(
         for name in ("transformer", "text_encoder_3", "tokenizer_3"):
             del own[name]
         own |= dict(force_zeros_for_empty_prompt=zeros, add_watermarker=False)
-        pipe = diffusers.StableDiffusionXLPipeline(
-            **own | dict(scheduler=diffusers.DDIMScheduler())
-        )
-        return StableDiffusionXL(pipe, schedule)
+        own["scheduler"] = diffusers.DDIMScheduler()
+        return StableDiffusionXL(diffusers.StableDiffusionXLPipeline(**own), schedule)
     return Teacher(
         *(own[name] for name in ("unet", "vae", "text_encoder", "tokenizer")), schedule=schedule
     )
