@@ -41,8 +41,8 @@ def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int
         )
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
     # scenes are drawn where the teacher is: on a GPU several times faster than by a core
-    where: Any = dict(size=teacher.image_size, level=cfg.captions, device=teacher.device)
-    return (examples(cfg.task, numbers, **where) for numbers in ranges)
+    size, device = teacher.image_size, teacher.device
+    return (examples(cfg.task, r, size=size, level=cfg.captions, device=device) for r in ranges)
 
 
 def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:

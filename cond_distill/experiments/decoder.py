@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,7 @@ def balanced_weight(
     return (share * pulls[0] / pulls[1].clamp(min=1e-8)).clamp(max=1e4).detach()
 
 # %% ../../nbs/library/experiments/decoder.ipynb #2aca4844
-def _players(vae: nn.Module, seed: int) -> nn.ModuleDict:
+def _players(vae: Any, seed: int) -> nn.ModuleDict:
     """What is trained: the autoencoder's second half, and a fresh critic."""
     torch.manual_seed(seed)
     parts = dict(post=vae.post_quant_conv, decoder=vae.decoder, critic=Critic())
@@ -122,7 +123,7 @@ def _players(vae: nn.Module, seed: int) -> nn.ModuleDict:
 
 
 def step_loss(
-    players: nn.ModuleDict,
+    players: Any,  # of `_players`
     latent: torch.Tensor,  # [B, C, h, w], as the encoder gives it
     x: torch.Tensor,  # [B, 3, H, W] in [−1, 1]
     noise: torch.Tensor,  # [2B, 3, H, W]
@@ -142,14 +143,15 @@ def step_loss(
 
 
 def train_decoder(
-    vae: nn.Module,
+    vae: Any,  # an AutoencoderKL
     images: torch.Tensor,  # uint8 [N, 3, H, W]
     config: DecoderConfig,
-) -> nn.Module:
+) -> Any:
     """The autoencoder with a trained decoder, resumable."""
     latents = encoded(images, vae, config.scene_config())
     spread, images = latents.std(), images.to(config.device)
-    players = _players(vae, config.seed).to(config.device, memory_format=torch.channels_last)
+    players: Any = _players(vae, config.seed)
+    players.to(config.device, memory_format=torch.channels_last)
     precision = functools.partial(
         torch.autocast, config.device.split(":")[0], torch.bfloat16, enabled=config.bfloat16
     )
@@ -170,7 +172,7 @@ def train_decoder(
 
     plan = FitPlan(config.steps, config.lr, decay=0.998, minutes=config.minutes)
     settings = dict(batch=config.batch, scenes=len(images), world=WORLD, critic=config.critic)
-    done = fit("decoder", players, loss_fn, plan, config.work, settings, config.seed)
+    done: Any = fit("decoder", players, loss_fn, plan, config.work, settings, config.seed)
     vae.decoder.load_state_dict(done["decoder"].state_dict())
     vae.post_quant_conv.load_state_dict(done["post"].state_dict())
     return vae.requires_grad_(False).eval()
@@ -179,7 +181,7 @@ def train_decoder(
 def sharpen(config: DecoderConfig) -> Path:
     """Draw scenes, train, save; returns the folder `config.out`."""
     scenes = config.scene_config()
-    vae = train_decoder(open_vae(scenes), rendered(scenes, config.scenes), config)
+    vae: Any = train_decoder(open_vae(scenes), rendered(scenes, config.scenes), config)
     vae.register_to_config(_name_or_path="")
     vae.cpu().half().save_pretrained(config.out)
     return Path(config.out)

@@ -88,8 +88,15 @@ def demo(cfg: DemoConfig) -> list[dict]:
     """Train, compare, draw: a thin composition of public functions."""
     began = time.perf_counter()
     print(f"1/2  distilling a depth adaptor, {cfg.steps} steps; watch {cfg.out}/grids", flush=True)
-    settings = dict(steps=cfg.steps, scenes=cfg.scenes, seed=cfg.seed, cache=cfg.cache)
-    folder = train_measured(TrainConfig(out=cfg.out, preset="any_step", **settings))
+    training = TrainConfig(
+        out=cfg.out,
+        preset="any_step",
+        steps=cfg.steps,
+        scenes=cfg.scenes,
+        seed=cfg.seed,
+        cache=cfg.cache,
+    )
+    folder = train_measured(training)
     print("2/2  measuring it beside a plainly finetuned adaptor", flush=True)
     rows, held, drawn = compare_with_plain(cfg, folder)
     picture = write_demo(cfg, rows, held, drawn)

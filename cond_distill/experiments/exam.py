@@ -22,7 +22,7 @@ from .jobs import Job, train
 from ..sampler import draw_images
 from ..student import Student
 from ..teacher import Teacher
-from ..trainer import logged_minutes
+from ..training.callbacks import logged_minutes
 
 # %% auto #0
 __all__ = ['STEPS', 'MANY', 'standard', 'questions', 'exam', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job',
@@ -149,7 +149,7 @@ def gallery(jobs: list[Job], teacher: Teacher, runs: Path, cache: str, steps: in
     """
     drawn, task = {}, find_task(jobs[0].task)
     held = held_out(n, teacher.image_size, task.name)
-    how = dict(steps=steps, seed=1234, any_steps=True)
+    how: dict[str, Any] = dict(steps=steps, seed=1234, any_steps=True)
     for job in jobs:
         folder = Path(runs) / job.name
         parts = [folder / f"stage_{k + 1}" / "cond_distill.json" for k in range(len(job.stages))]

@@ -147,7 +147,7 @@ def first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
     if (folder / ABOUT).is_file():
         return str(folder)
     torch.manual_seed(job.seed)
-    made = make_adaptor("controlnet", teacher, find_task(job.task).channels)
+    made: Any = make_adaptor("controlnet", teacher, find_task(job.task).channels)
     config = made.net.config
     theirs = ControlNetModel.from_unet(
         teacher.backbone,
@@ -185,12 +185,13 @@ def train(
 ) -> Student:
     """All stages of a job; returns the student."""
     start, name, stages = "", "shipped", job.stages
-    same = dict(task=job.task, seed=job.seed, lr=job.lr, cache=cache, grid_every=0)
+    same: dict[str, Any] = dict(task=job.task, seed=job.seed, lr=job.lr, cache=cache, grid_every=0)
     for k, stage in enumerate(stages):
         if stage.get("start") == DIFFUSERS:
             stage = dict(stage, start=first_weights_of_diffusers(teacher, job, folder / "start"))
         here = dict(start=start, teacher=name, out=str(folder / f"stage_{k + 1}"))
-        cfg = TrainConfig(**(same | here | stage | more))
+        settings: dict[str, Any] = same | here | stage | more
+        cfg = TrainConfig(**settings)
         student = _run_stage(job, cfg, teacher, progress, 1 / len(stages))
         if k == len(stages) - 1:
             return student
@@ -200,3 +201,4 @@ def train(
             begun = (folder / f"stage_{k + 2}" / ABOUT).exists()
             name = str(made if begun else merged(student, name, made))
             teacher = Teacher.from_pretrained(name, teacher.device)
+    raise AssertionError("a method has one stage or more")

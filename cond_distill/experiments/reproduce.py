@@ -26,7 +26,7 @@ from ..data.tasks import find_task
 from ..evaluation.compare import held_out
 from ..evaluation.distances import Networks, load_networks
 from .budget import demo_budget
-from .exam import gallery, run_job
+from .exam import STEPS, gallery, run_job
 from .jobs import ABLATIONS, METHODS, Job
 from ..teacher import Teacher, best_device
 
@@ -141,8 +141,8 @@ class Bench:
         cfg, searching = self.cfg, job.seed == SEARCH_SEED
         held = self.exam(job.task, cfg.search_n if searching else cfg.n)
         places = (Path(cfg.results), Path(cfg.runs), cfg.cache)
-        steps = dict(steps=(4,)) if searching else {}
-        return run_job(job, self.teacher, self.nets, held, *places, **steps, progress=progress)
+        steps = (4,) if searching else STEPS
+        return run_job(job, self.teacher, self.nets, held, *places, steps, progress)
 
 
 def work(cfg: ReproduceConfig) -> list[Job]:

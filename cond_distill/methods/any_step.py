@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,8 +22,8 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['KERNELS', 'SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'exponential_weight', 'box_weight', 'whole_weight',
-           'sample_any_step', 'any_step_loss', 'AnyStep']
+__all__ = ['KERNELS', 'SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of', 'exponential_weight', 'box_weight',
+           'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
 def signal_to_noise(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
@@ -55,28 +55,35 @@ class Kernel:
     composed: bool = False  # the target makes both parts of the jump, and no real picture counts
 
 
+def ahead_of(d: NoiseSample) -> torch.Tensor:
+    """The look-ahead [B] of a draw, which must have one."""
+    if d.look_ahead is None:
+        raise ValueError("this draw has no look-ahead; draw it with sample_any_step")
+    return d.look_ahead
+
+
 def exponential_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
     """ρ = L / (L + Δt): weights that fade with a mean distance of L timesteps."""
-    return d.look_ahead / (d.look_ahead + (d.t - d.s).clamp(min=1))
+    return ahead_of(d) / (ahead_of(d) + (d.t - d.s).clamp(min=1))
 
 
 def box_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
     """ρ = 1 − κ: a DDIM jump to t − L as the jumps by way of d.s would make it."""
-    landing = (d.t - d.look_ahead.long()).clamp(min=-1)
+    landing = (d.t - ahead_of(d).long()).clamp(min=-1)
     return 1 - first_share(schedule, d.t, d.s, torch.minimum(landing, d.s))
 
 
 def _same(d: NoiseSample) -> torch.Tensor:
-    return torch.minimum(d.look_ahead, d.s.float())  # never beyond the end
+    return torch.minimum(ahead_of(d), d.s.float())  # never beyond the end
 
 
 def _remaining(d: NoiseSample) -> torch.Tensor:
-    return (d.look_ahead - (d.t - d.s)).clamp(min=0)
+    return (ahead_of(d) - (d.t - d.s)).clamp(min=0)
 
 
 def whole_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
     """ρ = 1 for every sample that looks ahead."""
-    return (d.look_ahead > 0).float()
+    return (ahead_of(d) > 0).float()
 
 
 KERNELS = dict(
@@ -145,7 +152,7 @@ def _ahead(
         then = target(schedule.step(now, d.s), d.s, *inputs, look_ahead=kernel.rest(d)).x
         if not kernel.composed:
             return then
-        landing = (d.t - d.look_ahead.long()).clamp(min=-1)
+        landing = (d.t - ahead_of(d).long()).clamp(min=-1)
         share = first_share(schedule, d.t, d.s, landing).to(then)
         return torch.lerp(then, now.x, share.reshape(-1, *[1] * (then.ndim - 1)))
 
@@ -174,7 +181,7 @@ def any_step_loss(
     consistency = torch.zeros_like(data)
     if len(rows):
         some = {k: v[rows] for k, v in batch.items()}
-        part = replace(d, t=d.t[rows], s=d.s[rows], look_ahead=d.look_ahead[rows])
+        part = replace(d, t=d.t[rows], s=d.s[rows], look_ahead=ahead_of(d)[rows])
         there, here = _part(now, rows), z_t[rows]
         then = _ahead(student, target, some, part, KERNELS[kernel], there, here, z_s)
         consistency = consistency.index_put((rows,), dist(then, there.x))
@@ -258,7 +265,7 @@ class AnyStep(Method):
     ) -> tuple[torch.Tensor, dict]:
         """`any_step_loss` with the configuration's kernel and distance."""
         cfg = self.cfg
-        how = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
+        how: dict[str, Any] = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
         return any_step_loss(student, target, batch, noise, **how)
 
     def step_forwards(self, step: int) -> float:
