@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 # %% auto #0
 __all__ = ['KINDS', 'PREDICTION_TYPES', 'check_settings', 'settings_of']
@@ -87,7 +88,7 @@ def _refuse(name: str, c: dict):
         raise ValueError(f"cannot read {name or 'this config'} as a Schedule: {bad}")
 
 
-def settings_of(scheduler) -> dict:
+def settings_of(scheduler: Any) -> dict:
     """The settings of a `Schedule`, read from a diffusers scheduler or its config."""
     if not (hasattr(scheduler, "config") or isinstance(scheduler, dict)):
         raise TypeError(
@@ -107,8 +108,8 @@ def settings_of(scheduler) -> dict:
     if kind not in KINDS:
         known = ", ".join(k for k in KINDS if k != "flow")
         raise ValueError(f"beta_schedule is {kind!r}; this version knows {known}")
-    settings = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
-    if kind == "trained":
+    settings: dict[str, Any] = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
+    if betas is not None:
         settings["betas"] = tuple(float(b) for b in betas)
         T = len(betas)
     prediction_type = c.get("prediction_type", "epsilon")
