@@ -73,7 +73,7 @@ results: env  ## Measure and draw everything that the home page shows (a few min
 	$(PY) tools/results.py
 
 tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponents are in `make reproduce`)
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 2 4 8 --out results/tasks_distilled.json --adaptors superres_x4_distilled inpaint_distilled edit_distilled
+	.venv/bin/cond-distill evaluate --n 128 --steps 1 2 4 8 16 --out results/tasks_distilled.json --adaptors superres_x4_distilled inpaint_distilled edit_distilled
 	$(PY) tools/task_results.py
 
 reader: env  ## Train an editing adaptor with and without a reader of its instructions, and measure both (about ten minutes on 2 cores)

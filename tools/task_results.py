@@ -32,6 +32,7 @@ distances and *perceptual*.
 The first held-out scenes, nothing selected: {pictures}.
 """
 
+N = 128  # held-out scenes, as in `make tasks`
 rows = json.loads((ROOT / "results/tasks_distilled.json").read_text())
 teacher, names, tables, budget = Teacher.from_pretrained("shipped"), [], [], []
 for task in dict.fromkeys(r["task"] for r in rows):
@@ -41,12 +42,12 @@ for task in dict.fromkeys(r["task"] for r in rows):
         f"## {task}: {TASKS[task].about}\n\n"
         + table([{k: v for k, v in r.items() if k != "task"} for r in floors[:1] + mine])
     )
-    held, drawn = held_out(256, teacher.image_size, task), {}
+    held, drawn = held_out(N, teacher.image_size, task), {}
     shown = {k: v[:8] for k, v in held.items() if k not in ("task", "segmentation")} | dict(
         task=task
     )
     student = Student.load(teacher, ASSETS / f"{task}_distilled")
-    for k in (1, 2, 4):
+    for k in (1, 2, 4, 16):
         images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234)
         drawn[f"distilled\n{k} step{'s' * (k > 1)}"] = TASKS[task].finish(images, shown["cond"])
     budget.append(
@@ -67,7 +68,7 @@ device = (
     TEXT.format(
         commit=commit,
         device=device,
-        n=256,
+        n=N,
         budget="; ".join(budget),
         tables="\n\n".join(tables),
         pictures=", ".join(names),
