@@ -11,7 +11,7 @@ AT_ONCE ?= 1
 # words: the part of test-wheel and test-jupyter whose names have one
 ONLY ?=
 .DEFAULT_GOAL := help
-.PHONY: gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
+.PHONY: decoder gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ ASSETS := cond_distill/assets
 teacher: env  ## Train the shipped teacher anew (ten minutes on one GPU, or many hours on 2 cores; can be stopped)
 	$(PY) -m cond_distill.experiments.toy_teacher $(if $(shell command -v nvidia-smi),gpu,cpu) --out $(ASSETS)/teacher
 	$(PY) -m cond_distill.experiments.teacher_card --folder $(ASSETS)/teacher
+
+decoder: env  ## Train the decoder of the small world's autoencoder further, against a critic (minutes on a GPU; can be stopped)
+	$(PY) -m cond_distill.experiments.decoder --out runs/decoder/vae
 
 # the three of depth with as many network evaluations each; those of other tasks are shorter
 ANY_STEP := .venv/bin/cond-distill distill --preset any_step

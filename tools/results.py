@@ -78,7 +78,7 @@ def main():
     )
     (ROOT / "results/table.md").write_text(f"{table([shown(row) for row in rows])}\n\n{text}\n")
     images = ROOT / "nbs" / "images"
-    comparison(held, drawn).savefig(images / "demo.png", dpi=110)
+    comparison(held, drawn).savefig(images / "demo.png", dpi=85)
     step_curve(rows[1:], floor=rows[0]["FD-texture"]).savefig(images / "step_curve.png", dpi=110)
 
 

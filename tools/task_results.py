@@ -55,7 +55,7 @@ for task in dict.fromkeys(r["task"] for r in rows):
     )
     file = ROOT / "nbs/images" / f"task_{task}.png"
     names.append(f"[{task}](../nbs/images/{file.name})")
-    comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=80)
+    comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=75)
 commit = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
 ).stdout.strip()
