@@ -33,7 +33,7 @@ WRONG = {
     "evaluate --adaptors": "adaptors",
     "demo --n 3": "n is 3; expected a whole number, 16 or more",
     "demo --steps 0": "steps is 0; expected a whole number, 1 or more",
-    "plan --memory nan": "memory is nan; expected a number from",
+    "plan --memory nan": "memory is nan; expected a number",
     "plan --adaptor adapter": "controlnet",
     "plan --channels 0": "channels is 0; expected a whole number",
 }

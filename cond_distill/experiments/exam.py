@@ -74,14 +74,19 @@ def commit() -> str:
     try:
         here = Path(__file__).parent
         command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=here, capture_output=True, encoding="utf-8"
+        ).stdout.strip()
     except (OSError, NameError):
         return ""
 
 
 def stages_of(folder: Path) -> list[dict]:
     """What each stage was: steps, network evaluations an image, pictures seen."""
-    read = [json.loads(p.read_text()) for p in sorted(folder.glob("stage_*/cond_distill.json"))]
+    read = [
+        json.loads(p.read_text(encoding="utf-8"))
+        for p in sorted(folder.glob("stage_*/cond_distill.json"))
+    ]
     return [
         dict(steps=a["steps"], nfe=a["nfe"], pictures=a["steps"] * a["config"]["batch"])
         for a in read
@@ -95,7 +100,7 @@ def minutes_of(folder: Path) -> float:
 
 def read_result(job: Job, file: Path, runs: Path, n: int) -> dict:
     """What a job found; `ValueError` if its file was made under other conditions."""
-    found = json.loads(file.read_text())
+    found = json.loads(file.read_text(encoding="utf-8"))
     was = found["job"]
     for what, there, here, near in (
         ("learning rate", was["lr"], job.lr, 0),
@@ -137,7 +142,7 @@ def run_job(
         commit=commit(),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     file.with_suffix(".part").replace(file)
     return found
 

@@ -74,7 +74,7 @@ def rated(job: Job, cfg: ReproduceConfig) -> Job:
         file = Path(cfg.results) / f"{name}.json"
         if not file.exists():
             raise FileNotFoundError(f"the search has not found {file}; run it first")
-        found[job.searched, lr] = json.loads(file.read_text())
+        found[job.searched, lr] = json.loads(file.read_text(encoding="utf-8"))
     return replace(job, lr=best_rate(job.searched, found))
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #bfb70109
@@ -215,7 +215,7 @@ def _save_gallery(task: str, cfg: ReproduceConfig, teacher: Teacher):
     from matplotlib import pyplot as plt
 
     files = (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json")
-    known = [Job(**json.loads(file.read_text())["job"]) for file in files]
+    known = [Job(**json.loads(file.read_text(encoding="utf-8"))["job"]) for file in files]
     by_method = {job.method: job for job in known}
     jobs = [by_method[m] for m in METHODS if m in by_method]
     try:
