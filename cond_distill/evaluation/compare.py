@@ -151,7 +151,7 @@ def comparison(
         [[images[i] for i in columns] for images in rows.values()],
         [name.replace(", ", "\n") for name in rows],
         titles,
-        scale=1.3,  # a caption's line is as wide as a picture
+        scale=1.1,  # a caption's line is as wide as a picture
     )
 
 
