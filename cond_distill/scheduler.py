@@ -35,9 +35,9 @@ def step_latent(
     pred: Prediction,
     s: int,  # the next timestep, -1 after the last
     method: str,  # "consistency" or "ddim"
-    generator: torch.Generator | list[torch.Generator] | None = None,  # of the new noise
+    generator: torch.Generator | list[torch.Generator] | None = None,  # of the fresh noise
 ) -> torch.Tensor:  # [B, C, H, W] z_s
-    """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or with new noise ("consistency")."""
+    """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("consistency")."""
     if method == "ddim" or s < 0:
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
@@ -67,7 +67,7 @@ class CoDiSchedulerOutput(BaseOutput):
 
 
 class CoDiScheduler(SchedulerMixin, ConfigMixin):
-    """Trailing timesteps; z_s by new noise ('consistency') or by the predicted noise ('ddim').
+    """Trailing timesteps; z_s by fresh noise ('consistency') or by the predicted noise ('ddim').
 
     Only the numbers of steps it was made for.
     """

@@ -79,7 +79,7 @@ class Adversary(nn.Module):
             )
         return list({f.shape[-1]: f.float() for f in (*skips, h)}.values())
 
-    def judge(self, x, seen, t, eps, text):
+    def logits(self, x, seen, t, eps, text):
         """D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
         return sum(
@@ -94,13 +94,13 @@ class Adversary(nn.Module):
             return torch.zeros(len(x_hat), device=x_hat.device)
         seen, t = as_latent(self.teacher, batch["cond"]), (d.u * self.teacher.schedule.T).long()
 
-        def judge(x):
-            return self.judge(x, seen, t, d.eps.roll(1, 0), batch["text"])
+        def says(x):
+            return self.logits(x, seen, t, d.eps.roll(1, 0), batch["text"])
 
-        lost = F.relu(1 - judge(batch["x"])).mean() + F.relu(1 + judge(x_hat.detach())).mean()
+        lost = F.relu(1 - says(batch["x"])).mean() + F.relu(1 + says(x_hat.detach())).mean()
         self.opt.zero_grad()
         lost.backward()
         # a broken batch must not stay in the discriminator
         if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))):
             self.opt.step()
-        return -w * judge(x_hat)
+        return -w * says(x_hat)
