@@ -132,7 +132,7 @@ def spread(
     return diversity(nets.texture, images.reshape(k, n, *images.shape[1:]))
 
 # %% ../../nbs/library/evaluation/compare.ipynb #d96eaf5c
-def wrapped(caption: str, width: int = 15) -> str:
+def wrapped(caption: str, width: int = 13) -> str:
     """A caption in lines that are not wider than a picture."""
     return "\n".join(textwrap.wrap(caption or "(no caption)", width))
 

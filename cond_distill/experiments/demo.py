@@ -103,7 +103,7 @@ def demo(cfg: DemoConfig) -> list[dict]:
     minutes = (time.perf_counter() - began) / 60
     print(
         f"{minutes:.1f} minutes. The picture is {picture}: with 4 steps the finetuned model draws "
-        "averages (pale solids, blurred floors), the distilled one draws crisp pictures, and one "
-        "set of weights serves every number of steps."
+        "averages (pale solids, blurred floors), the distilled one draws crisper pictures, and "
+        "one set of weights serves every number of steps."
     )
     return rows
