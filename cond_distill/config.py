@@ -213,6 +213,7 @@ class ReproduceConfig:
     budget: float = 1.0  # of each training, in trainings of the demo
     n: int = 512  # held-out conditions of the exam
     search_n: int = 256  # of them in the search of the learning rate
+    lr: float = 0.0  # of every training; 0: what the search finds, method by method
     # jobs at a time, in processes of their own: on a GPU, which one of these networks does not
     # fill, 14, say
     at_once: int = 1
@@ -221,4 +222,4 @@ class ReproduceConfig:
     cache: str = "runs/cache"  # folder of rendered, encoded scenes
 
     def __post_init__(self):
-        check_fields(self)
+        check_fields(self, lr=(0.0, 10.0))

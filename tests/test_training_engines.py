@@ -37,18 +37,21 @@ def free_port() -> int:
 
 def launch(runs: list, processes: int):
     """One script in some processes; each run is (settings, the step at which it is left)."""
-    port = str(free_port())
-    several = dict(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
-    several |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
-    started = []
-    for rank in range(processes):
-        own = dict(RANK=str(rank), LOCAL_RANK=str(rank)) | several if processes > 1 else {}
-        env = os.environ | dict(OMP_NUM_THREADS="1") | own
-        command = [sys.executable, "-c", SCRIPT, json.dumps(runs)]
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=600)[1] for process in started]
-    for process, error in zip(started, errors):
-        assert process.returncode == 0, error[-3000:]
+    words = ["-c", SCRIPT, json.dumps(runs)]
+    if processes > 1:
+        # torch's launcher picks a port that it holds, and ends all processes when one fails
+        launcher = "-m torch.distributed.run --standalone --no-python --nproc-per-node".split()
+        words = [*launcher, str(processes), sys.executable, *words]
+    start(*words)
+
+
+def start(*words: str) -> str:
+    """What a Python that is started with these words prints."""
+    env = os.environ | dict(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    command = [sys.executable, *words]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
 
 
 def configuration(folder: Path) -> dict:
@@ -107,15 +110,6 @@ from cond_distill.trainer import distill_to_end
 cfg = TrainConfig(**json.loads(sys.argv[1]))
 notebook_launcher(distill_to_end, (cfg, None, False), num_processes=2, use_port=sys.argv[2])
 """
-
-
-def start(*words: str) -> str:
-    """What a Python that is started with these words prints."""
-    env = os.environ | dict(OMP_NUM_THREADS="1")
-    command = [sys.executable, *words]
-    run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
 
 
 def flags(settings: dict) -> list[str]:

@@ -105,7 +105,7 @@ def joined(outputs):
 
 def with_install(cells):
     """The cells, with the one that installs the package on Colab before all other code."""
-    rest = [c for c in cells if c.get("id") != INSTALL_ID]
+    rest = [c for c in cells if c.get("id") != INSTALL_ID and c.source.strip() != INSTALL]
     first = next((n for n, c in enumerate(rest) if c.cell_type == "code"), None)
     if first is None:
         return rest

@@ -67,7 +67,8 @@ class FusionAdaptor(Adaptor):
 
     def __init__(self, net, reads, channels: int, image_size: int):
         super().__init__(channels, image_size)
-        self.net, self.reads, self.mu = net, reads, nn.Parameter(torch.zeros(()))
+        # one element and not a scalar: FSDP cuts no scalars
+        self.net, self.reads, self.mu = net, reads, nn.Parameter(torch.zeros(1))
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 0) -> FusionAdaptor:

@@ -52,7 +52,7 @@ def best_rate(
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #b05122d1
 def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
-    """The jobs of the search, and the others, still without a learning rate."""
+    """The jobs of the search, and the others; their learning rate is 0 until it is found."""
     methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else METHODS)
     if wrong := [m for m in methods if m not in METHODS | ABLATIONS]:
         raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
@@ -63,11 +63,14 @@ def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
     searched = dict.fromkeys(Job(m).searched for m in methods)
     search = [Job(m, "depth", SEARCH_SEED, lr, budget, 0.25) for m in searched for lr in RATES]
     order = [(seed, task, m) for seed in cfg.seeds for task in cfg.tasks for m in methods]
-    return search, [Job(m, task, seed, 0.0, budget, cfg.part) for seed, task, m in order]
+    jobs = [Job(m, task, seed, cfg.lr, budget, cfg.part) for seed, task, m in order]
+    return [] if cfg.lr else search, jobs
 
 
 def rated(job: Job, cfg: ReproduceConfig) -> Job:
-    """The job with the learning rate that the search found, which must have run."""
+    """The job with a learning rate: its own, or what the search found, which must have run."""
+    if job.lr:
+        return job
     found = {}
     for lr in RATES:
         name = Job(job.searched, "depth", SEARCH_SEED, lr, 0.0, 0.25).name
