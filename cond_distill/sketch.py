@@ -72,15 +72,18 @@ function render({ model, el }) {
     pen.stroke();
   };
   canvas.onpointerup = () => {
+    if (points === null) return;
     note.textContent = "drawing …";
     model.set("outline", points);
     model.save_changes();
     points = null;
   };
-  model.on("change:condition", showCondition);
-  model.on("change:answer change:note", showAnswer);
-  showCondition();
-  showAnswer();
+  function show() {
+    showCondition();
+    showAnswer();
+  }
+  model.on("change:drawn", show);
+  show();
 }
 export default { render };
 """
@@ -100,6 +103,8 @@ class SketchPad(anywidget.AnyWidget):
     answer = traitlets.Unicode().tag(sync=True)  # of the right one
     note = traitlets.Unicode().tag(sync=True)  # what stands below
     outline = traitlets.List().tag(sync=True)  # points [x, y] in [0, 1] that were drawn last
+    # how many pictures were made; tells the browser that one is there, also if it is the same
+    drawn = traitlets.Int().tag(sync=True)
 
 # %% ../nbs/library/sketch.ipynb #cd0208cd
 def data_url(image: torch.Tensor) -> str:  # of [3 or 1, H, W] in [0, 1]
@@ -178,6 +183,7 @@ class Sketch:
         with self.pad.hold_sync():
             self.pad.condition = data_url(self.cond[:3])
             self.pad.answer, self.pad.note = data_url(now.image), now.words
+            self.pad.drawn += 1
 
     @property
     def widget(self) -> ipywidgets.Widget:

@@ -1,8 +1,9 @@
 """Pages in JupyterLab, in a real browser: `make test-jupyter`.
 
 Every cell of a page runs (*Run all*, as a reader does it) and none fails; where a page has a
-slider, moving it changes the picture. `test_jupyter.py WORD …` takes the pages whose name has a
-word; the course, without one.
+slider, moving it changes the picture; where it has a canvas, outlines are drawn with the mouse, and
+the picture must follow, within a second in the median. `test_jupyter.py WORD …` takes the pages
+whose name has a word; the course and the page of the canvas, without one.
 """
 
 import base64
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,10 +21,11 @@ import urllib.request
 from pathlib import Path
 
 from notebook import ROOT, notebooks, short
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 from test_site import find_browser
 
 MINUTES = 15  # at most, a page
+SECONDS = 1.0  # at most, from the end of an outline to its picture, the median of some
 RUN_ALL = "() => window.jupyterapp.commands.execute('runmenu:run-all')"
 # how many cells have run, and what went wrong
 STATE = """() => {
@@ -35,6 +38,16 @@ STATE = """() => {
         busy: panel.sessionContext.session?.kernel?.status !== 'idle',
         failed: failed.map(o => o.ename + ': ' + o.evalue),
     };
+}"""
+
+# note when the pointer goes up and when the picture changes, in milliseconds
+WATCH_PAD = """pad => {
+    window.padUp = window.padNew = 0;
+    pad.querySelector('canvas').addEventListener('pointerup', () => {
+        [window.padUp, window.padNew] = [performance.now(), 0];
+    });
+    new MutationObserver(() => { window.padNew ||= performance.now(); })
+        .observe(pad.querySelector('img'), {attributeFilter: ['src']});
 }"""
 
 
@@ -104,6 +117,33 @@ def move_slider(page: Page) -> list[str]:
     return ["the slider moves and the picture stays"]
 
 
+def draw_outlines(page: Page, number: int = 7) -> list[str]:
+    """Draw outlines on the canvas of the page; what is wrong if no picture follows, or too late."""
+    pad = page.locator(".sketch-pad").first
+    pad.locator("canvas").scroll_into_view_if_needed()
+    pad.evaluate(WATCH_PAD)
+    waits = []
+    for k in range(number):
+        box, left = pad.locator("canvas").bounding_box(), 0.05 + 0.1 * k
+        corners = [(left, 0.8), (left, 0.3), (left + 0.2, 0.3), (left + 0.2, 0.8)]
+        places = [(box["x"] + u * box["width"], box["y"] + v * box["height"]) for u, v in corners]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place, steps=8)
+        page.mouse.up()
+        try:
+            page.wait_for_function("window.padNew > 0", timeout=60_000)
+        except TimeoutError:
+            return ["an outline is drawn on the canvas and the picture stays"]
+        waits.append(page.evaluate("(window.padNew - window.padUp) / 1000"))
+    middle = statistics.median(waits)
+    print(
+        f"     canvas: {middle:.2f} s from outline to picture, the median of {number}", flush=True
+    )
+    return [f"{middle:.2f} s are too long"] if middle > SECONDS else []
+
+
 def test_page(browser, address: str, name: str) -> list[str]:
     """One page; what is wrong."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -113,15 +153,18 @@ def test_page(browser, address: str, name: str) -> list[str]:
         "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
         timeout=120_000,
     )
-    found = run_all(page) or (
-        move_slider(page) if "interact(" in (ROOT / "nbs" / name).read_text() else []
-    )
+    source = (ROOT / "nbs" / name).read_text(encoding="utf-8")
+    found = run_all(page)
+    if not found and "interact(" in source:
+        found = move_slider(page)
+    if not found and "Sketch(" in source:
+        found = draw_outlines(page)
     page.close()
     return found
 
 
 def main() -> None:
-    words = sys.argv[1:] or ["nbs/course/"]
+    words = sys.argv[1:] or ["nbs/course/", "nbs/library/sketch"]
     names = [
         re.sub("^nbs/", "", short(p)) for p in notebooks() if any(w in short(p) for w in words)
     ]
