@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from .adaptor import Adaptor
 from .adaptors.catalogue import make_adaptor
 from .schedule import Schedule
 from .teacher import Teacher, find_folder, output_hooks
@@ -35,7 +38,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         return tuple(torch.empty_like(a) for a in ctx.saved_tensors[:3])
 
 # %% ../nbs/library/plan.ipynb #9fbdb282
@@ -45,7 +48,7 @@ class Counter:
     A multiplication and an addition are two operations.
     """
 
-    def __init__(self, own=()):
+    def __init__(self, own: Iterable[torch.nn.Parameter] = ()):
         self.own, self.kept, self.attention = {p.untyped_storage()._cdata for p in own}, {}, 0
 
     def _keep(self, a):
@@ -65,7 +68,8 @@ class Counter:
         self.flops = FlopCounterMode(display=False)
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a)
         self.real = F.scaled_dot_product_attention
-        F.scaled_dot_product_attention = self._attend
+        # counted here, and not computed
+        F.scaled_dot_product_attention = self._attend  # ty: ignore[invalid-assignment]
         self.hooks.__enter__()
         self.flops.__enter__()
         return self
@@ -73,14 +77,14 @@ class Counter:
     def __exit__(self, *error):
         self.flops.__exit__(*error)
         self.hooks.__exit__(*error)
-        F.scaled_dot_product_attention = self.real
+        F.scaled_dot_product_attention = self.real  # ty: ignore[invalid-assignment]
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         return sum(s.nbytes() for s in self.kept.values())
 
     @property
-    def operations(self):
+    def operations(self) -> int:
         return self.flops.get_total_flops() + self.attention
 
 # %% ../nbs/library/plan.ipynb #448890e1
@@ -160,8 +164,10 @@ def _parts(name: str) -> dict:
 
 
 def shapes_only(
-    name: str, device="meta"
-) -> Teacher:  # another device: with random weights, to measure what does not depend on them
+    name: str,
+    # another device: with random weights, to measure what does not depend on them
+    device: str | torch.device = "meta",
+) -> Teacher:
     """A teacher on the `meta` device.
 
     'sd15', 'sdxl', 'shipped', or the folder of a U-Net pipeline; no weights are read.
@@ -214,7 +220,7 @@ class Plan:
     def memory(self) -> float:
         return self.teacher + self.adaptor + self.activations + self.reserve
 
-    def seconds(self, gpu: str, share: float = None) -> float:
+    def seconds(self, gpu: str, share: float | None = None) -> float:
         """Of one step on a GPU of the list, at this share of its data-sheet speed.
 
         Without a share: what the list says. Small batches take longer.
@@ -240,35 +246,46 @@ def plan(
     kind = getattr(torch, dtype)
     with torch.device("meta"):
         made = make_adaptor(adaptor, teacher, channels, rank)
-    own = sum(p.numel() for p in made.parameters())
-    frozen = sum(
+    own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
+    # diffusers' own `to` warns of nothing here
+    torch.nn.Module.to(teacher.backbone, kind)
+    kept = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
+    if checkpointing:
+        _checkpoint(teacher.backbone, getattr(made, "net", None))
+    with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
+        _forward(teacher, made, batch, channels, kind)
+    kept += c.bytes
+    passes = 5 if checkpointing else 4  # student: 1 forward, 2 backward, 1 again; target: 1
+    return Plan(
+        teacher=frozen / 1e9,
+        adaptor=24 * own / 1e9,
+        activations=kept / 1e9,
+        reserve=1.5 + 0.1 * kept / 1e9,
+        operations=passes * c.operations,
+        trained=own,
+        batch=batch,
+    )
+
+
+def _frozen_bytes(teacher: Teacher, dtype: str) -> int:
+    """The teacher's weights; its autoencoder stays in float32."""
+    return sum(
         p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype])
         for part in teacher.children()
         for p in part.parameters()
     )
-    # diffusers' own `to` warns of nothing here
-    torch.nn.Module.to(teacher.backbone, kind)
-    layer = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
-    if checkpointing:
-        for net in (teacher.backbone, getattr(made, "net", None)):
-            if getattr(net, "_supports_gradient_checkpointing", False):
-                net.enable_gradient_checkpointing()
-    with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
-        _forward(teacher, made, batch, channels, kind)
-    forward, kept = c.operations, c.bytes + layer
-    again = 1 if checkpointing else 0
-    return Plan(
-        frozen / 1e9,
-        24 * own / 1e9,
-        kept / 1e9,
-        1.5 + 0.1 * kept / 1e9,
-        forward * (1 + again + 2) + forward,
-        own,
-        batch,
-    )
+
+
+def _checkpoint(*networks: Any):
+    """Recompute activations block by block, where a network can do that."""
+    for net in networks:
+        if getattr(net, "_supports_gradient_checkpointing", False):
+            net.enable_gradient_checkpointing()
 
 # %% ../nbs/library/plan.ipynb #6a6a2071
-def _largest_layer(teacher, adaptor, batch, channels, kind) -> int:
+def _largest_layer(
+    teacher: Teacher, adaptor: Adaptor, batch: int, channels: int, kind: torch.dtype
+) -> int:
     """Bytes that the hungriest residual or attention layer keeps.
 
     Checkpointing recomputes one of them at a time.
@@ -315,7 +332,9 @@ class _Mixed(TorchFunctionMode):
         return func(*map(cast, args), **{k: cast(v) for k, v in (kwargs or {}).items()})
 
 
-def _forward(teacher, adaptor, batch, channels, kind):
+def _forward(
+    teacher: Teacher, adaptor: Adaptor, batch: int, channels: int, kind: torch.dtype
+) -> torch.Tensor:
     """One call of the student with gradient: kept is what lies behind something that learns."""
 
     def make(*shape):
@@ -345,7 +364,7 @@ def _forward(teacher, adaptor, batch, channels, kind):
         )[0]
 
 # %% ../nbs/library/plan.ipynb #4543a1f4
-def _largest(of, memory: float) -> Plan | None:
+def _largest(of: Callable[[int], Plan], memory: float) -> Plan | None:
     """The plan `of(batch)` of the largest power of two that fits."""
     one, two = of(1), of(2)
     more = two.memory - one.memory  # memory grows linearly with the batch
