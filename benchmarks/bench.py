@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples
 from cond_distill.data.source import make_batch
+from cond_distill.experiments.exam import commit
 from cond_distill.loss import sample_noise
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
@@ -105,19 +106,23 @@ def training(
     if apart:
         del run, codi, calls
         best |= fastest(full_codi(cfg, teacher, data), rounds)
+    batch = batch_seconds(cfg, teacher, data, 20 * rounds)
+    return step_ratios(best, batch), best | {"batch": batch}
+
+
+def batch_seconds(cfg, teacher, data, rounds):
+    """Seconds of one batch of examples."""
     seeds = itertools.count()
-    batch = fastest(
-        {
-            "batch": lambda: make_batch(
-                data,
-                cfg,
-                teacher.empty(),
-                torch.Generator().manual_seed(next(seeds)),
-                teacher.device,
-            )
-        },
-        20 * rounds,
-    )["batch"]
+
+    def make():
+        g = torch.Generator().manual_seed(next(seeds))
+        make_batch(data, cfg, teacher.empty(), g, teacher.device)
+
+    return fastest({"batch": make}, rounds)["batch"]
+
+
+def step_ratios(best: dict, batch: float) -> list[tuple]:
+    """(what, ratio, what is aimed at) of the kinds of steps."""
 
     def ratio(a, b):
         return best[a] / best[b]
@@ -140,7 +145,7 @@ def training(
         ),
         ("a PE-CoDi step over a guided LCM step", ratio("PE-CoDi", "LCM"), "≤ 0.75"),
         ("data: batches made in the time of a step", best["PE-CoDi"] / batch, "≥ 3"),
-    ], best | {"batch": batch}
+    ]
 
 
 def kept(cfg, teacher, data, **settings) -> float:
@@ -276,6 +281,32 @@ def startup() -> list[tuple]:
     return [{"what": k, "seconds": v} for k, v in took.items()]
 
 
+def measure(cfg, teacher, data, rounds: int) -> dict:
+    """Everything, and where it was measured."""
+    trained, seconds = training(cfg, teacher, data, rounds)
+    drawn, more = sampling(teacher, rounds)
+    memory = kept(cfg, teacher, data) / kept(cfg, teacher, data, adaptor="fusion")
+    spared = ("memory of a PE-CoDi step over that of a CoDi (full) step", memory, "< 1")
+    on_gpu = teacher.device.type == "cuda"
+    cpu = f"a CPU ({torch.get_num_threads()} threads)"
+    return dict(
+        commit=commit(),
+        device=torch.cuda.get_device_name() if on_gpu else cpu,
+        ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in (*trained, spared, *drawn)],
+        seconds=seconds | more,
+        growth=growth(cfg, teacher, data, rounds),
+        drawing=growth_of_drawing(teacher, rounds),
+        startup=startup(),
+    )
+
+
+def met(ratio: float, aim: str) -> str:
+    """ "yes" if a ratio is what was aimed at: "≤ 1.05", "≥ 3" or "< 1"."""
+    limit = float(aim[2:])
+    good = {"≤": ratio <= limit, "≥": ratio >= limit, "<": ratio < limit}[aim[0]]
+    return "yes" if good else "no"
+
+
 def main():
     args = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -289,57 +320,16 @@ def main():
     teacher = Teacher.from_pretrained("shipped", best_device())
     torch.manual_seed(0)
     cfg = TrainConfig(scenes=1200, cache=args.cache, grid_every=0)
-    data = cache_examples(teacher, cfg)
-    trained, seconds = training(cfg, teacher, data, args.rounds)
-    drawn, more = sampling(teacher, args.rounds)
-    memory = kept(cfg, teacher, data) / kept(cfg, teacher, data, adaptor="fusion")
-    ratios = (
-        trained
-        + [("memory of a PE-CoDi step over that of a CoDi (full) step", memory, "< 1")]
-        + drawn
-    )
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    device = (
-        torch.cuda.get_device_name()
-        if teacher.device.type == "cuda"
-        else f"a CPU ({torch.get_num_threads()} threads)"
-    )
-    found = dict(
-        commit=commit,
-        device=device,
-        ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in ratios],
-        seconds=seconds | more,
-        growth=growth(cfg, teacher, data, args.rounds),
-        drawing=growth_of_drawing(teacher, args.rounds),
-        startup=startup(),
-    )
+    found = measure(cfg, teacher, cache_examples(teacher, cfg), args.rounds)
     Path(f"{args.out}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-
-    def good(r, aim):
-        return {
-            "≤": r <= float(aim[2:]),
-            "≥": r >= float(aim[2:]),
-            "<": r < float(aim[2:]),
-        }[aim[0]]
-
-    shown = [
-        {
-            "what": r["what"],
-            "ratio": r["ratio"],
-            "aim": r["aim"],
-            "met": "yes" if good(r["ratio"], r["aim"]) else "no",
-        }
-        for r in found["ratios"]
-    ]
+    shown = table([r | dict(met=met(r["ratio"], r["aim"])) for r in found["ratios"]])
     Path(f"{args.out}.md").write_text(
-        f"# Speed\n\nMade by `make bench` on commit {commit}, on {device}; batch {cfg.batch}. "
-        f"Ratios within one run, the fastest of {args.rounds} rounds in turns (of drawing "
-        f"{3 * args.rounds}, of the 50 guided steps 2); seconds belong to a machine.\n\n"
-        f"{table(shown)}\n\n{table(found['growth'])}\n\n{table(found['startup'])}\n"
+        f"# Speed\n\nMade by `make bench` on commit {found['commit']}, on {found['device']}; "
+        f"batch {cfg.batch}. Ratios within one run, the fastest of {args.rounds} rounds in turns "
+        f"(of drawing {3 * args.rounds}, of the 50 guided steps 2); seconds belong to a machine."
+        f"\n\n{shown}\n\n{table(found['growth'])}\n\n{table(found['startup'])}\n"
     )
-    print(table(shown))
+    print(shown)
 
 
 if __name__ == "__main__":

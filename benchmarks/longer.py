@@ -31,41 +31,42 @@ from cond_distill.experiments.reproduce import in_processes
 from cond_distill.teacher import Teacher, best_device
 
 
+def is_made(file, args) -> bool:
+    """Is the result there? Stops where it was made with other settings."""
+    if not file.exists():
+        return False
+    was = json.loads(file.read_text())
+    if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n):
+        raise SystemExit(
+            f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, "
+            f"wanted are {args.batch} and {args.n}; move it away, and {args.runs}"
+        )
+    print(f"{file.name} is there")
+    return True
+
+
+def searched_rate(job: Job) -> float:
+    """The learning rate that the comparison found for this method."""
+    name = replace(job, method=job.searched, seed=0).name
+    return json.loads((ROOT / f"results/reproduce/{name}.json").read_text())["job"]["lr"]
+
+
 def one(method, task, seed, args):
     """Train, examine, write."""
     job = Job(method, task, seed)
     file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
-    if file.exists():
-        was = json.loads(file.read_text())
-        if (was["batch"], was["rows"][0]["n"]) != (args.batch, args.n):
-            raise SystemExit(
-                f"{file} was made with batch {was['batch']} and {was['rows'][0]['n']} conditions, "
-                f"wanted are {args.batch} and {args.n}; move it away, and {args.runs}"
-            )
-        return print(f"{file.name} is there")
-    rate = json.loads(
-        (
-            ROOT / "results/reproduce" / f"{replace(job, method=job.searched, seed=0).name}.json"
-        ).read_text()
-    )["job"]["lr"]
+    if is_made(file, args):
+        return
     teacher = Teacher.from_pretrained("shipped", best_device())
-    job = replace(job, lr=rate, budget=args.times * demo_budget(teacher))
+    job = replace(job, lr=searched_rate(job), budget=args.times * demo_budget(teacher))
     folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
-    rows = exam(
-        replace(job, part=args.times),
-        student,
-        load_networks(teacher.device),
-        held_out(args.n, teacher.image_size, task),
-    )
+    networks, held = load_networks(teacher.device), held_out(args.n, teacher.image_size, task)
+    rows = exam(replace(job, part=args.times), student, networks, held)
     found = dict(
-        method=method,
-        task=task,
-        seed=seed,
-        times=args.times,
-        batch=args.batch,
+        **dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch),
         scenes=TrainConfig().scenes,
-        lr=rate,
+        lr=job.lr,
         rows=rows,
         stages=stages_of(folder),
         minutes=minutes_of(folder),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +38,7 @@ class LowRank(nn.Module):
 
     def __init__(
         self,
-        net,
+        net: nn.Module,
         rank: int,
         # layers whose names begin so: a U-Net's decoder; "" for all
         where: str = "up_blocks",
@@ -61,12 +63,12 @@ class LowRank(nn.Module):
                 torch.zeros(out, rank, *[1] * (len(fan_in) - 1))
             )
 
-    def pairs(self):
+    def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """(name of a layer, its A, its B) for each."""
         for name in self.layers:
             yield name, self.down[name.replace(".", "/")], self.up[name.replace(".", "/")]
 
-    def forward(self, net):
+    def forward(self, net: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, W + BA) for each weight W that is changed.
 
         Each is made in one pass over the memory and laid out in it as W is (channels last).
@@ -80,7 +82,7 @@ class LowRank(nn.Module):
                 .movedim(-1, 1),
             )
 
-    def write(self, folder: Path, dtype=None, prefix: str = "unet"):
+    def write(self, folder: Path, dtype: torch.dtype | None = None, prefix: str = "unet"):
         """The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."""
         from safetensors.torch import save_file
 
@@ -94,7 +96,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def read(
-        cls, net, rank: int, folder: Path, where: str = "up_blocks", prefix: str = "unet"
+        cls, net: nn.Module, rank: int, folder: Path, where: str = "up_blocks", prefix: str = "unet"
     ) -> LowRank:
         """Open what `write` wrote."""
         from safetensors.torch import load_file
@@ -117,7 +119,7 @@ class LowRank(nn.Module):
         }
 
 # %% ../nbs/course/04_adaptor.ipynb #8c55239d
-def write_weights(module: nn.Module, file: Path, dtype):
+def write_weights(module: nn.Module, file: Path, dtype: torch.dtype | None):
     """The parameters of a module, except an adaptor's reader, into a safetensors file."""
     from safetensors.torch import save_file
 
@@ -162,7 +164,7 @@ class Adaptor(nn.Module):
     A new kind: `from_teacher` makes it, `forward` says what is added.
     """
 
-    kinds: dict[str, type] = {}  # class name → class, for opening files
+    kinds: dict[str, type[Adaptor]] = {}  # class name → class, for opening files
     # a number that its network takes beside the time: "guidance", "look_ahead" or none
     extra_input: str | None = None
 
@@ -173,7 +175,7 @@ class Adaptor(nn.Module):
         self,
         channels: int,
         image_size: int,
-        **settings,  # of `from_teacher`, JSON values
+        **settings: Any,  # of `from_teacher`, JSON values
     ):
         super().__init__()
         self.channels = channels
@@ -181,6 +183,11 @@ class Adaptor(nn.Module):
         self.settings = dict(settings, channels=channels)
         # or an `InstructionEncoder`, for tasks with instructions
         self.reader = None
+
+    @classmethod
+    def from_teacher(cls, *args: Any, **settings: Any) -> Any:
+        """A fresh one: (teacher, channels, rank, …) → an adaptor without effect."""
+        raise NotImplementedError(f"{cls.__name__} does not say how it is made for a teacher")
 
     @classmethod
     def needs(cls, teacher: Teacher, *networks: str):
@@ -192,15 +199,19 @@ class Adaptor(nn.Module):
                 "the guide choose_an_adaptor has a table of what goes with what"
             )
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         """(name, value) of each weight of the backbone `net` that this adaptor changes."""
         return ()
 
-    def prepare(self, teacher: Teacher, cond):
+    def prepare(
+        self,
+        teacher: Teacher,
+        cond: Any,  # [B, K, H, W] in [0, 1]; of several adaptors a list of them
+    ) -> Any:  # a tensor or a tuple
         """What can be computed once an image instead of once a step."""
         return cond
 
-    def forward(self, z, time, cond, inputs: dict) -> dict:
+    def forward(self, z: torch.Tensor, time: torch.Tensor, cond: Any, inputs: dict) -> dict:
         """The step and the prepared condition → keyword arguments of `Teacher.predict`.
 
         Takes z_t, the network's time, the prepared condition and the text as the network's
@@ -208,7 +219,11 @@ class Adaptor(nn.Module):
         """
         raise NotImplementedError
 
-    def check(self, cond, n: int):
+    def check(
+        self,
+        cond: Any,
+        n: int,  # captions
+    ):
         """Refuse conditions of another shape, number or range than this was made for."""
         check_image(cond, self.channels, 1, "condition")
         size = self.image_size
@@ -223,7 +238,7 @@ class Adaptor(nn.Module):
                 "none)"
             )
 
-    def write(self, folder: Path, dtype):
+    def write(self, folder: Path, dtype: torch.dtype | None):
         """The parameters, into a folder."""
         write_weights(self, folder / WEIGHTS, dtype)
 
@@ -246,7 +261,8 @@ def init_condition_encoder(net: nn.Module):
         # 1.68² E[silu(u)²] = 1 for normal u
         if isinstance(m, nn.Conv2d):
             nn.init.normal_(m.weight, 0, 1.68 / m.weight[0].numel() ** 0.5)
-            nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
 
 # %% ../nbs/course/04_adaptor.ipynb #5269372e
 class ControlNetAdaptor(Adaptor):
@@ -255,7 +271,7 @@ class ControlNetAdaptor(Adaptor):
     Made from a teacher's U-Net; zero effect at the start.
     """
 
-    def __init__(self, net, lora: LowRank, image_size: int):
+    def __init__(self, net: Any, lora: LowRank, image_size: int):
         super().__init__(net.config.conditioning_channels, image_size, rank=lora.rank)
         self.net, self.lora = net, lora
 
@@ -267,7 +283,7 @@ class ControlNetAdaptor(Adaptor):
         # of the changes to the decoder; 0 for a ControlNet alone
         rank: int = 16,
         # widths of the condition encoder, one per halving and one more
-        embedding=None,
+        embedding: Sequence[int] | None = None,
     ) -> ControlNetAdaptor:
         """Copy the teacher's encoder; the connections back into the teacher start at zero."""
         from diffusers import ControlNetModel
@@ -291,22 +307,24 @@ class ControlNetAdaptor(Adaptor):
             net.requires_grad_(True).float(), LowRank(teacher.backbone, rank), teacher.image_size
         ).to(teacher.device)
 
-    def forward(self, z, time, cond, inputs) -> dict:
+    def forward(
+        self, z: torch.Tensor, time: torch.Tensor, cond: torch.Tensor, inputs: dict
+    ) -> dict:
         """Residuals of the ControlNet."""
         down, mid = self.net(z, time, controlnet_cond=cond, return_dict=False, **inputs)
         return dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.lora(net)
 
-    def write(self, folder, dtype):
+    def write(self, folder: Path, dtype: torch.dtype | None):
         # diffusers' own `to` warns of nothing here
         net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
         net.save_pretrained(folder)
         self.lora.write(folder, dtype)
 
     @classmethod
-    def read(cls, teacher, folder, settings):
+    def read(cls, teacher: Teacher, folder: Path, settings: dict) -> ControlNetAdaptor:
         from diffusers import ControlNetModel
 
         lora = LowRank.read(teacher.backbone, settings["rank"], folder)

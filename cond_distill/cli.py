@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .config import ReproduceConfig, TeachConfig, TrainConfig
 from cond_distill.options import (
@@ -22,6 +23,11 @@ from cond_distill.options import (
     PlayConfig,
     SampleConfig,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from cond_distill.plan import Plan
 
 # %% auto #0
 __all__ = ['PLAIN', 'VERBS', 'ABOUT', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row',
@@ -42,7 +48,7 @@ def play(cfg: PlayConfig) -> None:
     module.start(cfg)
 
 
-def sample(cfg: SampleConfig):  # -> torch.Tensor [n, 3, H, W] in [0, 1]
+def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
     """Draw pictures for one condition into a file."""
     from cond_distill import drawing
 
@@ -96,7 +102,7 @@ def check(cfg: CheckConfig) -> list:
     return found
 
 # %% ../nbs/library/cli.ipynb #b05122d1
-def plan_row(fit, checkpointing: bool, memory: float) -> dict:
+def plan_row(fit: Plan, checkpointing: bool, memory: float) -> dict:
     """A `plan.Plan` as a row of a table, with seconds on cards of at least this memory."""
     from cond_distill.plan import GPUS
 
@@ -201,7 +207,7 @@ def import_plugins(words: list[str]) -> list[str]:
     return words
 
 
-def read_words(words: list[str]):  # -> one of the dataclasses of `VERBS`
+def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     """The configuration that a command line describes."""
     import tyro
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -218,7 +218,7 @@ def sheet(
 
 # %% ../nbs/library/drawing.ipynb #1c8ef63e
 @contextmanager
-def progress_bar(total: int, what: str = "drawing") -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int, what: str = "drawing") -> Generator[Callable[[int], object]]:
     """A bar on the terminal with the time that is left; yields what moves it on."""
     from tqdm.auto import tqdm
 
@@ -245,8 +245,8 @@ def _draw_tiles(
     """Pictures of the condition's size, one file each."""
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
-        how = dict(method=cfg.method, guidance=cfg.guidance, any_steps=cfg.any_steps)
-        how |= dict(progress=True)
+        how: dict[str, Any] = dict(method=cfg.method, guidance=cfg.guidance)
+        how |= dict(any_steps=cfg.any_steps, progress=True)
         drawn = draw_tiled(student, cond, caption, cfg.steps, seed=cfg.seed + k, **how)
         images.append(task.finish(drawn, cond))
         check_drawn(images[-1], cfg.adaptor)
@@ -261,7 +261,8 @@ def _draw_alike(
 ) -> torch.Tensor:
     """Pictures of the model's size, all of them in one file."""
     n = cfg.n or 4
-    how = dict(steps=cfg.steps, method=cfg.method, guidance=cfg.guidance, any_steps=cfg.any_steps)
+    how: dict[str, Any] = dict(steps=cfg.steps, method=cfg.method, guidance=cfg.guidance)
+    how |= dict(any_steps=cfg.any_steps)
     with progress_bar(n * cfg.steps) as tick:
         conds = cond.expand(n, -1, -1, -1)
         images = draw_images(student, [caption] * n, conds, seed=cfg.seed, tick=tick, **how)

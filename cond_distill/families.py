@@ -5,6 +5,7 @@
 # %% ../nbs/library/families.ipynb #52c00fc1
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from .folders import load_parts, read_json
 from .schedule import Schedule
-from .teacher import Teacher, read_schedule
+from .teacher import Teacher, check_captions, read_schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
@@ -29,6 +30,20 @@ def pack(
     )
 
 
+def _encode(teacher: StableDiffusionXL | StableDiffusion3, captions: Sequence[str], *more: None):
+    """What the pipeline's text encoders make of captions; `more` are their second prompts."""
+    check_captions(captions)
+    with lock_of(teacher.text_encoder):
+        text, _, pooled, _ = teacher.pipe.encode_prompt(
+            list(captions),
+            *more,
+            device=teacher.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+    return pack(text, pooled)
+
+# %% ../nbs/library/families.ipynb #53a990a9
 def needs_float32(folder: Path) -> bool:
     """Is the autoencoder of this folder SDXL's, whose activations overflow float16?"""
     if not (folder / "text_encoder_2").is_dir() or (folder / "transformer").is_dir():
@@ -44,7 +59,7 @@ class StableDiffusionXL(Teacher):
 
     pipe: Any
 
-    def __init__(self, pipe, schedule):
+    def __init__(self, pipe: Any, schedule: Schedule):
         super().__init__(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)
         self.text_encoder_2 = pipe.text_encoder_2
         self.pooled = pipe.text_encoder_2.config.projection_dim
@@ -52,7 +67,7 @@ class StableDiffusionXL(Teacher):
         self.__dict__["pipe"] = pipe
 
     @classmethod
-    def open(cls, folder, dtype):
+    def open(cls, folder: Path, dtype: torch.dtype) -> StableDiffusionXL:
         from diffusers import StableDiffusionXLPipeline
 
         vae_dtype = torch.float32 if needs_float32(folder) else dtype
@@ -65,25 +80,14 @@ class StableDiffusionXL(Teacher):
         return cls(pipe, read_schedule(folder))
 
     @torch.no_grad()
-    def embed(self, captions):
-        if isinstance(captions, str):
-            raise TypeError(
-                f"captions is one string {captions!r}; expected a list of strings, one per image"
-            )
-        with lock_of(self.text_encoder):
-            text, _, pooled, _ = self.pipe.encode_prompt(
-                list(captions),
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-        made = pack(text, pooled)
+    def embed(self, captions: Sequence[str]) -> torch.Tensor:
+        made = _encode(self, captions)
         # as diffusers' unconditional half, and as it was trained
         if self.pipe.config.force_zeros_for_empty_prompt:
             made[[not c for c in captions]] = 0
         return made
 
-    def text_inputs(self, text):
+    def text_inputs(self, text: torch.Tensor) -> dict:
         side = self.image_size
         # original size, crop, target size
         sizes = torch.tensor(
@@ -103,14 +107,14 @@ class StableDiffusion3(Teacher):
 
     pipe: Any
 
-    def __init__(self, pipe, schedule):
+    def __init__(self, pipe: Any, schedule: Schedule):
         super().__init__(pipe.transformer, pipe.vae, pipe.text_encoder, pipe.tokenizer, schedule)
         self.text_encoder_2, self.text_encoder_3 = pipe.text_encoder_2, pipe.text_encoder_3
         self.pooled = pipe.transformer.config.pooled_projection_dim
         self.__dict__["pipe"] = pipe
 
     @classmethod
-    def open(cls, folder, dtype):
+    def open(cls, folder: Path, dtype: torch.dtype) -> StableDiffusion3:
         from diffusers import StableDiffusion3Pipeline
 
         encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -123,23 +127,10 @@ class StableDiffusion3(Teacher):
         return cls(pipe, read_schedule(folder))
 
     @torch.no_grad()
-    def embed(self, captions):
-        if isinstance(captions, str):
-            raise TypeError(
-                f"captions is one string {captions!r}; expected a list of strings, one per image"
-            )
-        with lock_of(self.text_encoder):
-            text, _, pooled, _ = self.pipe.encode_prompt(
-                list(captions),
-                None,
-                None,
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-        return pack(text, pooled)
+    def embed(self, captions: Sequence[str]) -> torch.Tensor:
+        return _encode(self, captions, None, None)
 
-    def text_inputs(self, text):
+    def text_inputs(self, text: torch.Tensor) -> dict:
         return dict(
             encoder_hidden_states=text[:, :-1], pooled_projections=text[:, -1, : self.pooled]
         )
@@ -150,32 +141,29 @@ class PixelTeacher(Teacher):
 
     has_text = False
 
-    def __init__(self, unet, schedule):
+    def __init__(self, unet: Any, schedule: Schedule):
         super().__init__(unet, None, None, None, schedule)
 
     @classmethod
-    def open(cls, folder, dtype):
+    def open(cls, folder: Path, dtype: torch.dtype) -> PixelTeacher:
         return cls(load_parts(folder, dtype, "unet")["unet"], read_schedule(folder))
 
     @property
-    def factor(self):
+    def factor(self) -> int:
         return 1
 
-    def encode(self, image):
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
         check_image(image, self.backbone.config.in_channels, 1)
         return image.to(self.device).float() * 2 - 1
 
-    def decode(self, x):
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
         return (x.float() / 2 + 0.5).clamp(0, 1)
 
-    def embed(self, captions):
-        if isinstance(captions, str):
-            raise TypeError(
-                f"captions is one string {captions!r}; expected a list of strings, one per image"
-            )
+    def embed(self, captions: Sequence[str]) -> torch.Tensor:
+        check_captions(captions)
         return torch.zeros(len(captions), 1, 1, device=self.device)
 
-    def text_inputs(self, text):
+    def text_inputs(self, text: torch.Tensor) -> dict:
         return {}
 
 # %% ../nbs/library/families.ipynb #ee15c5af

@@ -5,17 +5,19 @@
 # %% ../nbs/course/06_loss.ipynb #0d1ad535
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'DISTANCES', 'SOLVERS', 'PRESETS', 'NoiseSample', 'sample_noise', 'squared', 'pseudo_huber', 'cauchy',
-           'paper_weights', 'ramp', 'look_ahead', 'data_only', 'consistency_only', 'solve', 'at_boundary', 'decoded',
-           'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'PRESETS', 'NoiseSample', 'sample_noise', 'squared',
+           'pseudo_huber', 'cauchy', 'paper_weights', 'ramp', 'look_ahead', 'data_only', 'consistency_only', 'Model',
+           'solve', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
@@ -37,11 +39,17 @@ class NoiseSample:
     # [B] timesteps, for a student that is told how far ahead to look
     look_ahead: torch.Tensor | None = None
 
+    def uniform(self) -> torch.Tensor:
+        """`u`, for a loss that needs it."""
+        if self.u is None:
+            raise ValueError("this draw has no uniform numbers `u`; draw it with sample_noise")
+        return self.u
+
 
 def sample_noise(
     schedule: Schedule,
-    x,  # latents [B, ...]
-    generator,  # CPU generator
+    x: torch.Tensor,  # latents [B, ...]
+    generator: torch.Generator,  # CPU generator
     delta: int = 125,  # Δt, training timesteps
     per_sample: bool = False,
     progress: float = 1.0,
@@ -76,16 +84,16 @@ def sample_noise(
     )
 
 # %% ../nbs/course/06_loss.ipynb #51ac215b
-def _mean(a):
+def _mean(a: torch.Tensor) -> torch.Tensor:
     return a.flatten(1).mean(1)
 
 
-def squared(a, b):
+def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """ℓ2: mean squared difference of each sample, [B]."""
     return _mean((a - b) ** 2)
 
 
-def pseudo_huber(a, b, c: float = 0.1):
+def pseudo_huber(a: torch.Tensor, b: torch.Tensor, c: float = 0.1) -> torch.Tensor:
     """Quadratic below c, linear above (arXiv 2310.14189), [B].
 
     Scaled by 2c so that it equals `squared` near 0.
@@ -93,7 +101,7 @@ def pseudo_huber(a, b, c: float = 0.1):
     return 2 * c * _mean(((a - b) ** 2 + c * c).sqrt() - c)
 
 
-def cauchy(a, b, c: float = 0.1):
+def cauchy(a: torch.Tensor, b: torch.Tensor, c: float = 0.1) -> torch.Tensor:
     """c² log(1 + (a − b)² / c²) (arXiv 2502.01441), [B]: what is far off hardly pulls at all.
 
     Equals `squared` near 0.
@@ -104,7 +112,11 @@ def cauchy(a, b, c: float = 0.1):
 DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/course/06_loss.ipynb #14243b2d
-def paper_weights(schedule: Schedule, d: NoiseSample):
+# (schedule, draw) → (w_d, w_c): float32 [B] each
+Weights = Callable[[Schedule, NoiseSample], tuple[torch.Tensor, torch.Tensor]]
+
+
+def paper_weights(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."""
     return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
 
@@ -121,7 +133,7 @@ def look_ahead(
     start: float = 0.6,  # of the ramp, a share of the training
     end: float = 0.7,
     reach: float = 1.0,  # largest share of what lies ahead
-):
+) -> tuple[torch.Tensor, torch.Tensor]:
     """w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, reach · t).
 
     L ramps from 0 to `goal`.
@@ -132,12 +144,12 @@ def look_ahead(
     return 1 - rho, rho
 
 
-def data_only(schedule: Schedule, d: NoiseSample):
+def data_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """No consistency term: plain conditional finetuning, w_d = 1."""
     return look_ahead(schedule, d, goal=0.0)
 
 
-def consistency_only(schedule: Schedule, d: NoiseSample):
+def consistency_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """No data term: w_c = 1. Nothing says what is right."""
     w_c = torch.ones_like(d.t, dtype=torch.float32)
     return 0 * w_c, w_c
@@ -146,7 +158,33 @@ def consistency_only(schedule: Schedule, d: NoiseSample):
 SOLVERS = ("model", "noise", "teacher", "forward")
 
 
-def solve(how: str, student, batch: dict, d: NoiseSample, z_t, now):
+class Model(Protocol):
+    """What a loss needs of a student; any class with these three will do."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Signal and noise at each timestep."""
+        ...
+
+    @property
+    def teacher(self) -> Any:
+        """The frozen model, for `z_s="teacher"` and for distances between pictures."""
+        ...
+
+    def __call__(
+        self,
+        z: torch.Tensor,  # latents [B, C, h, w]
+        t: torch.Tensor,  # int64 [B]
+        cond: Any,  # conditions [B, K, H, W]
+        text: torch.Tensor,  # embeddings of the captions [B, L, D]
+    ) -> Prediction:
+        """The student's answer at t."""
+        ...
+
+
+def solve(
+    how: str, student: Model, batch: dict, d: NoiseSample, z_t: torch.Tensor, now: Prediction
+) -> torch.Tensor:
     """ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."""
     alpha, sigma = student.schedule.at(d.s, z_t)
     x_hat = now.x.detach()
@@ -162,7 +200,11 @@ def solve(how: str, student, batch: dict, d: NoiseSample, z_t, now):
     raise ValueError(f"z_s is {how!r}; choose one of {', '.join(SOLVERS)}")
 
 # %% ../nbs/course/06_loss.ipynb #665f5e93
-def at_boundary(now: Prediction, z, t):
+# (student, x, x̂, their distance as latents [B]) → another distance [B]
+DataDistance = Callable[[Model, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def at_boundary(now: Prediction, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """c_skip(t) z + c_out(t) x̂, which is z itself at t = 0.
 
     The factors are those of latent consistency models (arXiv 2310.04378).
@@ -172,36 +214,41 @@ def at_boundary(now: Prediction, z, t):
 
 
 def decoded(
-    measure,  # (images, images) -> [B]
-):
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # (images, images) -> [B]
+) -> DataDistance:
     """d_x between the pictures that two latents stand for, as large as the latents' distance."""
 
-    def distance(student, x, x_hat, latent):
+    def distance(
+        student: Model, x: torch.Tensor, x_hat: torch.Tensor, latent: torch.Tensor
+    ) -> torch.Tensor:
         seen = measure(student.teacher.decode(x), student.teacher.decode(x_hat))
         return seen * (latent.mean() / seen.mean().clamp(min=1e-12)).detach()
 
     return distance
 
 # %% ../nbs/course/06_loss.ipynb #93a5afea
-# called as model(z, t, cond, text) -> Prediction; target is the student's moving average
+def _parts(data: torch.Tensor, own: torch.Tensor, w_c: torch.Tensor) -> dict[str, float]:
+    """Means for the log: both distances and the weight, and how often a network was called."""
+    calls = 1 + bool((w_c > 0).any())
+    means = [a.mean().item() for a in (data, own, w_c)]
+    return dict(d_x=means[0], d_c=means[1], w_c=means[2], forwards=calls)
+
+
 def codi_loss(
-    student,
-    target,
+    student: Model,
+    target: Callable[..., Prediction],  # the student's moving average
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
     d: NoiseSample,
     *,
     z_s: str = "model",  # "model", "noise", "teacher", "forward"
     space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
     distance: str = "l2",  # "l2", "huber" or "cauchy"
-    data_distance=None,  # `decoded(…)`: d_x between pictures; None: between latents
+    data_distance: DataDistance | None = None,  # `decoded(…)`: between pictures; None: latents
     boundary: bool = False,  # answers are z at t = 0
-    extra=None,  # a term of your own: (x̂, batch, draw) -> [B]
-    weights=look_ahead,  # (schedule, draw) -> (w_d, w_c), in signal units
-):
-    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
-
-    2 forwards, the target's only when w_c > 0.
-    """
+    extra: Callable | None = None,  # a term of your own: (x̂, batch, draw) → [B]
+    weights: Weights = look_ahead,  # (schedule, draw) -> (w_d, w_c), in signal units
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); one call if w_c = 0."""
     if space not in ("signal", "noise"):
         raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
     schedule, dist = student.schedule, DISTANCES[distance]
@@ -209,26 +256,18 @@ def codi_loss(
     now = student(z_t, d.t, batch["cond"], batch["text"])  # 2
     w_d, w_c = weights(schedule, d)
     x_hat = at_boundary(now, z_t, d.t) if boundary else now.x
-    data, agree = dist(batch["x"], x_hat), torch.zeros_like(w_c)
+    data, own = dist(batch["x"], x_hat), torch.zeros_like(w_c)
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
     if (w_c > 0).any():
         z = solve(z_s, student, batch, d, z_t, now)  # 3
         with torch.no_grad():
             then = target(z, d.s, batch["cond"], batch["text"])  # 4
-        snr = schedule.snr(d.s).to(z.device)
-        agree = (
-            dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
-            if space == "signal"
-            else dist(then.eps, now.eps) / snr
-        )
-    loss = (w_d * data + w_c * agree).mean()  # 5
-    parts = dict(
-        d_x=data.mean().item(),
-        d_c=agree.mean().item(),
-        w_c=w_c.mean().item(),
-        forwards=1 + bool((w_c > 0).any()),
-    )
+        if space == "noise":
+            own = dist(then.eps, now.eps) / schedule.snr(d.s).to(z.device)  # eq. 1
+        else:
+            own = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
+    loss, parts = (w_d * data + w_c * own).mean(), _parts(data, own, w_c)  # 5
     if extra is None:
         return loss, parts
     more = extra(x_hat, batch, d).mean()

@@ -63,7 +63,8 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.inner: Any = adaptor
-        self.about, self.folder = dict(about or {}), folder
+        self.about = dict(about or {})
+        self.folder: Any = folder
 
     def attach(self, teacher: Teacher):
         """Open the adaptor for its teacher, if that has not been done.

@@ -5,17 +5,22 @@
 # %% ../nbs/course/08_sampler.ipynb #62c8a3b5
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .ranges import check_range
-from .student import Student
+from .schedule import Prediction, Schedule
+from .student import Prepared, Student
 from .teacher import Teacher
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # %% auto #0
-__all__ = ['METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_sampler',
+__all__ = ['Move', 'METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_sampler',
            'pick_sampler', 'denoise', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
@@ -30,12 +35,16 @@ class State:
     z: torch.Tensor  # [B,C,h,w] the latent after the step
 
 # %% ../nbs/course/08_sampler.ipynb #e9e5325e
-def _ddim(schedule, ts, generator):
+# (number of the step, Prediction at z, z) → the next z: what a sampler decides
+Move = Callable[[int, Prediction, torch.Tensor], torch.Tensor]
+
+
+def _ddim(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
     """z_s from the prediction's own noise."""
     return lambda i, pred, z: schedule.step(pred, (ts[1:] + [-1])[i])
 
 
-def _consistency(schedule, ts, generator):
+def _consistency(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
     """z_s from fresh noise: re-noising."""
 
     def move(i, pred, z):
@@ -50,13 +59,13 @@ def _consistency(schedule, ts, generator):
     return move
 
 
-def _solver(kind: str):
+def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]:
     """One of diffusers' multistep solvers, DPM-Solver++(2M) or UniPC.
 
     It works on the same schedule and timesteps.
     """
 
-    def make(schedule, ts, generator):
+    def make(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
         import diffusers
 
         if schedule.is_flow:
@@ -107,7 +116,7 @@ def said_curve(about: dict) -> str:
     return f"; measured: {name} {values} with {steps} steps ({rows[0]['n']} held-out conditions)"
 
 
-def check_steps(model, steps: int):
+def check_steps(model: Teacher | Student, steps: int):
     """Refuse a number of steps that the model was not trained for."""
     about = getattr(model, "about", {})
     made_for = about.get("sampling_steps")
@@ -119,7 +128,7 @@ def check_steps(model, steps: int):
         )
 
 
-def pick_method(model, method: str = "auto") -> str:
+def pick_method(model: Teacher | Student, method: str = "auto") -> str:
     """The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."""
     if method == "auto":
         return getattr(model, "about", {}).get("method", "ddim")
@@ -197,11 +206,11 @@ def pick_sampler(
 
 # %% ../nbs/course/08_sampler.ipynb #3a4196ee
 def denoise(
-    predict,  # (z, t) -> Prediction
+    predict: Callable[[torch.Tensor, int], Prediction],  # (z, t) -> Prediction
     z: torch.Tensor,  # [B,C,h,w] pure noise
     timesteps: list[int],  # where the network is asked, from the noisiest on
-    move,  # (number of the step, Prediction, z) -> the next z: what a sampler decides
-):
+    move: Move,
+) -> Iterator[State]:
     """The one loop of every sampler, of the pipeline and of tiles: yields a `State` per step."""
     for i, t in enumerate(timesteps):
         pred = predict(z, t)
@@ -211,10 +220,10 @@ def denoise(
 
 @torch.no_grad()
 def sample(
-    model,  # Teacher, or Student (then cond is needed)
+    model: Teacher | Student,  # Teacher, or Student (then cond is needed)
     captions: list[str],  # B captions, "" for none
     # [B, K, H, W] in [0, 1], for a Student (a list of them for composed adaptors)
-    cond=None,
+    cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     steps: int = 4,
     # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the model was made for
     method: str = "auto",
@@ -222,21 +231,20 @@ def sample(
     seed: int = 0,  # of the noise, drawn on the CPU: the same on every device
     any_steps: bool = False,
     look_ahead: LookAhead | None = None,  # of an any-step student; None: what suits the steps
-):
+) -> Iterator[State]:
     """Yield a `State` per step."""
     check_range(steps=steps, guidance=guidance, seed=seed)
     sampler = pick_sampler(model, steps, method, look_ahead)
-    if isinstance(model, Student):
-        cond = _checked(model, cond, captions)
-    elif cond is not None:
+    conds = (_checked(model, cond, captions),) if isinstance(model, Student) else ()
+    if cond is not None and not conds:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     if not any_steps:
         check_steps(model, steps)
-    teacher, schedule = getattr(model, "teacher", model), model.schedule
+    teacher: Any = getattr(model, "teacher", model)
+    schedule = teacher.schedule
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
     ts = schedule.timesteps(steps)
-    conds = (cond,) if isinstance(model, Student) else ()
     told = sampler.told(model, ts)
 
     def predict(z, t):
@@ -245,7 +253,11 @@ def sample(
     yield from denoise(predict, z, ts, METHODS[sampler.method](schedule, ts, generator))
 
 
-def _checked(student, cond, captions):
+def _checked(
+    student: Student,
+    cond: torch.Tensor | Sequence[torch.Tensor | None] | None,
+    captions: Sequence[str],
+) -> Prepared:
     """The prepared condition on the student's device, or an error."""
     if cond is None and student.adaptor.channels:
         raise ValueError(
@@ -263,17 +275,18 @@ def _checked(student, cond, captions):
 
 # %% ../nbs/course/08_sampler.ipynb #b92fd266
 def draw_images(
-    model,
-    captions,
-    cond=None,
+    model: Teacher | Student,
+    captions: list[str],
+    cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     batch: int = 32,
     seed: int = 0,
     tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
-    **kwargs,
+    **kwargs: Any,
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
-    out, teacher = [], getattr(model, "teacher", model)
+    teacher: Any = getattr(model, "teacher", model)
+    out = []
     for k, i in enumerate(range(0, len(captions), batch)):
         part = (
             None
@@ -293,11 +306,11 @@ def draw_images(
 
 # %% ../nbs/course/08_sampler.ipynb #c44db120
 def figure(
-    rows,  # lists of images [3 or 1, H, W] in [0, 1]
-    names=None,  # one per row
-    titles=None,  # one per column
+    rows: Sequence[Sequence[torch.Tensor]],  # lists of images [3 or 1, H, W] in [0, 1]
+    names: Sequence[str] | None = None,  # one per row
+    titles: Sequence[str] | None = None,  # one per column
     scale: float = 1.1,  # inches an image
-):
+) -> Figure:
     """A labelled matplotlib figure of rows of images."""
     from matplotlib import pyplot as plt
 

@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -142,7 +143,7 @@ class Schedule:
         """
         return cls("flow", T, prediction_type, shift=float(shift))
 
-    def _lookup(self, table: torch.Tensor, t) -> torch.Tensor:
+    def _lookup(self, table: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
         """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
@@ -156,25 +157,25 @@ class Schedule:
             )
         return table.to(t.device)[t.long() + 1]
 
-    def alpha(self, t) -> torch.Tensor:
+    def alpha(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal level α_t, float32, of t's shape; 1 at t = −1."""
         return self._lookup(self._alpha, t)
 
-    def sigma(self, t) -> torch.Tensor:
+    def sigma(self, t: int | torch.Tensor) -> torch.Tensor:
         """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
         return self._lookup(self._sigma, t)
 
-    def snr(self, t) -> torch.Tensor:
+    def snr(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio α²/σ²; infinite at t = −1."""
         return (self.alpha(t) / self.sigma(t)) ** 2
 
-    def log_snr(self, t) -> torch.Tensor:
+    def log_snr(self, t: int | torch.Tensor) -> torch.Tensor:
         """λ = log(α²/σ²); −∞ where no signal is left."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def at(
         self,
-        t,  # int, or integer tensor [] or [B]
+        t: int | torch.Tensor,  # int, or integer tensor [] or [B]
         z: torch.Tensor,  # [B, ...], any shape
     ) -> tuple[torch.Tensor, torch.Tensor]:  # α, σ: float32 [B, 1, …] or [1, 1, …] on z's device
         """The coefficients of a batch, shaped to multiply it."""
@@ -188,7 +189,7 @@ class Schedule:
         shape = (-1,) + (1,) * (z.ndim - 1)
         return self.alpha(t).to(z.device).reshape(shape), self.sigma(t).to(z.device).reshape(shape)
 
-    def add_noise(self, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
+    def add_noise(self, x: torch.Tensor, eps: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
         """z_t = α_t x + σ_t ε, [B, ...]."""
         if x.shape != eps.shape:
             raise ValueError(
@@ -197,14 +198,14 @@ class Schedule:
         alpha, sigma = self.at(t, x)
         return alpha * x + sigma * eps  # eq. 1
 
-    def from_v(self, v: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+    def from_v(self, v: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
         """From v (or, for a flow, the velocity u). Divides by nothing."""
         v, z, (alpha, sigma) = v.float(), z.float(), self.at(t, z)
         if self.is_flow:
             return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
         return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
 
-    def from_x(self, x: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+    def from_x(self, x: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
         """From the clean signal.
 
         ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0.
@@ -213,7 +214,7 @@ class Schedule:
         eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
         return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
-    def from_eps(self, eps: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+    def from_eps(self, eps: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
         """From the noise.
 
         x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0.
@@ -222,7 +223,7 @@ class Schedule:
         x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
         return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
 
-    def predict(self, output: torch.Tensor, z: torch.Tensor, t) -> Prediction:
+    def predict(self, output: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
         """Read a network's output, [B, ...] in any float type, as this schedule's
         `prediction_type`.
         """
@@ -240,7 +241,7 @@ class Schedule:
             flow_prediction=self.from_v,
         )[self.prediction_type](output, z, t)
 
-    def target(self, x: torch.Tensor, eps: torch.Tensor, t) -> torch.Tensor:
+    def target(self, x: torch.Tensor, eps: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
         """What the network should have said, [B, ...].
 
         The regression target in this schedule's `prediction_type`.
@@ -260,7 +261,7 @@ class Schedule:
         """
         return self if self.is_flow else replace(self, zero_snr=True)
 
-    def step(self, pred: Prediction, s) -> torch.Tensor:
+    def step(self, pred: Prediction, s: int | torch.Tensor) -> torch.Tensor:
         """The deterministic (DDIM) step.
 
         z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself.
@@ -279,7 +280,7 @@ class Schedule:
         gap = self.T - (self.T - self.T / n)
         return [round(self.T - k * gap) - 1 for k in range(n)]
 
-    def network_time(self, t) -> torch.Tensor:
+    def network_time(self, t: int | torch.Tensor) -> torch.Tensor:
         """What to tell the network.
 
         t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level.
@@ -287,7 +288,7 @@ class Schedule:
         return self.sigma(t) * self.T if self.is_flow else torch.as_tensor(t)
 
     @classmethod
-    def from_diffusers(cls, scheduler) -> Schedule:
+    def from_diffusers(cls, scheduler: Any) -> Schedule:
         """The schedule of a diffusers scheduler, or of its config.
 
         A config is a dict, as in scheduler_config.json.

@@ -9,6 +9,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
 from .folders import check_part, read_json, tidy
 from .ranges import check_range
-from .schedule import Prediction
+from .schedule import Prediction, Schedule
 from .teacher import Teacher, as_timesteps, classifier_free_guidance
 from .utils import lock_of
 
@@ -46,7 +47,7 @@ def _kinds() -> dict[str, type[Adaptor]]:
     return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
 
 
-def _check_finite(adaptor: Adaptor, where):
+def _check_finite(adaptor: Adaptor, where: str | Path):
     """Refuse weights that hold NaN or infinity; they draw black pictures."""
     bad = [name for name, p in adaptor.named_parameters() if not p.isfinite().all()]
     if bad:
@@ -131,14 +132,14 @@ class Student(nn.Module):
         object.__setattr__(self, "teacher", teacher)
 
     @property
-    def schedule(self):
+    def schedule(self) -> Schedule:
         return self.teacher.schedule
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.teacher.device
 
-    def prepare(self, cond, weights: dict | None = None) -> Prepared:
+    def prepare(self, cond: Any, weights: dict | None = None) -> Prepared:
         """What the adaptor computes once an image; a call takes it in place of `cond`.
 
         `weights` of an earlier batch save a second copy of the changed weights.
@@ -163,10 +164,10 @@ class Student(nn.Module):
 
     def forward(
         self,
-        z,  # latents [B,C,h,w]
-        t,  # timesteps, int or [B]
-        cond,  # [B,K,H,W] in [0,1], or `Prepared`
-        text,  # embeddings of the captions [B,L,D]
+        z: torch.Tensor,  # latents [B,C,h,w]
+        t: int | torch.Tensor,  # timesteps, int or [B]
+        cond: Any,  # [B,K,H,W] in [0,1], or `Prepared`
+        text: torch.Tensor,  # embeddings of the captions [B,L,D]
         guidance: float = 1.0,  # on the caption, the condition stays
         # timesteps ahead, a number or [B], for a student with that input; 0: the plain denoiser
         look_ahead: float | torch.Tensor = 0.0,
@@ -198,7 +199,15 @@ class Student(nn.Module):
             self._checked(look_ahead, z),
         )
 
-    def _predict(self, z, t, text, weights, cond, more: dict) -> Prediction:
+    def _predict(
+        self,
+        z: torch.Tensor,
+        t: torch.Tensor,
+        text: torch.Tensor,
+        weights: dict,
+        cond: Any,
+        more: dict,
+    ) -> Prediction:
         """One call without guidance; `more` is what the adaptor is told beside the time."""
         if self.adaptor.reader is not None:
             text = self.adaptor.reader(text.float())
@@ -207,7 +216,7 @@ class Student(nn.Module):
         effect = self.adaptor(z.float(), time, cond, inputs, **more)
         return self.teacher.predict(z, t, text, weights=weights, **effect)
 
-    def _checked(self, look_ahead, z) -> torch.Tensor:
+    def _checked(self, look_ahead: float | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The look-ahead of each sample, [B]; refused where the adaptor has no input for it."""
         given = torch.is_tensor(look_ahead) or look_ahead != 0
         if given and not self.any_step:
@@ -223,9 +232,9 @@ class Student(nn.Module):
 
     def save(
         self,
-        folder,
-        dtype=None,  # torch.float16 halves the file; None keeps the bits
-        **about,  # JSON values to keep beside the weights: task, steps, command …
+        folder: str | Path,
+        dtype: torch.dtype | None = None,  # torch.float16 halves the file; None keeps the bits
+        **about: Any,  # JSON values to keep beside the weights: task, steps, command …
     ):
         """Write the adaptor and what it belongs to."""
         _check_finite(self.adaptor, folder)
@@ -248,7 +257,7 @@ class Student(nn.Module):
         tidy(folder)
 
     @staticmethod
-    def load(teacher: Teacher, folder) -> Student:
+    def load(teacher: Teacher, folder: str | Path) -> Student:
         """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
         folder = Path(folder)
         info = _read_about(folder, teacher)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from .folders import check_folder, load_parts, read_index, read_json
 from .schedule import Prediction, Schedule
@@ -21,7 +23,7 @@ from .utils import check_image, lock_of
 
 # %% auto #0
 __all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family',
-           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'output_hooks', 'Teacher']
+           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'output_hooks', 'check_captions', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
@@ -86,13 +88,13 @@ def find_family(kind: str) -> type[Teacher]:
 
 # %% ../nbs/course/03_teacher.ipynb #1dad07ea
 def classifier_free_guidance(
-    predict,  # (z, t, text, *conds) -> Prediction, on a batch
-    z,  # latents [B,C,h,w]
-    t,  # timesteps [B]
-    text,  # embeddings of the captions [B,L,D]
-    empty,  # embedding of the empty caption
-    guidance,  # a number, or [B]
-    *conds,
+    predict: Callable[..., Prediction],  # (z, t, text, *conds) -> Prediction, on a batch
+    z: torch.Tensor,  # latents [B,C,h,w]
+    t: torch.Tensor,  # timesteps [B]
+    text: torch.Tensor,  # embeddings of the captions [B,L,D]
+    empty: torch.Tensor,  # embedding of the empty caption
+    guidance: float | torch.Tensor,  # a number, or [B]
+    *conds: Any,
 ) -> Prediction:
     """Classifier-free guidance in one batch of 2B.
 
@@ -115,7 +117,7 @@ def classifier_free_guidance(
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 
 # %% ../nbs/course/03_teacher.ipynb #55e75ae8
-def as_timesteps(t, z) -> torch.Tensor:
+def as_timesteps(t: int | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """An int or a tensor of timesteps → int64 [B] on z's device."""
     t = torch.as_tensor(t, device=z.device)
     if t.is_floating_point():
@@ -137,7 +139,7 @@ def latent_scale(vae: Any, x: torch.Tensor) -> tuple:
 
 
 @contextmanager
-def output_hooks(net, outputs: dict):
+def output_hooks(net: nn.Module, outputs: dict) -> Generator[None]:
     """While open, each named part of `net` gives its output plus a tensor."""
 
     def plus(delta):
@@ -155,6 +157,57 @@ def output_hooks(net, outputs: dict):
         for h in handles:
             h.remove()
 
+# %% ../nbs/course/03_teacher.ipynb #2b493269
+#| code-fold: true
+def check_captions(captions: Sequence[str]):
+    """Refuse one string where a list of them is expected."""
+    if isinstance(captions, str):
+        raise TypeError(
+            f"captions is one string {captions!r}; expected a list of strings, one per image"
+        )
+
+
+def _token_ids(tokenizer: Any, captions: Sequence[str], longest: int) -> torch.Tensor:
+    """Captions as numbers, int64 [B, L], cut or filled up to the length of the text encoder."""
+    length = min(tokenizer.model_max_length, longest)
+    how = dict(padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokenizer(list(captions), **how).input_ids
+
+
+def _cast(a: Any, dtype: torch.dtype) -> Any:
+    """A tensor, or all those in a dict, list or tuple, as another type of number."""
+    if isinstance(a, dict):
+        return {k: _cast(v, dtype) for k, v in a.items()}
+    return tuple(_cast(v, dtype) for v in a) if isinstance(a, (tuple, list)) else a.to(dtype)
+
+
+def _as_it_is(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """No mixed precision around a network in 16 bits.
+
+    It would take the norms to float32 and keep those for the backward pass.
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    if half and torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _digest(start: str, parts: Sequence[Mapping[str, torch.Tensor]], exact: bool) -> str:
+    """Twelve hex digits from the named weights of some networks."""
+    h = hashlib.sha256(start.encode())
+    for part in parts:
+        # transformers 4 and 5 name the text encoder's differently
+        plain = {
+            name.removeprefix("text_model."): p
+            for name, p in part.items()
+            if exact or not name.startswith(DECODES)
+        }
+        for name, p in sorted(plain.items()):
+            p = p.detach().flatten().cpu()
+            h.update(f"{name}{len(p)}".encode())
+            h.update((p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes())
+    return h.hexdigest()[:12]
+
 # %% ../nbs/course/03_teacher.ipynb #dac794d0
 class Teacher(nn.Module):
     """A frozen diffusion model: no gradients, evaluation mode, one call signature.
@@ -170,7 +223,9 @@ class Teacher(nn.Module):
     tokenizer: Any
     schedule: Schedule
 
-    def __init__(self, backbone, vae, text_encoder, tokenizer, schedule: Schedule):
+    def __init__(
+        self, backbone: Any, vae: Any, text_encoder: Any, tokenizer: Any, schedule: Schedule
+    ):
         super().__init__()
         self.backbone = backbone
         self.vae = vae
@@ -181,11 +236,11 @@ class Teacher(nn.Module):
             self.requires_grad_(False).eval()
 
     # a teacher is never in training mode
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Teacher:
         return super().train(False)
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.backbone.device
 
     @property
@@ -208,8 +263,8 @@ class Teacher(nn.Module):
     def from_pretrained(
         cls,
         name: str | Path = "shipped",  # folder, "shipped", or a model of the hub
-        device="cpu",
-        dtype=torch.float32,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         local_files_only: bool = True,  # False allows fetching from the hub
     ) -> Teacher:
@@ -221,12 +276,12 @@ class Teacher(nn.Module):
                 f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}"
             )
         check_folder(folder)
-        opened = find_family(kind).open(folder, dtype)
+        opened: Any = find_family(kind).open(folder, dtype)
         # the layout in which convolutions are fastest
         return opened.to(device, memory_format=torch.channels_last)
 
     @classmethod
-    def open(cls, folder: Path, dtype) -> Teacher:
+    def open(cls, folder: Path, dtype: torch.dtype) -> Teacher:
         """The parts of a Stable Diffusion folder, each in `dtype`."""
         from transformers import CLIPTokenizer
 
@@ -261,79 +316,52 @@ class Teacher(nn.Module):
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def embed(self, captions: list[str]) -> torch.Tensor:  # B captions → [B, L, D]
+    def embed(self, captions: Sequence[str]) -> torch.Tensor:  # B captions → [B, L, D]
         """Text embeddings; the empty string is the unconditional prompt."""
-        if isinstance(captions, str):
-            raise TypeError(
-                f"captions is one string {captions!r}; expected a list of strings, one per image"
-            )
-        tok = self.tokenizer
-        length = min(tok.model_max_length, self.text_encoder.config.max_position_embeddings)
-        # a tokenizer serves one thread at a time, too
-        with lock_of(self.text_encoder):
-            ids = tok(
-                list(captions),
-                padding="max_length",
-                max_length=length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-        return self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
+        check_captions(captions)
+        net = self.text_encoder
+        with lock_of(net):  # a tokenizer serves one thread at a time
+            ids = _token_ids(self.tokenizer, captions, net.config.max_position_embeddings)
+        return net(ids.to(net.device)).last_hidden_state
 
-    def text_inputs(self, text) -> dict:
+    def text_inputs(self, text: torch.Tensor) -> dict:
         """Text embeddings [B,L,D] as the keyword arguments of the network."""
         return dict(encoder_hidden_states=text)
 
     def predict(
         self,
-        z,
-        t,
-        text,
-        network=None,
-        weights: dict | None = None,
-        outputs: dict | None = None,
-        **inputs,
+        z: torch.Tensor,  # latents [B,C,h,w]
+        t: torch.Tensor,  # timesteps, int64 [B]
+        text: torch.Tensor,  # embeddings [B,L,D]
+        network: Callable | None = None,
+        weights: dict[str, torch.Tensor] | None = None,
+        outputs: dict[str, torch.Tensor] | None = None,
+        **inputs: Any,
     ) -> Prediction:
-        """One call, without guidance; t int64 [B].
+        """One call, without guidance.
 
         From an adaptor, for this call: other `weights`, what is added to the `outputs` of these
         parts, more `inputs`, or another `network`.
         """
         # once: diffusers looks through all parameters for it
         dtype = self.backbone.dtype if network is None else z.dtype
-
-        def cast(a):
-            if isinstance(a, dict):
-                return {k: cast(v) for k, v in a.items()}
-            return tuple(map(cast, a)) if isinstance(a, (tuple, list)) else a.to(dtype)
-
         time = self.schedule.network_time(t).to(z.device)
-        inputs = dict(cast(self.text_inputs(text) | inputs), return_dict=False)
+        inputs = dict(_cast(self.text_inputs(text) | inputs, dtype), return_dict=False)
         if network is not None:
             out = network(z, time, **inputs)[0]
         else:
-            # mixed precision would take its norms to float32 and keep those for the backward pass
-            half = dtype in (torch.float16, torch.bfloat16) and torch.amp.is_autocast_available(
-                z.device.type
-            )
-            with (
-                lock_of(self.backbone),
-                output_hooks(self.backbone, cast(outputs or {})),
-                torch.autocast(z.device.type, enabled=False) if half else nullcontext(),
-            ):
-                out = torch.func.functional_call(
-                    self.backbone,
-                    weights or {},
-                    (cast(z),),
-                    dict(inputs, timestep=time),
-                    tie_weights=False,
-                )[0]
+            net, inputs = self.backbone, inputs | dict(timestep=time)
+            added, start = _cast(outputs or {}, dtype), (_cast(z, dtype),)
+            with lock_of(net), output_hooks(net, added), _as_it_is(z.device, dtype):
+                out = functional_call(net, weights or {}, start, inputs, tie_weights=False)[0]
         # a model with learned variance: our samplers do not use it
         if out.shape[1] == 2 * z.shape[1]:
             out = out.chunk(2, 1)[0]
         return self.schedule.predict(out, z, t)
 
-    def forward(self, z, t, text, guidance: float = 1.0) -> Prediction:
+    def forward(
+        self, z: torch.Tensor, t: int | torch.Tensor, text: torch.Tensor, guidance: float = 1.0
+    ) -> Prediction:
         """Predict x, ε and v from z_t [B,C,h,w] at timestep t (int or [B]) with text [B,L,D]."""
         if len(text) != len(z):
             raise ValueError(
@@ -361,20 +389,6 @@ class Teacher(nn.Module):
         the same in every precision. The autoencoder's decoder does not count: an adaptor works on
         latents, whatever draws the picture in the end.
         """
-        h = hashlib.sha256(self.schedule.fingerprint().encode())
         with lock_of(self.backbone):
             parts = [dict(part.named_parameters()) for part in self.children()]
-        for part in parts:
-            # transformers 4 and 5 name the text encoder's differently
-            plain = {
-                name.removeprefix("text_model."): p
-                for name, p in part.items()
-                if exact or not name.startswith(DECODES)
-            }
-            for name, p in sorted(plain.items()):
-                p = p.detach().flatten().cpu()
-                h.update(f"{name}{len(p)}".encode())
-                h.update(
-                    (p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes()
-                )
-        return h.hexdigest()[:12]
+        return _digest(self.schedule.fingerprint(), parts, exact)

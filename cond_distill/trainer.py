@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -171,7 +172,7 @@ def open_teacher(cfg: ModelConfig) -> Teacher:
     from accelerate import PartialState
 
     with engines_aside():
-        device = PartialState(cpu=not torch.cuda.is_available()).device
+        device: Any = PartialState(cpu=not torch.cuda.is_available()).device
     return Teacher.from_pretrained(
         cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch
     )
@@ -214,11 +215,10 @@ def steps(
     """The loop: train, observe, yield, save; until the end, or until somebody asks to stop."""
     state, cfg, began = run.state, run.cfg, time.time()
     while state.step < cfg.steps and not any(run.engine.gather(len(asked))):
-        numbers = train_step(run, source)
+        numbers: dict[str, Any] = train_step(run, source)
         check_alive(run)
-        record = Record(
-            step=state.step, nfe=round(state.nfe), seconds=time.time() - began, **numbers
-        )
+        numbers |= dict(nfe=round(state.nfe), seconds=time.time() - began)
+        record = Record(step=state.step, **numbers)
         try:
             yield observe(run, record, eval_fn)
         except GeneratorExit:  # the caller left its loop

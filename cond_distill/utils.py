@@ -9,6 +9,7 @@ import csv
 import math
 import signal
 import threading
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -91,7 +92,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../nbs/library/utils.ipynb #3222508c
-def append_row(path, row: dict):
+def append_row(path: Path, row: dict):
     """One more row of a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
@@ -121,7 +122,7 @@ def forget_rows_after(log: Path, step: int):
 
 # %% ../nbs/library/utils.ipynb #6c407bf5
 @contextmanager
-def calm_interrupt():
+def calm_interrupt() -> Generator[list[int]]:
     """Yields a list that becomes non-empty at Ctrl-C or SIGTERM; a second one is immediate."""
     asked, before = [], {}
 

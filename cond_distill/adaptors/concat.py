@@ -5,6 +5,9 @@
 # %% ../../nbs/library/adaptors/concat.ipynb #e8f9ad77
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,7 +20,9 @@ __all__ = ['as_latent', 'latent_channels', 'ConcatAdaptor']
 
 # %% ../../nbs/library/adaptors/concat.ipynb #6deb06f1
 @torch.no_grad()
-def as_latent(teacher: Teacher, cond) -> torch.Tensor:  # [B,K,H,W] in [0,1] → [B,C+K−3,h,w]
+def as_latent(
+    teacher: Teacher, cond: torch.Tensor
+) -> torch.Tensor:  # [B,K,H,W] in [0,1] → [B,C+K−3,h,w]
     """The condition as the teacher's latent.
 
     Channels after the third are pooled and mapped to [−1, 1].
@@ -29,7 +34,7 @@ def as_latent(teacher: Teacher, cond) -> torch.Tensor:  # [B,K,H,W] in [0,1] →
     x = teacher.encode(cond[:, :3].expand(-1, 3, -1, -1))
     if cond.shape[1] <= 3:
         return x
-    return torch.cat([x, F.adaptive_avg_pool2d(cond[:, 3:], x.shape[-2:]) * 2 - 1], 1)
+    return torch.cat([x, F.adaptive_avg_pool2d(cond[:, 3:], (x.shape[-2], x.shape[-1])) * 2 - 1], 1)
 
 
 def latent_channels(teacher: Teacher, channels: int) -> int:
@@ -37,7 +42,7 @@ def latent_channels(teacher: Teacher, channels: int) -> int:
     return teacher.latent_shape[0] + max(channels - 3, 0)
 
 # %% ../../nbs/library/adaptors/concat.ipynb #5a7b6aae
-def _entry(net) -> str:
+def _entry(net: Any) -> str:
     """The name of the layer that reads z_t.
 
     A U-Net's first convolution, a transformer's patch embedding.
@@ -73,11 +78,13 @@ class ConcatAdaptor(Adaptor):
             entry, name, LowRank(teacher.backbone, rank, ""), channels, teacher.image_size
         ).to(teacher.device)
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> torch.Tensor:
         return as_latent(teacher, cond)
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.lora(net)
 
-    def forward(self, z, time, cond, inputs):
+    def forward(
+        self, z: torch.Tensor, time: torch.Tensor, cond: torch.Tensor, inputs: dict
+    ) -> dict:
         return dict(outputs={self.name: self.entry(cond)})

@@ -5,10 +5,13 @@
 # %% ../../nbs/library/adaptors/full.ipynb #003f5f5a
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from ..adaptor import Adaptor
+from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['FullFinetune']
@@ -23,22 +26,22 @@ class FullFinetune(Adaptor):
         self.change = nn.ParameterList(nn.Parameter(torch.zeros(s)) for s in shapes.values())
 
     @classmethod
-    def from_teacher(cls, teacher, channels: int = 0, rank: int = 0):
+    def from_teacher(cls, teacher: Teacher, channels: int = 0, rank: int = 0) -> FullFinetune:
         return cls(
             {k: p.shape for k, p in teacher.backbone.named_parameters()}, teacher.image_size
         ).to(teacher.device)
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> tuple:
         return ()
 
-    def check(self, cond, n):
+    def check(self, cond: torch.Tensor | None, n: int):
         pass
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return (
             (n, net.get_parameter(n).clone().add_(change))
             for n, change in zip(self.names, self.change)
         )
 
-    def forward(self, z, time, cond, inputs):
+    def forward(self, z: torch.Tensor, time: torch.Tensor, cond: tuple, inputs: dict) -> dict:
         return {}

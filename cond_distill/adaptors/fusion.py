@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +20,9 @@ from ..teacher import Teacher
 __all__ = ['encoder', 'decoder', 'FusionAdaptor']
 
 # %% ../../nbs/library/adaptors/fusion.ipynb #2d6e5f6a
-def encoder(net, z, time, inputs: dict):
+def encoder(
+    net: Any, z: torch.Tensor, time: torch.Tensor, inputs: dict
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """First half of a diffusers U-Net: (last feature, features at the skips, time embedding)."""
     emb = net.time_embedding(net.time_proj(time.expand(len(z))).to(z.dtype))
     if hasattr(net, "get_aug_embed"):
@@ -36,7 +40,7 @@ def encoder(net, z, time, inputs: dict):
     return net.mid_block(h, emb, **_words(net.mid_block, inputs)), skips, emb
 
 
-def _words(block, inputs):
+def _words(block: nn.Module, inputs: dict) -> dict:
     """The text, for a block that looks at it."""
     return (
         dict(encoder_hidden_states=inputs["encoder_hidden_states"])
@@ -45,7 +49,9 @@ def _words(block, inputs):
     )
 
 
-def decoder(net, h, skips, emb, inputs: dict):
+def decoder(
+    net: Any, h: torch.Tensor, skips: Sequence[torch.Tensor], emb: torch.Tensor, inputs: dict
+) -> torch.Tensor:
     """Second half of a diffusers U-Net."""
     for block in net.up_blocks:
         n = len(block.resnets)
@@ -65,7 +71,7 @@ class FusionAdaptor(Adaptor):
     Copied encoder, h' = (1 − μ)h + μ h_c with μ = 0 at the start; everything learns.
     """
 
-    def __init__(self, net, reads, channels: int, image_size: int):
+    def __init__(self, net: Any, reads: Any, channels: int, image_size: int):
         super().__init__(channels, image_size)
         # one element and not a scalar: FSDP cuts no scalars
         self.net, self.reads, self.mu = net, reads, nn.Parameter(torch.zeros(1))
@@ -91,17 +97,18 @@ class FusionAdaptor(Adaptor):
                 reads.conv_in.kernel_size,
                 padding=reads.conv_in.padding,
             )
-            with torch.no_grad():
-                new.weight.zero_()
-                new.weight[:, : old.in_channels] = old.weight
-                new.bias.copy_(old.bias)
+            weight = torch.zeros_like(new.weight)
+            weight[:, : old.in_channels] = old.weight.detach()
+            new.load_state_dict(dict(weight=weight, bias=old.bias))
             reads.conv_in = new.to(old.weight.device)
         return cls(net, reads, channels, teacher.image_size).to(teacher.device)
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> torch.Tensor:
         return as_latent(teacher, cond)
 
-    def forward(self, z, time, cond, inputs):
+    def forward(
+        self, z: torch.Tensor, time: torch.Tensor, cond: torch.Tensor, inputs: dict
+    ) -> dict:
         """Another network in place of the backbone."""
 
         def network(z, time, return_dict=None, **inputs):

@@ -55,5 +55,5 @@ class InstructionEncoder(nn.Module):
             )
         return cls(text.shape[-1], text.shape[-2], layers).to(teacher.device)
 
-    def forward(self, text):
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
         return text + self.out(self.net(self.norm(text) + self.place))

@@ -5,6 +5,12 @@
 # %% ../../nbs/library/adaptors/lora.ipynb #d86e7fec
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
 from ..adaptor import Adaptor, LowRank
 from ..teacher import Teacher
 
@@ -30,23 +36,23 @@ class LoRAAdaptor(Adaptor):
             teacher.device
         )
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> tuple:
         return ()
 
-    def check(self, cond, n):
+    def check(self, cond: torch.Tensor | None, n: int):
         pass
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.lora(net)
 
-    def forward(self, z, time, cond, inputs):
+    def forward(self, z: torch.Tensor, time: torch.Tensor, cond: tuple, inputs: dict) -> dict:
         return {}
 
-    def write(self, folder, dtype):
+    def write(self, folder: Path, dtype: torch.dtype | None):
         self.lora.write(folder, dtype, self.prefix)
 
     @classmethod
-    def read(cls, teacher, folder, settings):
+    def read(cls, teacher: Teacher, folder: Path, settings: dict) -> LoRAAdaptor:
         prefix = cls.from_teacher(teacher).prefix
         return cls(
             LowRank.read(teacher.backbone, settings["rank"], folder, "", prefix),

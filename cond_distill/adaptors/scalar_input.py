@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,10 +53,10 @@ def width_of(teacher: Teacher) -> int:
 # %% ../../nbs/library/adaptors/scalar_input.ipynb #ba0400c0
 def new_embedding(hidden: int, width: int) -> nn.Sequential:
     """From 32 waves to something that is added to the embedding of the time; zero at the start."""
-    net = nn.Sequential(nn.Linear(32, hidden), nn.SiLU(), nn.Linear(hidden, width))
-    nn.init.zeros_(net[-1].weight)
-    nn.init.zeros_(net[-1].bias)
-    return net
+    first, last = nn.Linear(32, hidden), nn.Linear(hidden, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.SiLU(), last)
 
 
 class ScalarInput(Adaptor):
@@ -101,14 +102,14 @@ class ScalarInput(Adaptor):
         n: int,  # size of the batch
     ) -> torch.Tensor:
         """What is added to the time's embedding, [n, width]."""
-        device = self.embed[0].weight.device
+        device = next(self.embed.parameters()).device
         value = torch.as_tensor(value, dtype=torch.float32, device=device).expand(n)
         return self.embed(self.waves(value))
 
-    def prepare(self, teacher: Teacher, cond: Condition):
+    def prepare(self, teacher: Teacher, cond: Condition) -> Any:
         return self.inner.prepare(teacher, cond)
 
-    def weights(self, net: nn.Module):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.inner.weights(net)
 
     def check(self, cond: Condition, n: int):
@@ -150,7 +151,7 @@ class ScalarInput(Adaptor):
 
 # %% ../../nbs/library/adaptors/scalar_input.ipynb #0d7e1540
 @contextmanager
-def told(adaptor: Adaptor, delta: torch.Tensor) -> Iterator[None]:
+def told(adaptor: Adaptor, delta: torch.Tensor) -> Generator[None]:
     """While open, every part of the adaptor that embeds the time adds `delta` to its output."""
     with ExitStack() as stack:
         for name in time_parts(adaptor):

@@ -5,24 +5,29 @@
 # %% ../../nbs/library/adaptors/several.ipynb #6d1cc277
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
 from ..adaptor import Adaptor
 from .fusion import FusionAdaptor
+from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['MultiAdaptor']
 
 # %% ../../nbs/library/adaptors/several.ipynb #8ffe9028
-def _scaled(a, k: float):
+def _scaled(a: Any, k: float) -> Any:
     """k times a tensor, or everything in a dict, list or tuple of them."""
     if isinstance(a, dict):
         return {n: _scaled(v, k) for n, v in a.items()}
     return a * k if torch.is_tensor(a) else [_scaled(v, k) for v in a]
 
 
-def _summed(a, b):
+def _summed(a: Any, b: Any) -> Any:
     """The sum of two nested structures; what only one dict has is taken as it is."""
     if isinstance(a, dict):
         return {n: _summed(a[n], b[n]) if n in a and n in b else a.get(n, b.get(n)) for n in a | b}
@@ -35,7 +40,9 @@ class MultiAdaptor(Adaptor):
     The condition is a list with one entry for each.
     """
 
-    def __init__(self, adaptors, strengths):
+    adaptors: Any  # an nn.ModuleList of them
+
+    def __init__(self, adaptors: Sequence[Adaptor], strengths: Sequence[float]):
         super().__init__(sum(a.channels for a in adaptors), adaptors[0].image_size)
         if any(isinstance(m, FusionAdaptor) for a in adaptors for m in a.modules()):
             raise ValueError(
@@ -48,7 +55,7 @@ class MultiAdaptor(Adaptor):
         inputs = [a.extra_input for a in adaptors if a.extra_input]
         self.extra_input = inputs[0] if inputs else None
 
-    def check(self, cond, n):
+    def check(self, cond: Any, n: int):
         if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors):
             raise ValueError(
                 f"{len(self.adaptors)} adaptors need a list of {len(self.adaptors)} conditions "
@@ -57,16 +64,16 @@ class MultiAdaptor(Adaptor):
         for a, c in zip(self.adaptors, cond):
             a.check(c, n)
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: Any) -> tuple:
         return tuple(a.prepare(teacher, c) for a, c in zip(self.adaptors, cond))
 
-    def _total(self, parts):
+    def _total(self, parts: Iterable[dict]) -> dict:
         total = {}
         for part, k in zip(parts, self.strengths):
             total = _summed(total, _scaled(part, k))
         return total
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         total = {}
         for a, k in zip(self.adaptors, self.strengths):
             for name, w in a.weights(net):
@@ -74,11 +81,18 @@ class MultiAdaptor(Adaptor):
                 total.setdefault(name, base.clone()).add_(w - base, alpha=k)
         return total.items()
 
-    def forward(self, z, time, cond, inputs, **told):
+    def forward(
+        self,
+        z: torch.Tensor,
+        time: torch.Tensor,
+        cond: tuple,
+        inputs: dict,
+        **told: float | torch.Tensor,
+    ) -> dict:
         return self._total(
             a(z, time, c, inputs, **(told if a.extra_input else {}))
             for a, c in zip(self.adaptors, cond)
         )
 
-    def write(self, folder, dtype):
+    def write(self, folder: Path, dtype: torch.dtype | None):
         raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")

@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..adaptor import Adaptor, LowRank
@@ -17,7 +21,7 @@ from ..teacher import Teacher
 __all__ = ['T2IAdaptor']
 
 # %% ../../nbs/library/adaptors/t2i.ipynb #961a1670
-def _last_of_levels(unet) -> list[str]:
+def _last_of_levels(unet: Any) -> list[str]:
     """In each level of the encoder the last part before the picture is halved.
 
     Where a T2I-Adapter's feature is added.
@@ -39,7 +43,7 @@ class T2IAdaptor(Adaptor):
     Its features are computed once an image.
     """
 
-    def __init__(self, net, places: list[str], lora: LowRank, image_size: int):
+    def __init__(self, net: Any, places: list[str], lora: LowRank, image_size: int):
         super().__init__(net.config.in_channels, image_size, rank=lora.rank)
         self.net, self.places, self.lora = net, places, lora
 
@@ -50,7 +54,7 @@ class T2IAdaptor(Adaptor):
 
         cls.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
         unet, factor = teacher.backbone, teacher.image_size // teacher.latent_shape[1]
-        net = T2IAdapter(
+        net: Any = T2IAdapter(
             in_channels=channels,
             channels=list(unet.config.block_out_channels),
             num_res_blocks=2,
@@ -60,28 +64,31 @@ class T2IAdaptor(Adaptor):
         for m in net.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
-                nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
         nn.init.zeros_(net.adapter.conv_in.weight)
         return cls(net, _last_of_levels(unet), LowRank(unet, rank), teacher.image_size).to(
             teacher.device
         )
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.net(cond))
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.lora(net)
 
-    def forward(self, z, time, cond, inputs):
+    def forward(
+        self, z: torch.Tensor, time: torch.Tensor, cond: tuple[torch.Tensor, ...], inputs: dict
+    ) -> dict:
         return dict(outputs=dict(zip(self.places, cond)))
 
-    def write(self, folder, dtype):
+    def write(self, folder: Path, dtype: torch.dtype | None):
         net = nn.Module.to(copy.deepcopy(self.net), "cpu", dtype)
         net.save_pretrained(folder)
         self.lora.write(folder, dtype)
 
     @classmethod
-    def read(cls, teacher, folder, settings):
+    def read(cls, teacher: Teacher, folder: Path, settings: dict) -> T2IAdaptor:
         from diffusers import T2IAdapter
 
         net = load_network(T2IAdapter, folder).float()

@@ -5,6 +5,12 @@
 # %% ../../nbs/library/adaptors/transformer.ipynb #431ce459
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
 from ..adaptor import Adaptor, LowRank
 from .concat import as_latent, latent_channels
 from ..teacher import Teacher
@@ -19,7 +25,7 @@ class TransformerControlNetAdaptor(Adaptor):
     Copied from the transformer's first blocks; zero effect at the start.
     """
 
-    def __init__(self, net, lora: LowRank, channels: int, image_size: int):
+    def __init__(self, net: Any, lora: LowRank, channels: int, image_size: int):
         super().__init__(channels, image_size, rank=lora.rank, layers=net.config.num_layers)
         self.net, self.lora = net, lora
 
@@ -37,7 +43,7 @@ class TransformerControlNetAdaptor(Adaptor):
         cls.needs(teacher, "SD3Transformer2DModel")
         base = teacher.backbone
         layers = layers or (len(base.transformer_blocks) + 1) // 2
-        net = SD3ControlNetModel.from_config(
+        net: Any = SD3ControlNetModel.from_config(
             dict(base.config)
             | dict(
                 num_layers=layers,
@@ -56,13 +62,15 @@ class TransformerControlNetAdaptor(Adaptor):
             teacher.image_size,
         ).to(teacher.device)
 
-    def weights(self, net):
+    def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.lora(net)
 
-    def prepare(self, teacher, cond):
+    def prepare(self, teacher: Teacher, cond: torch.Tensor) -> torch.Tensor:
         return as_latent(teacher, cond)
 
-    def forward(self, z, time, cond, inputs):
+    def forward(
+        self, z: torch.Tensor, time: torch.Tensor, cond: torch.Tensor, inputs: dict
+    ) -> dict:
         return dict(
             block_controlnet_hidden_states=self.net(
                 z, cond, timestep=time, return_dict=False, **inputs

@@ -121,7 +121,7 @@ def _second_colour(colour: str) -> tuple[float, float, float]:
     return tuple(0.3 * value + 0.66 for value in COLOURS[colour])
 
 
-def pack(scenes: list[Scene], device="cpu") -> dict[str, torch.Tensor]:
+def pack(scenes: list[Scene], device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
     """The numbers of scenes as tensors with B in front; of solids, with B and K."""
 
     def each(read):
@@ -171,7 +171,9 @@ def _into_frames(packed, points, directions):
     return o, (dx / r, directions[:, None, 1] / r, dz / r)
 
 
-def intersect(packed, points, directions):
+def intersect(
+    packed: dict[str, torch.Tensor], points: torch.Tensor, directions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Entry and exit of every ray [B, 3, R] in every solid, two [B, K, R]; empty where missed."""
     o, d = _into_frames(packed, points, directions)
     a, b, c, top = packed["body"].unsqueeze(-1).unbind(2)
@@ -334,7 +336,7 @@ def render(
     scenes: list[Scene],  # B scenes
     size: int = 64,  # pixels a side
     samples: int = 3,  # rays per pixel and side; an odd number has one in the middle
-    device="cpu",  # where to compute
+    device: str | torch.device = "cpu",  # where to compute
 ) -> dict[str, torch.Tensor]:  # on `device`; see below
     """Draw scenes with their exact conditions.
 

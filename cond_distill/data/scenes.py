@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,7 +195,7 @@ class Scenes(torch.utils.data.Dataset):
         size: int = 64,  # pixels a side
         level: str = "mixed",  # of the captions: one of `LEVELS`
         seed: int = 0,  # another seed is another world
-        device="cpu",  # where pictures are drawn
+        device: str | torch.device = "cpu",  # where pictures are drawn
     ):
         if split not in ("train", "held_out"):
             raise ValueError(f"split is {split!r}; choose 'train' or 'held_out'")
@@ -215,7 +216,7 @@ class Scenes(torch.utils.data.Dataset):
             raise IndexError(f"scene {i} asked for, but this data set has 0 … {self.length - 1}")
         return make_scene(self.start + int(i), self.seed)
 
-    def batch(self, indices) -> dict:
+    def batch(self, indices: Iterable[int]) -> dict:
         """Several scenes at once: tensors with B in front, and lists."""
         scenes = [self.scene(i) for i in indices]
         claims = [caption(scene, self.level) for scene in scenes]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -97,7 +97,7 @@ def score(
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
     """Draw all held-out conditions and measure."""
     sampler, began = pick_sampler(model, steps, method).method, time.perf_counter()
-    how = dict(steps=steps, method=method, seed=seed, any_steps=True, tick=tick)
+    how: dict[str, Any] = dict(steps=steps, method=method, seed=seed, any_steps=True, tick=tick)
     images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
     seconds = (time.perf_counter() - began) / len(images)
     row = dict(model=name, sampler=sampler, steps=steps) | measure_images(nets, images, held)
@@ -139,7 +139,8 @@ def wrapped(caption: str, width: int = 13) -> str:
 
 def comparison(
     held: dict,
-    drawn: dict[str, torch.Tensor],  # row name → images [N, 3, S, S] of all held-out conditions
+    # row name → images [N, 3, S, S] of all held-out conditions
+    drawn: Mapping[str, torch.Tensor | Sequence[torch.Tensor]],
     columns: Sequence[int] | None = None,  # which conditions; None: four of each half
 ) -> Figure:
     """Figure: condition, one right answer, and each model's pictures; captions above."""

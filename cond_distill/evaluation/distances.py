@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ def frechet_distance(
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     _check_clouds(real, fake)
-    as_given = nn.Identity()
+    as_given: Any = nn.Identity()
     as_given.num_features = real.shape[1]
     metric = FrechetInceptionDistance(feature=as_given)
     metric.set_dtype(torch.float64)
@@ -179,12 +179,12 @@ class Networks(NamedTuple):
     evaluator: EvaluatorNetwork  # reads solids, floor and depth
     texture: TextureNetwork  # sees damage
 
-    def to(self, device) -> Networks:
+    def to(self, device: str | torch.device) -> Networks:
         """Both on that device."""
-        return Networks(*(net.to(device) for net in self))
+        return Networks(self.evaluator.to(device), self.texture.to(device))
 
 
-def load_networks(device="cpu") -> Networks:
+def load_networks(device: str | torch.device = "cpu") -> Networks:
     """The networks that ship with the package, frozen."""
     return Networks(load_evaluator(), load_texture()).to(device)
 
@@ -228,7 +228,7 @@ def set_distances(real: PictureSet, fake: PictureSet) -> dict[str, float]:
     )
 
 # %% ../../nbs/library/evaluation/distances.ipynb #9403b46a
-def unit_maps(net: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+def unit_maps(net: Any, images: torch.Tensor) -> list[torch.Tensor]:
     """Feature maps of a network, with vectors of length one at every position."""
     return [F.normalize(m, dim=1) for m in net.maps(images)]
 
@@ -236,7 +236,8 @@ def unit_maps(net: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 def perceptual_loss(net: nn.Module, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """What `perceptual_distance` measures, [B], with gradients, on the device of the network."""
     maps = list(zip(unit_maps(net, a), unit_maps(net, b), strict=True))
-    return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps) / len(maps)
+    parts: Any = sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps)
+    return parts / len(maps)
 
 
 def perceptual_distance(
@@ -273,7 +274,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     check_images(b, "b", size=None)
     check_pairs(a, b, "a", "b")
     pair = a.double(), b.to(a).double()
-    return structural_similarity_index_measure(*pair, data_range=1.0).item()
+    found: Any = structural_similarity_index_measure(*pair, data_range=1.0)
+    return found.item()
 
 # %% ../../nbs/library/evaluation/distances.ipynb #a66e6794
 def diversity(

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from cond_distill.data.render import (
 from ..data.scenes import Caption
 
 # %% auto #0
-__all__ = ['MEAN_CAMERA', 'KINDS_OF_CLAIMS', 'Residual', 'halve', 'EvaluatorNetwork', 'save_network', 'load_network',
+__all__ = ['Network', 'MEAN_CAMERA', 'KINDS_OF_CLAIMS', 'Residual', 'halve', 'EvaluatorNetwork', 'save_network', 'load_network',
            'load_evaluator', 'check_images', 'check_pairs', 'in_batches', 'scene_features', 'read_maps',
            'connected_regions', 'ReadSolid', 'ReadScene', 'place', 'read_scene', 'check_claims', 'caption_accuracy']
 
@@ -106,7 +107,10 @@ def save_network(net: nn.Module, folder: str | Path) -> Path:
     return path
 
 
-def load_network(net: nn.Module, folder: str | Path | None, shipped: str) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_network(net: Network, folder: str | Path | None, shipped: str) -> Network:
     """Fill a network with weights, in eval mode and frozen.
 
     Without a folder it takes the one called `shipped` that comes with the package. Raises
@@ -157,7 +161,7 @@ def check_images(
         raise ValueError(f"{name} lies in {low:.2f} … {high:.2f}; {want}: {hint}")
 
 
-def check_pairs(a, b, name_a: str, name_b: str) -> None:
+def check_pairs(a: Sized, b: Sized, name_a: str, name_b: str) -> None:
     """Refuse batches of different length."""
     if len(a) != len(b):
         raise ValueError(
@@ -300,7 +304,7 @@ def _verdict(picked, caption: Caption) -> dict[str, list[bool]]:
         ]
         for kind in ("shape", "colour", "pattern")
     }
-    stands = [_holds(*picked[:2], caption.relation)] if caption.relation else []
+    stands = [_holds(picked[0], picked[1], caption.relation)] if caption.relation else []
     return dict(out, relation=stands)
 
 

@@ -74,7 +74,7 @@ def pair_up(drawn: Pictures, real: Pictures) -> Pictures | None:
     if not unique or not set(drawn.names) <= set(place):
         return None
     order = [place[name] for name in drawn.names]
-    return Pictures(drawn.names, *([v[k] for k in order] for v in (real.images, real.captions)))
+    return Pictures(drawn.names, [real.images[k] for k in order], [real.captions[k] for k in order])
 
 # %% ../../nbs/library/evaluation/folders.ipynb #4809e262
 def texture_crops(

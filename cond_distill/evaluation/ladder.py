@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..data.scenes import Caption
 from .damage import damage
 from cond_distill.evaluation.distances import (
+    Networks,
     PictureSet,
     describe,
     gradient_energy,
@@ -20,7 +22,6 @@ from cond_distill.evaluation.distances import (
 )
 from .evaluator import EvaluatorNetwork, caption_accuracy
 from .fidelity import depth_fidelity
-from .texture import TextureNetwork
 
 # %% auto #0
 __all__ = ['DAMAGES', 'SHARES', 'DISTINCT', 'MEASURES', 'Rung', 'shifted', 'build_ladders', 'measure_ladders',
@@ -52,7 +53,7 @@ SHARES = (0.25, 0.5, 1.0)  # of wrong conditions and mixed-up captions
 DISTINCT = (64, 16, 4, 1)  # pictures of which the set holds copies
 
 # %% ../../nbs/library/evaluation/ladder.ipynb #f682fffc
-def shifted(items, share: float):
+def shifted(items: Any, share: float) -> Any:  # a tensor or a list
     """Give the first `share` of a batch its neighbour's items; the others keep theirs."""
     count = round(share * len(items))
     if torch.is_tensor(items):
@@ -111,7 +112,7 @@ def _fidelities(net: EvaluatorNetwork, rung: Rung) -> dict[str, float]:
 
 
 def measure_ladders(
-    networks: tuple[EvaluatorNetwork, TextureNetwork],
+    networks: Networks,
     real: PictureSet,  # `describe` of other real pictures
     ladders: dict[str, list[Rung]],
 ) -> dict[str, list[dict[str, float]]]:  # of each ladder a row of `MEASURES` for each rung
@@ -124,13 +125,13 @@ def measure_ladders(
             key = rung.images.data_ptr()
             if key not in described:
                 described[key] = set_distances(real, describe(networks, rung.images))
-            row = described[key] | _fidelities(networks[0], rung)
+            row = described[key] | _fidelities(networks.evaluator, rung)
             rows[name].append({measure: row[measure] for measure in MEASURES})
     return rows
 
 
 def real_against_real(
-    networks: tuple[EvaluatorNetwork, TextureNetwork],
+    networks: Networks,
     images: torch.Tensor,  # [2 N, 3, 64, 64]
     depth: torch.Tensor,
     captions: list[Caption],

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -37,6 +38,9 @@ from ..sampler import draw_images, pick_method
 from ..student import Student
 from ..teacher import best_device
 from ..utils import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['folder_examples', 'folder_columns', 'Report', 'shown_places', 'some_examples', 'add_adaptor', 'scene_report',
@@ -86,7 +90,7 @@ class Report:
     title: str
     held: dict  # the examples that are shown
     rows: list[dict] = field(default_factory=list)
-    drawn: dict[str, torch.Tensor] = field(default_factory=dict)  # name -> shown pictures
+    drawn: dict[str, Sequence[torch.Tensor]] = field(default_factory=dict)  # name -> shown pictures
 
 
 def shown_places(n: int, count: int = 8) -> list[int]:
@@ -201,7 +205,7 @@ def drawn_report(nets: Networks, cfg: EvaluateConfig) -> Report:
     return report
 
 # %% ../../nbs/library/evaluation/report.ipynb #e2e1d772
-def report_sheet(report: Report):  # -> matplotlib.figure.Figure
+def report_sheet(report: Report) -> Figure:
     """The sheet: real pictures, and what was drawn."""
     if "cond" in report.held:
         return comparison(report.held, report.drawn, range(len(report.held["caption"])))

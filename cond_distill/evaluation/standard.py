@@ -16,7 +16,7 @@ from .distances import frechet_distance, kernel_distance
 from .evaluator import check_images, check_pairs
 
 # %% auto #0
-__all__ = ['INCEPTION', 'ALEXNET', 'CLIP', 'checkpoint_folder', 'inception_weights', 'alexnet_weights', 'clip_folder',
+__all__ = ['INCEPTION', 'ALEXNET', 'CLIP', 'Pictures', 'checkpoint_folder', 'inception_weights', 'alexnet_weights', 'clip_folder',
            'how_to_get', 'same_sized', 'open_inception', 'inception_features', 'inception_distances', 'inception_fid',
            'lpips', 'clip_score', 'standard_columns']
 
@@ -98,9 +98,12 @@ def open_inception() -> Callable:  # uint8 [B, 3, H, W] -> [B, 2048]
     return FrechetInceptionDistance(feature_extractor_weights_path=str(weights)).inception
 
 
+Pictures = Sequence[torch.Tensor] | torch.Tensor
+
+
 @torch.no_grad()
 def inception_features(
-    pictures: Sequence[torch.Tensor],  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    pictures: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
     net: Callable | None = None,  # None: `open_inception`
 ) -> torch.Tensor:  # [N, 2048]
     """What Inception sees in pictures of any size."""
@@ -112,8 +115,8 @@ def inception_features(
 
 
 def inception_distances(
-    real: Sequence[torch.Tensor],  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
-    fake: Sequence[torch.Tensor],  # M of them
+    real: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    fake: Pictures,  # M of them
     net: Callable | None = None,  # None: `open_inception`
 ) -> dict[str, float]:
     """FID and KID (of 1,000 pictures at most at a time, as torchmetrics)."""
@@ -128,8 +131,8 @@ def inception_fid(real: torch.Tensor, fake: torch.Tensor) -> float:
 
 # %% ../../nbs/library/evaluation/standard.ipynb #9ec50975
 def lpips(
-    a: Sequence[torch.Tensor],  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
-    b: Sequence[torch.Tensor],  # N of them, of the same sizes
+    a: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    b: Pictures,  # N of them, of the same sizes
 ) -> float:
     """LPIPS (AlexNet), averaged over pairs. Raises `FileNotFoundError` without its weights."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -149,7 +152,7 @@ def lpips(
 
 @torch.no_grad()
 def clip_score(
-    pictures: Sequence[torch.Tensor],  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    pictures: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
     captions: Sequence[str],  # N; pictures with an empty one are left out
     clip: str = CLIP,  # a folder, or the name of a model in the hub's cache
 ) -> float:  # 100 cos; nan if there is no caption
@@ -183,8 +186,8 @@ def clip_score(
 
 # %% ../../nbs/library/evaluation/standard.ipynb #aebd1d92
 def standard_columns(
-    drawn: Sequence[torch.Tensor],  # M of [3, H, W] in [0, 1], or [M, 3, H, W]
-    real: Sequence[torch.Tensor],  # N of them
+    drawn: Pictures,  # M of [3, H, W] in [0, 1], or [M, 3, H, W]
+    real: Pictures,  # N of them
     captions: Sequence[str] = (),  # of the drawn ones; none: no CLIP score
     paired: bool = True,  # drawn and real belong together one by one: LPIPS
     clip: str = CLIP,

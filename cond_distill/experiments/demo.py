@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from ..utils import table
 __all__ = ['STEPS', 'UNDISTILLED', 'fidelity_fn', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
 
 # %% ../../nbs/library/experiments/demo.ipynb #2aca4844
-def fidelity_fn(cfg: TrainConfig):  # -> (images, examples) -> {name: value}, or None
+def fidelity_fn(cfg: TrainConfig) -> Callable | None:  # (images, examples) → {name: value}
     """What measures a training: its task's fidelity, where that can be measured."""
     task = task_of(cfg)
     if cfg.teacher == "shipped" and not cfg.images:

@@ -9,10 +9,10 @@ import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..data.render import COLOURS, FLOORS, PATTERNS, SHAPES
 from ..data.scenes import WORLD, Scenes
@@ -54,7 +54,7 @@ class EvaluatorConfig:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device!r}, but torch finds no GPU; use 'cpu'")
 
-    def precision(self):
+    def precision(self) -> torch.autocast:
         """The context in which networks are evaluated."""
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bfloat16)
 
@@ -151,8 +151,8 @@ def damaged(
         parts.append(spoil(part, KINDS[kind], amount, generator))
         kinds += [kind] * len(part)
         amounts += [0.15 + 0.85 * amount if kind else 0.0] * len(part)
-    as_tensor = torch.tensor(kinds), torch.tensor(amounts)
-    return torch.cat(parts), *(t.to(images.device) for t in as_tensor)
+    kinds, amounts = torch.tensor(kinds), torch.tensor(amounts)
+    return torch.cat(parts), kinds.to(images.device), amounts.to(images.device)
 
 
 def texture_loss(
@@ -260,11 +260,12 @@ def train_network(
     name: str,  # "evaluator" or "texture"
     data: dict[str, torch.Tensor],  # as `render_scenes`
     config: EvaluatorConfig,
-) -> nn.Module:  # the average of the weights
+) -> Any:  # the network, with the average of its weights
     """Train one of the two networks, or go on with it."""
-    kind, loss = dict(
+    parts: Any = dict(
         evaluator=(EvaluatorNetwork, evaluator_loss), texture=(TextureNetwork, texture_loss)
-    )[name]
+    )
+    kind, loss = parts[name]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         net = kind().to(config.device)

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from ..sampler import draw_images
 from ..student import Student
 from ..teacher import Teacher
 from ..training.callbacks import logged_minutes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['STEPS', 'MANY', 'standard', 'questions', 'exam', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job',
@@ -147,7 +150,9 @@ def run_job(
     return found
 
 # %% ../../nbs/library/experiments/exam.ipynb #4afcf444
-def gallery(jobs: list[Job], teacher: Teacher, runs: Path, cache: str, steps: int = 4, n: int = 8):
+def gallery(
+    jobs: list[Job], teacher: Teacher, runs: Path, cache: str, steps: int = 4, n: int = 8
+) -> Figure | None:
     """Figure: what the models of these jobs (of one task) draw for n held-out conditions.
 
     The first half is captioned. None if none of them was trained here.

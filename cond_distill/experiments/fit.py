@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class FitPlan:
 
 # %% ../../nbs/library/experiments/fit.ipynb #a1e2701f
 @contextmanager
-def stop_on_signals():
+def stop_on_signals() -> Generator[threading.Event]:
     """Yield an Event that Ctrl-C or SIGTERM sets; outside of the main thread it is never set."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -149,7 +149,7 @@ def fit(
     module: nn.Module,  # on the device where it is trained
     loss_fn: LossFn,  # see above
     plan: FitPlan,
-    work,  # folder for checkpoints and logs
+    work: str | Path,  # folder for checkpoints and logs
     settings: dict | None = None,  # what else defines this training; JSON values
     seed: int = 0,  # of the steps' generators
 ) -> nn.Module:  # the average of the weights, in evaluation mode

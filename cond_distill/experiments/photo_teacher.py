@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,8 @@ def teach(cfg: TeachConfig) -> dict:
         )
     crops, schedule, device = torch.from_numpy(photo_cache(cfg)), Schedule.cosine(), best_device()
     torch.manual_seed(cfg.seed)
-    net = new_pixel_unet(cfg.size).to(device, memory_format=torch.channels_last)
+    net: Any = new_pixel_unet(cfg.size)
+    net = net.to(device, memory_format=torch.channels_last)
     strata = torch.arange(cfg.batch) / cfg.batch
 
     def loss_fn(step, generator):
@@ -137,7 +139,8 @@ def _save(net, cfg: TeachConfig) -> dict:
         set_alpha_to_one=True,
         steps_offset=1,
     )
-    DDIMPipeline(net.cpu().half(), scheduler).save_pretrained(cfg.out)
+    kind: Any = DDIMPipeline
+    kind(net.cpu().half(), scheduler).save_pretrained(cfg.out)
     teacher = Teacher.from_pretrained(cfg.out, best_device())
     fig = figure(list(draw_images(teacher, [""] * 16, steps=50, method="ddim").split(8)))
     fig.savefig(Path(cfg.out) / "samples.png", dpi=110)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -82,7 +82,7 @@ def rated(job: Job, cfg: ReproduceConfig) -> Job:
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #bfb70109
 @contextmanager
-def claimed(job: Job, cfg: ReproduceConfig):
+def claimed(job: Job, cfg: ReproduceConfig) -> Generator[bool]:
     """Yields whether this process has the job for itself, until the end of the block."""
     file = Path(cfg.runs) / f"{job.name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -101,15 +101,14 @@ def best_guidance(
             teacher, batch["caption"], steps=config.steps, guidance=guidance, batch=64
         )
         found[f"{guidance:g}"] = caption_accuracy(evaluator, images, batch["claims"])["all"]
-    return float(max(found, key=found.get)), found
+    return float(max(found, key=lambda name: found[name])), found
 
 
 def draw_captions(
     teacher: Teacher, captions: list[str], config: TeacherCardConfig, guidance: float
 ) -> torch.Tensor:  # [N, 3, H, W] in [0, 1]
     """The samples that are measured and shown: always the same noise."""
-    how = dict(steps=config.steps, guidance=guidance, batch=64, seed=1)
-    return draw_images(teacher, captions, **how)
+    return draw_images(teacher, captions, steps=config.steps, guidance=guidance, batch=64, seed=1)
 
 
 def measure_teacher(teacher: Teacher, config: TeacherCardConfig) -> TeacherReport:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ def main():
 
     names = {"cpu": CPU, "gpu": GPU if torch.cuda.is_available() else GPU | NO_GPU}
     choices = {
-        name: (f"defaults for one {name.upper()}", ToyTeacherConfig(**changes))
+        name: (f"defaults for one {name.upper()}", replace(ToyTeacherConfig(), **changes))
         for name, changes in names.items()
     }
     try:

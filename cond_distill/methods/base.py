@@ -5,8 +5,6 @@
 # %% ../../nbs/library/methods/base.ipynb #0b133986
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from ..adaptor import Adaptor
@@ -33,14 +31,18 @@ def progressive_stage(
 class Method:
     """What a training method decides; the trainer asks it and knows nothing else about it."""
 
-    sampler: Literal["ddim", "consistency"] = "consistency"  # that its students are made for
+    sampler: str = "consistency"  # or "ddim": what its students are made for
     sampling_steps: tuple[int, ...] | None = (1, 2, 4, 8)  # they are made for; None: any number
     whole_batch: bool = False  # its loss cannot be computed in pieces of a batch
     shardable: bool = True  # it works where each process holds a piece of the student
-    max_look_ahead: float = 0.0  # L of its loss at the end, training timesteps; 0: none
 
     def __init__(self, cfg: TrainConfig):
         self.cfg = cfg
+
+    @property
+    def max_look_ahead(self) -> float:
+        """L of its loss at the end, training timesteps; 0: none."""
+        return 0.0
 
     def setup(self, teacher: Teacher):
         """Open what the loss needs beside student and target."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import torch
 
 from ..config import TrainConfig
 from ..data.tasks import find_task
@@ -60,8 +63,9 @@ class CoDi(Method):
     def setup(self, teacher: Teacher):
         cfg, channels = self.cfg, find_task(self.cfg.task).channels
         if cfg.adversary:
-            times = dict(start=cfg.ramp_start, end=cfg.ramp_end)
-            self.adversary = Adversary(teacher, channels, cfg.adversary, **times)
+            self.adversary = Adversary(
+                teacher, channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end
+            )
 
     @property
     def max_look_ahead(self) -> float:
@@ -79,7 +83,9 @@ class CoDi(Method):
         cfg = self.cfg
         return cfg.focus * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
 
-    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
+    def loss(
+        self, student: Student, target: Student, batch: dict, noise: NoiseSample
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         return codi_loss(
             student,
             target,
@@ -114,8 +120,11 @@ class CoDi(Method):
 class ConstantWeights(CoDi):
     """`codi_loss` with weights that do not change during the run."""
 
-    max_look_ahead = 0.0
-    weights = None
+    weights: Any = None
+
+    @property
+    def max_look_ahead(self) -> float:
+        return 0.0
 
     def timestep_power(self, step: int) -> float:
         return 0.0

@@ -67,7 +67,7 @@ class Adversary(nn.Module):
         ).to(x.device)
         self.opt = torch.optim.AdamW(self.heads.parameters(), lr=lr, betas=(0.5, 0.99))
 
-    def features(self, z, t, text) -> list:
+    def features(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> list:
         """The deepest feature map of each resolution of the teacher's encoder."""
         dtype = self.teacher.backbone.dtype
         with lock_of(self.teacher.backbone):
@@ -79,7 +79,14 @@ class Adversary(nn.Module):
             )
         return list({f.shape[-1]: f.float() for f in (*skips, h)}.values())
 
-    def logits(self, x, seen, t, eps, text):
+    def logits(
+        self,
+        x: torch.Tensor,
+        seen: torch.Tensor,
+        t: torch.Tensor,
+        eps: torch.Tensor,
+        text: torch.Tensor,
+    ) -> torch.Tensor:
         """D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
         return sum(
@@ -87,12 +94,15 @@ class Adversary(nn.Module):
             for head, f in zip(self.heads, maps)
         ) / len(maps)
 
-    def __call__(self, x_hat, batch: dict, d: NoiseSample):
+    def __call__(self, x_hat: torch.Tensor, batch: dict, d: NoiseSample) -> torch.Tensor:
         """A step of the discriminator, then −w D(x̂), [B]."""
         w = self.weight * ramp(d.progress, self.start, self.end)
         if not w:
             return torch.zeros(len(x_hat), device=x_hat.device)
-        seen, t = as_latent(self.teacher, batch["cond"]), (d.u * self.teacher.schedule.T).long()
+        seen, t = (
+            as_latent(self.teacher, batch["cond"]),
+            (d.uniform() * self.teacher.schedule.T).long(),
+        )
 
         def says(x):
             return self.logits(x, seen, t, d.eps.roll(1, 0), batch["text"])

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..adaptor import Adaptor
 from ..adaptors.scalar_input import GuidanceEmbedded
 from ..config import TrainConfig
-from ..loss import DISTANCES, NoiseSample
+from ..loss import DISTANCES, Model, NoiseSample
 from .base import Method, progressive_stage
-from ..schedule import Schedule
+from ..schedule import Prediction, Schedule
 from ..student import Student
 from ..teacher import Teacher, find_folder
 
@@ -27,7 +27,7 @@ __all__ = ['ddim_solver_step', 'progressive_target', 'as_student', 'progressive'
 
 # %% ../../nbs/library/methods/two_stage.ipynb #6010ba7c
 def ddim_solver_step(
-    source: Callable,  # the followed model, called as a student
+    source: Model,  # the followed model, called as a student
     batch: dict,
     z: torch.Tensor,  # [B, C, h, w] latent at t
     t: torch.Tensor,  # [B] timesteps
@@ -36,9 +36,9 @@ def ddim_solver_step(
 ) -> torch.Tensor:
     """One DDIM step t → s of the model that is followed, without gradient."""
     with torch.no_grad():
-        return source.schedule.step(
-            source(z, t, batch["cond"], batch["text"], guidance=guidance), s
-        )
+        followed: Any = source  # its call takes the guidance, too
+        now = followed(z, t, batch["cond"], batch["text"], guidance=guidance)
+        return source.schedule.step(now, s)
 
 
 def progressive_target(
@@ -54,14 +54,26 @@ def progressive_target(
     return (z_s - r * z_t) / (alpha_s - r * alpha_t)
 
 
-def as_student(teacher: Teacher) -> Callable:
+class _CalledAsStudent:
     """A teacher that is called like a student; the condition is not looked at."""
 
-    def source(z, t, cond, text, guidance=1.0):
-        return teacher(z, t, text, guidance=guidance)
+    def __init__(self, teacher: Teacher):
+        self.teacher, self.schedule = teacher, teacher.schedule
 
-    source.schedule = teacher.schedule
-    return source
+    def __call__(
+        self,
+        z: torch.Tensor,  # [B, C, h, w]
+        t: torch.Tensor,  # [B]
+        cond: Any,
+        text: torch.Tensor,  # [B, L, D]
+        guidance: float | torch.Tensor = 1.0,
+    ) -> Prediction:
+        return self.teacher(z, t, text, guidance=guidance)
+
+
+def as_student(teacher: Teacher) -> _CalledAsStudent:
+    """A teacher that is called like a student."""
+    return _CalledAsStudent(teacher)
 
 
 def _report(data, loss, forwards):
@@ -73,15 +85,15 @@ def _calls(guidance) -> int:
 
 # %% ../../nbs/library/methods/two_stage.ipynb #067d1348
 def progressive(
-    student: Callable,
-    target: Callable,
+    student: Any,  # called as a `Model`; of embedded guidance with one more argument
+    target: Any,
     batch: dict,
     d: NoiseSample,
     *,
-    source: Callable,  # the model that is followed, called as a student
+    source: Model,  # the model that is followed, called as a student
     guidance: float = 1.0,  # of its steps, on the caption
     distance: str = "l2",
-):
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts).
 
     `target` is not asked.
@@ -97,23 +109,25 @@ def progressive(
 
 # %% ../../nbs/library/methods/two_stage.ipynb #a18dad50
 def consistency(
-    student: Callable,
-    target: Callable,
+    student: Any,  # called as a `Model`; of embedded guidance with one more argument
+    target: Any,
     batch: dict,
     d: NoiseSample,
     *,
-    source: Callable,
+    source: Model,
     guidance: float = 1.0,
     distance: str = "l2",
     # draw the guidance between 1 and `guidance`, and tell it to student and target
     embedded: bool = False,
-):
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Consistency distillation (arXiv 2303.01469, algorithm 2).
 
     `embedded`: latent consistency distillation (arXiv 2310.04378). (scalar, parts).
     """
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
-    w = 1 + (guidance - 1) * d.u.to(z_t) if embedded else guidance
+    w: Any = guidance
+    if embedded:
+        w = 1 + (guidance - 1) * d.uniform().to(z_t)
     z_s, told = (
         ddim_solver_step(source, batch, z_t, d.t, d.s, w),
         dict(guidance=w) if embedded else {},
@@ -148,7 +162,7 @@ def merged(
 class TwoStage(Method):
     """A student that follows another model: `cfg.start`, or the teacher."""
 
-    source = None  # the followed model, called as a student
+    source: Any = None  # the followed model, called as a student; set by `setup`
 
     def setup(self, teacher: Teacher):
         start = self.cfg.start
@@ -161,8 +175,10 @@ class TwoStage(Method):
 class ConsistencyDistillation(TwoStage):
     """`consistency`: the target's answer one step of the followed model further."""
 
-    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
-        settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
+    def loss(
+        self, student: Student, target: Student, batch: dict, noise: NoiseSample
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        settings: dict[str, Any] = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
         return consistency(student, target, batch, noise, source=self.source, **settings)
 
 
@@ -174,9 +190,13 @@ class LatentConsistencyDistillation(TwoStage):
             return adaptor
         return GuidanceEmbedded.of(teacher, adaptor)
 
-    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
-        settings = dict(guidance=self.cfg.guidance, distance=self.cfg.distance, embedded=True)
-        return consistency(student, target, batch, noise, source=self.source, **settings)
+    def loss(
+        self, student: Student, target: Student, batch: dict, noise: NoiseSample
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        settings: dict[str, Any] = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
+        return consistency(
+            student, target, batch, noise, source=self.source, embedded=True, **settings
+        )
 
     def step_forwards(self, step: int) -> int:
         return 4
@@ -202,8 +222,10 @@ class ProgressiveDistillation(TwoStage):
         if stage > self.stage:
             self.stage, self.source = stage, average.copy()
 
-    def loss(self, student: Student, target: Student, batch: dict, noise: NoiseSample):
-        settings = dict(guidance=self.guidance, distance=self.cfg.distance)
+    def loss(
+        self, student: Student, target: Student, batch: dict, noise: NoiseSample
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        settings: dict[str, Any] = dict(guidance=self.guidance, distance=self.cfg.distance)
         return progressive(student, target, batch, noise, source=self.source, **settings)
 
     def step_forwards(self, step: int) -> int:

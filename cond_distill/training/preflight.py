@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +189,7 @@ def check_lag(run: Run) -> Check:
     )
 
 # %% ../../nbs/library/training/preflight.ipynb #75947f8b
-def check_data(run: Run, data: dict) -> list[Check]:
+def check_data(run: Run, data: Any) -> list[Check]:
     """Of up to 512 examples.
 
     Do conditions differ, do latents have unit scale, are examples distinct?
@@ -220,7 +221,7 @@ def check_data(run: Run, data: dict) -> list[Check]:
     ]
 
 # %% ../../nbs/library/training/preflight.ipynb #4b4b2bbd
-def sheet(run: Run, data: dict, file: Path, n: int = 8):
+def sheet(run: Run, data: Any, file: Path, n: int = 8):
     """A picture of the first n examples: condition above, what the autoencoder gives back below."""
     from matplotlib import pyplot as plt
 
@@ -299,7 +300,7 @@ def check_learning(run: Run, was: list[torch.Tensor], norm: float) -> list[Check
     ]
 
 
-def check_steps_taken(run: Run, data: dict, batch: dict, steps: int = 3) -> list[Check]:
+def check_steps_taken(run: Run, data: Any, batch: dict, steps: int = 3) -> list[Check]:
     """Take real steps and see what has moved."""
     teacher, was = run.teacher, [p.detach().clone() for p in run.state.params]
     before, took = teacher.fingerprint(exact=True), []
