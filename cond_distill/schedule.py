@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,17 +24,19 @@ __all__ = ['SMALLEST', 'Prediction', 'Schedule']
 def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
     """The variance that each training step adds, by the rules that diffusers names."""
 
+    first, last = s.beta_start or 0.0, s.beta_end or 0.0
+
     def grid(a, b):
         return torch.linspace(a, b, s.T, dtype=torch.float64)
 
     if s.kind == "trained":
         return torch.tensor(s.betas, dtype=torch.float64)
     if s.kind == "linear":
-        return grid(s.beta_start, s.beta_end)
+        return grid(first, last)
     if s.kind == "scaled_linear":
-        return grid(s.beta_start**0.5, s.beta_end**0.5) ** 2
+        return grid(first**0.5, last**0.5) ** 2
     if s.kind == "sigmoid":
-        return grid(-6, 6).sigmoid() * (s.beta_end - s.beta_start) + s.beta_start
+        return grid(-6, 6).sigmoid() * (last - first) + first
     bar = (
         (torch.arange(s.T + 1, dtype=torch.float64) / s.T + 0.008) / 1.008 * math.pi / 2
     ).cos() ** 2
@@ -43,13 +46,43 @@ def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
 def _coefficients(s: Schedule) -> tuple[torch.Tensor, torch.Tensor]:  # alpha, sigma, float64 [T]
     """Signal and noise levels of the timesteps 0 … T−1."""
     if s.kind == "flow":
-        tau = torch.arange(1, s.T + 1, dtype=torch.float64) / s.T
-        tau = s.shift * tau / (1 + (s.shift - 1) * tau)  # eq. 3
+        shift, tau = s.shift or 1.0, torch.arange(1, s.T + 1, dtype=torch.float64) / s.T
+        tau = shift * tau / (1 + (shift - 1) * tau)  # eq. 3
         return 1 - tau, tau
     alpha = (1 - _betas(s)).cumprod(0).sqrt()  # eq. 2
     if s.zero_snr:
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     return alpha, (1 - alpha**2).sqrt()
+
+
+def _tables(s: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
+    """α and σ, float32 [T+1]; entry 0 is the clean end, t = −1."""
+    alpha, sigma = _coefficients(s)
+    if not (alpha.isfinite().all() and sigma.isfinite().all() and (alpha.diff() <= 0).all()):
+        raise ValueError(
+            "these settings give no falling signal level: every beta must lie in [0, 1]"
+        )
+    if alpha[-1] < 1e-7 and s.prediction_type == "epsilon":
+        raise ValueError(
+            "prediction_type is 'epsilon' with zero terminal SNR: at T−1 there is no signal, "
+            "so x = (z − σε)/α divides by zero; use a model that predicts v ('v_prediction') "
+            "or do not rescale"
+        )
+    ends = torch.tensor([1.0]), torch.tensor([0.0])
+    return torch.cat([ends[0], alpha.float()]), torch.cat([ends[1], sigma.float()])
+
+
+def _look_up(table: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
+    """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
+    t, last = torch.as_tensor(t), len(table) - 2
+    if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
+        raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)")
+    if t.numel() and (t.min() < -1 or t.max() > last):
+        raise ValueError(
+            f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {last}, or −1 for the "
+            "clean end"
+        )
+    return table.to(t.device)[t.long() + 1]
 
 # %% ../nbs/course/02_schedule.ipynb #eebb3d65
 @dataclass(frozen=True, eq=False)
@@ -62,6 +95,34 @@ class Prediction:
 
 # %% ../nbs/course/02_schedule.ipynb #6485f62d
 SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
+
+
+def _from_v(
+    v: torch.Tensor, z: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, is_flow: bool
+) -> Prediction:
+    """All three forms from v, or from the velocity of a flow."""
+    if is_flow:
+        return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
+    return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
+
+
+def _from_x(
+    x: torch.Tensor, z: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, is_flow: bool
+) -> Prediction:
+    """All three forms from the clean signal."""
+    eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
+    return Prediction(x, eps, eps - x if is_flow else alpha * eps - sigma * x)  # eq. 4
+
+
+def _from_eps(
+    eps: torch.Tensor, z: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, is_flow: bool
+) -> Prediction:
+    """All three forms from the noise."""
+    x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
+    return Prediction(x, eps, eps - x if is_flow else alpha * eps - sigma * x)  # eq. 4
+
+
+_READ = dict(epsilon=_from_eps, sample=_from_x, v_prediction=_from_v, flow_prediction=_from_v)
 
 # %% ../nbs/course/02_schedule.ipynb #a6a14687
 #| code-fold: true
@@ -83,24 +144,11 @@ class Schedule:
 
     def __post_init__(self):
         check_settings(SimpleNamespace(**{f.name: getattr(self, f.name) for f in fields(self)}))
-        alpha, sigma = _coefficients(self)
-        if not (alpha.isfinite().all() and sigma.isfinite().all() and (alpha.diff() <= 0).all()):
-            raise ValueError(
-                "these settings give no falling signal level: every beta must lie in [0, 1]"
-            )
-        if alpha[-1] < 1e-7 and self.prediction_type == "epsilon":
-            raise ValueError(
-                "prediction_type is 'epsilon' with zero terminal SNR: at T−1 there is no signal, "
-                "so x = (z − σε)/α divides by zero; use a model that predicts v ('v_prediction') "
-                "or do not rescale"
-            )
+        _ = self._levels  # made at once: what makes no table is refused here
 
-        # entry 0 is t = −1, the clean end
-        def clean(a, first):
-            return torch.cat([torch.tensor([first]), a.float()])
-
-        for name, table in (("_alpha", clean(alpha, 1.0)), ("_sigma", clean(sigma, 0.0))):
-            object.__setattr__(self, name, table)
+    @cached_property
+    def _levels(self) -> tuple[torch.Tensor, torch.Tensor]:  # α and σ, each [T+1]
+        return _tables(self)
 
     @property
     def is_flow(self) -> bool:
@@ -143,27 +191,13 @@ class Schedule:
         """
         return cls("flow", T, prediction_type, shift=float(shift))
 
-    def _lookup(self, table: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
-        """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
-        t = torch.as_tensor(t)
-        if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
-            raise TypeError(
-                f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)"
-            )
-        if t.numel() and (t.min() < -1 or t.max() >= self.T):
-            raise ValueError(
-                f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {self.T - 1}, or −1 "
-                "for the clean end"
-            )
-        return table.to(t.device)[t.long() + 1]
-
     def alpha(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal level α_t, float32, of t's shape; 1 at t = −1."""
-        return self._lookup(self._alpha, t)
+        return _look_up(self._levels[0], t)
 
     def sigma(self, t: int | torch.Tensor) -> torch.Tensor:
         """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
-        return self._lookup(self._sigma, t)
+        return _look_up(self._levels[1], t)
 
     def snr(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio α²/σ²; infinite at t = −1."""
@@ -183,8 +217,7 @@ class Schedule:
         if t.ndim > 1 or t.numel() not in (1, len(z)):
             raise ValueError(
                 f"t has shape {tuple(t.shape)} for a batch of {len(z)}; give one timestep, or one "
-                "for "
-                "each image"
+                "for each image"
             )
         shape = (-1,) + (1,) * (z.ndim - 1)
         return self.alpha(t).to(z.device).reshape(shape), self.sigma(t).to(z.device).reshape(shape)
@@ -198,61 +231,37 @@ class Schedule:
         alpha, sigma = self.at(t, x)
         return alpha * x + sigma * eps  # eq. 1
 
+    def _convert(self, kind: str, output: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor):
+        alpha, sigma = self.at(t, z)
+        return _READ[kind](output.float(), z.float(), alpha, sigma, self.is_flow)
+
     def from_v(self, v: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
         """From v (or, for a flow, the velocity u). Divides by nothing."""
-        v, z, (alpha, sigma) = v.float(), z.float(), self.at(t, z)
-        if self.is_flow:
-            return Prediction(z - sigma * v, z + alpha * v, v)  # eq. 6
-        return Prediction(alpha * z - sigma * v, sigma * z + alpha * v, v)  # eq. 5
+        return self._convert("v_prediction", v, z, t)
 
     def from_x(self, x: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
-        """From the clean signal.
-
-        ε = (z − αx)/σ magnifies x's error by α/σ, and means nothing at t = −1, where σ = 0.
-        """
-        x, z, (alpha, sigma) = x.float(), z.float(), self.at(t, z)
-        eps = (z - alpha * x) / sigma.clamp(min=SMALLEST)
-        return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
+        """From the clean signal: magnifies its error by α/σ, and means nothing at t = −1."""
+        return self._convert("sample", x, z, t)
 
     def from_eps(self, eps: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
-        """From the noise.
-
-        x = (z − σε)/α magnifies ε's error by σ/α, and means nothing where α = 0.
-        """
-        eps, z, (alpha, sigma) = eps.float(), z.float(), self.at(t, z)
-        x = (z - sigma * eps) / alpha.clamp(min=SMALLEST)
-        return Prediction(x, eps, eps - x if self.is_flow else alpha * eps - sigma * x)
+        """From the noise: magnifies its error by σ/α, and means nothing where α = 0."""
+        return self._convert("epsilon", eps, z, t)
 
     def predict(self, output: torch.Tensor, z: torch.Tensor, t: int | torch.Tensor) -> Prediction:
-        """Read a network's output, [B, ...] in any float type, as this schedule's
-        `prediction_type`.
-        """
+        """From what the network returns, [B, ...] in any float type (`prediction_type`)."""
         if output.shape != z.shape:
             raise ValueError(
                 f"the network's output has shape {tuple(output.shape)} but z {tuple(z.shape)}; a "
                 "model that also predicts a variance must be cut to its first half: "
-                "output.chunk(2, "
-                "1)[0]"
+                "output.chunk(2, 1)[0]"
             )
-        return dict(
-            epsilon=self.from_eps,
-            sample=self.from_x,
-            v_prediction=self.from_v,
-            flow_prediction=self.from_v,
-        )[self.prediction_type](output, z, t)
+        return self._convert(self.prediction_type, output, z, t)
 
     def target(self, x: torch.Tensor, eps: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
-        """What the network should have said, [B, ...].
-
-        The regression target in this schedule's `prediction_type`.
-        """
+        """What the network should return, [B, ...]: the target of its training."""
         alpha, sigma = self.at(t, x)
-        return dict(
-            epsilon=lambda: eps,
-            sample=lambda: x,
-            v_prediction=lambda: alpha * eps - sigma * x,
-            flow_prediction=lambda: eps - x,
-        )[self.prediction_type]()
+        velocity = eps - x if self.is_flow else alpha * eps - sigma * x
+        return dict(epsilon=eps, sample=x).get(self.prediction_type, velocity)
 
     def rescale_zero_terminal_snr(self) -> Schedule:
         """The same schedule with α shifted and scaled so that it ends at exactly 0.
@@ -262,18 +271,12 @@ class Schedule:
         return self if self.is_flow else replace(self, zero_snr=True)
 
     def step(self, pred: Prediction, s: int | torch.Tensor) -> torch.Tensor:
-        """The deterministic (DDIM) step.
-
-        z_s = α_s x̂ + σ_s ε̂, [B, ...]. s = −1 returns x̂ itself.
-        """
+        """The deterministic (DDIM) step, z_s = α_s x̂ + σ_s ε̂; s = −1 returns x̂ itself."""
         alpha, sigma = self.at(s, pred.x)
         return alpha * pred.x + sigma * pred.eps  # eq. 7
 
     def timesteps(self, n: int) -> list[int]:
-        """n timesteps from T−1 downwards, evenly spaced ('trailing').
-
-        Where a sampler calls the network.
-        """
+        """Where a sampler calls the network: n times from T−1 downwards ('trailing')."""
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T:
             raise ValueError(f"n is {n!r}; expected a whole number of steps, 1 … {self.T}")
         # T/n as numpy.arange rounds it, so that ties fall as in diffusers
@@ -281,27 +284,18 @@ class Schedule:
         return [round(self.T - k * gap) - 1 for k in range(n)]
 
     def network_time(self, t: int | torch.Tensor) -> torch.Tensor:
-        """What to tell the network.
-
-        t itself, or for a flow T·σ_t in (0, T], since flow networks are told the noise level.
-        """
+        """What the network takes: t itself; for a flow the noise level, T·σ_t in (0, T]."""
         return self.sigma(t) * self.T if self.is_flow else torch.as_tensor(t)
 
     @classmethod
     def from_diffusers(cls, scheduler: Any) -> Schedule:
-        """The schedule of a diffusers scheduler, or of its config.
-
-        A config is a dict, as in scheduler_config.json.
-        """
+        """The schedule of a diffusers scheduler, or of its config (a dict)."""
         return cls(**settings_of(scheduler))
 
     def to_config(self) -> dict:
         """The settings as a dict that JSON can hold; what a kind does not use is left out."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in asdict(self).items()
-            if v is not None
-        }
+        given = {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
 
     @classmethod
     def from_config(cls, config: dict) -> Schedule:
@@ -310,16 +304,14 @@ class Schedule:
         if unknown:
             raise ValueError(
                 f"unknown settings {sorted(unknown)}; this reads what Schedule.to_config wrote; "
-                "for a "
-                "diffusers config use Schedule.from_diffusers"
+                "for a diffusers config use Schedule.from_diffusers"
             )
-        return cls(**{k: tuple(v) if k == "betas" else v for k, v in config.items()})
+        settings: dict[str, Any] = dict(config)
+        if "betas" in config:
+            settings["betas"] = tuple(config["betas"])
+        return cls(**settings)
 
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with every setting.
-
-        Saved beside weights so that they meet the schedule they were trained with.
-        """
-        return hashlib.sha256(json.dumps(self.to_config(), sort_keys=True).encode()).hexdigest()[
-            :12
-        ]
+        """Twelve hex digits that change with every setting; saved beside weights."""
+        text = json.dumps(self.to_config(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
