@@ -17,7 +17,9 @@ from latex2mathml.converter import convert
 from PIL import Image, ImageDraw, ImageFont
 
 FORMULA = re.compile(r"^\\[(\[](.*)\\[)\]]$", re.S)
+TAG = re.compile(r"\\tag\{(\w+)\}")
 DATA = re.compile(r"data:image/(png|jpeg|gif);base64,(.*)", re.S)
+INTERVAL = re.compile(r"^[\d.,]+ ± [\d.,]+$")
 IMPORT = re.compile(r"@import\s+url\([^)]*\)\s*;")
 FOREIGN = re.compile(r"^(https?:)?//")
 CARD = (1200, 630)
@@ -39,7 +41,9 @@ def replace_formulas(soup: BeautifulSoup) -> set[str]:
         if not found:
             continue
         display = "block" if "display" in span["class"] else "inline"
-        math = BeautifulSoup(convert(found[1], display=display), "html.parser")
+        # latex2mathml puts the number of an equation at once behind it
+        formula = TAG.sub(r"\\qquad (\1)", found[1])
+        math = BeautifulSoup(convert(formula, display=display), "html.parser")
         math.math["aria-label"] = " ".join(found[1].split())
         used |= set(math.get_text())
         span.clear()
@@ -154,6 +158,9 @@ def mend_markup(soup: BeautifulSoup) -> None:
     for tag in soup.select("th"):
         if not tag.get_text(strip=True):
             tag.name = "td"
+    for tag in soup.select("td"):
+        if INTERVAL.match(tag.get_text(strip=True)):
+            tag["class"] = "number"
     body = soup.body
     skip = soup.new_tag("a", href="#quarto-document-content", attrs={"class": "skip-link"})
     skip.string = "Skip to the text"

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import axe_playwright_python
-from docs import BASE, DOCS, SITE
+from docs import BASE, CODE, DOCS, SITE
 from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -36,8 +36,15 @@ FACTS = """() => ({
     wide: [...document.querySelectorAll('main pre')].filter(e => e.scrollWidth > e.clientWidth + 1)
         .map(e => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0]),
     width: document.documentElement.scrollWidth,
+    badges: [...document.querySelectorAll('a.badge-link')].map(a => a.href),
     text: document.querySelector('main').innerText,
 })"""
+# where on the home page the commands end and the picture begins, of 900 pixels of a screen
+FIRST_SCREEN = """() => ({
+    commands: document.querySelector('main pre').getBoundingClientRect().bottom,
+    picture: document.querySelector('main img').getBoundingClientRect().top,
+})"""
+COLAB = "https://colab.research.google.com/github/"
 AXE_RUN = "options => axe.run(document, options).then(r => r.violations)"
 
 
@@ -130,6 +137,15 @@ class Visit:
         return self.found
 
 
+def badges(links: list[str]) -> list[str]:
+    """A page links its notebook, on Colab and on GitHub."""
+    notebook = re.sub("^https://github.com/", COLAB, CODE)
+    right = len(links) == 2 and links[0].startswith(notebook) and links[0].endswith(".ipynb")
+    if right and links[1] == links[0].replace(COLAB, "https://github.com/"):
+        return []
+    return [f"links to Colab and GitHub are {links}"]
+
+
 def wide(browser: Browser, address: str, name: str) -> list[str]:
     """A window of 1280 pixels, light."""
     visit = Visit(browser, address)
@@ -139,6 +155,8 @@ def wide(browser: Browser, address: str, name: str) -> list[str]:
     ]
     if name != "404.html" and facts["canonical"] != SITE + name.replace("index.html", ""):
         found.append(f"canonical address {facts['canonical']}")
+    if name not in ("index.html", "404.html"):
+        found += badges(facts["badges"])
     if facts["headings"] != 1:
         found.append(f"{facts['headings']} first headings")
     if facts["nameless"]:
@@ -166,9 +184,14 @@ def dark(browser: Browser, address: str, name: str) -> list[str]:
 
 
 def home(browser: Browser, root: str) -> list[str]:
-    """The home page is light, and the list of pages fits on a screen."""
+    """The home page is light; commands and picture are on the first screen, and so is the list."""
     visit = Visit(browser, root)
     found = [f"{visit.bytes} bytes, at most {HOME_BYTES}"] if visit.bytes > HOME_BYTES else []
+    found += [
+        f"the first screen does not show the {what}"
+        for what, place in visit.page.evaluate(FIRST_SCREEN).items()
+        if place > 700
+    ]
     box = visit.page.locator("#quarto-sidebar")
     if box.evaluate("e => e.scrollHeight > e.clientHeight + 1"):
         found.append("the list of pages is longer than a screen")
