@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PLAIN', 'VERBS', 'ABOUT', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row',
-           'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'read_words', 'run', 'main']
+           'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'read_words', 'run',
+           'said_of_runtime', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -223,6 +224,18 @@ def run(words: list[str]) -> None:
     next(function for function, kind in VERBS.values() if type(cfg) is kind)(cfg)
 
 
+def said_of_runtime(error: RuntimeError) -> str:
+    """What to tell of a full GPU or machine, or of a failing task; any other error is raised."""
+    from cond_distill.data.tasks import TaskError
+
+    if isinstance(error, TaskError):
+        return str(error)
+    if "memory" not in str(error).lower():  # torch has no class of its own for a full machine
+        raise error
+    advice = "a smaller batch, or accumulate and checkpointing in a training, need less"
+    return f"{str(error).splitlines()[0]}; {advice}"
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
     print_anywhere()
@@ -240,6 +253,9 @@ def main(argv: list[str] | None = None) -> None:
         *(FloatingPointError, MemoryError),
     ) as e:
         print(f"cond-distill: {e or type(e).__name__}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as e:
+        print(f"cond-distill: {said_of_runtime(e)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
         print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr)

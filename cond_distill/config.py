@@ -98,6 +98,8 @@ class MethodConfig:
     # who steps from t to s; "instant", for "any_step": the model as the plain denoiser
     z_s: Literal["model", "noise", "teacher", "forward", "instant"] = "model"
     distance: Literal["l2", "huber", "cauchy"] = "l2"
+    # of models that predict the noise: both terms are multiplied by min(1, SNR / this); 0: not
+    snr_gamma: float = 5.0
     # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the
     # shipped texture network)
     data: Literal["latent", "pixels", "features"] = "latent"
@@ -157,8 +159,10 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
                 f"ramp_start is {self.ramp_start:g} and ramp_end {self.ramp_end:g}; the look-ahead "
                 "cannot be there before it begins to grow"
             )
-        if self.rounds == 0:
-            raise ValueError("rounds is 0; expected 1 or more, or -1 or less")
+        if not 1 <= abs(self.rounds) <= self.steps:
+            raise ValueError(
+                f"rounds is {self.rounds}; expected 1 … steps ({self.steps}), or as many below 0"
+            )
         if self.compile and self.adaptor == "fusion":
             raise ValueError(
                 "compile does not reach adaptor 'fusion', which calls its U-Nets part by part; "
@@ -191,7 +195,7 @@ class TeachConfig:
     seed: int = 0  # of weights, order and noise
 
     def __post_init__(self):
-        check_fields(self)
+        check_fields(self, lr=(1e-12, 0.999))
         levels = max(2, (self.size // 8).bit_length())
         if self.size != 8 * 2 ** (levels - 1):
             raise ValueError(f"size is {self.size}; expected 16, 32, 64, 128 … pixels a side")

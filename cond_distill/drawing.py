@@ -17,16 +17,18 @@ from .data.conditions import resize
 from .data.decode import open_image
 from .data.tasks import Task, examples, find_task
 from .options import SampleConfig
+from .pipeline_inputs import check_student_guidance
 from .sampler import draw_images, figure, pick_method
 from .student import Student
 from .teacher import ASSETS, Teacher, best_device
 from .tiles import draw_tiled
+from .utils import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['read_picture', 'fitted', 'read_condition', 'find_adaptor', 'open_adaptor', 'read_settings', 'picture_file',
+__all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'open_adaptor', 'read_settings', 'picture_file',
            'check_drawn', 'save_picture', 'save_figure', 'sheet', 'progress_bar', 'measured_words', 'sample']
 
 # %% ../nbs/library/drawing.ipynb #30093819
@@ -94,12 +96,12 @@ def read_condition(
 
     The condition has the model's size, unless it is drawn in tiles.
     """
-    if cfg.mask and (task.name != "inpaint" or cfg.image.isdigit()):
+    if cfg.mask and (task.name != "inpaint" or cfg.image.isdecimal()):
         raise ValueError(
             "a mask belongs to a picture of yours and an adaptor for inpainting; here are "
             f"--image {cfg.image} and an adaptor for {task.name}"
         )
-    if cfg.image.isdigit():
+    if cfg.image.isdecimal():
         held = examples(task, [int(cfg.image)], "held_out", size, "none")
         return held["cond"], cfg.caption or held["caption"][0]
     if not (task.captions or cfg.caption):
@@ -111,6 +113,8 @@ def find_adaptor(name: str) -> Path:
     """The folder of an adaptor, given that folder or the name of a shipped one."""
     if (Path(name) / "cond_distill.json").is_file():
         return Path(name)
+    if (Path(name) / "adaptor" / "cond_distill.json").is_file():  # a saved CoDiPipeline
+        return Path(name) / "adaptor"
     if (Path(name) / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{name!r} holds a training that is not finished; the command that began it goes on "
@@ -149,18 +153,19 @@ def read_settings(folder: Path) -> dict:
     return json.loads((folder / "cond_distill.json").read_text("utf-8")).get("config", {})
 
 # %% ../nbs/library/drawing.ipynb #577a8b14
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".avif")
+
+
 def picture_file(name: str) -> Path:
     """A path that a picture can be written to; without an ending, .png."""
-    from PIL import Image
-
     path = Path(name)
     if path.is_dir():
         raise ValueError(f"{name} is a folder; give the name of a file: {path / 'drawn.png'}")
     if not path.suffix:
         path = path.with_suffix(".png")
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{name} ends in {path.suffix!r}; expected .png, .jpg, .webp …")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{name} ends in {path.suffix!r}; expected {', '.join(ENDINGS)}")
+    make_folder(path.parent, "out")
     return path
 
 
@@ -283,6 +288,7 @@ def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
 
     cfg = replace(cfg, out=str(picture_file(cfg.out)))  # wrong names fail before the work
     student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch)
+    check_student_guidance(student, cfg.guidance)
     task, size = find_task(student.about["task"]), student.teacher.image_size
     cond, caption = read_condition(cfg, task, size)
     tiled = cfg.tiled or (task.enlarge > 1 and not cfg.fit)

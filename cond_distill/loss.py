@@ -15,9 +15,9 @@ import torch
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'PRESETS', 'NoiseSample', 'sample_noise', 'squared',
-           'pseudo_huber', 'cauchy', 'paper_weights', 'ramp', 'look_ahead', 'data_only', 'consistency_only', 'Model',
-           'solve', 'at_boundary', 'decoded', 'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'PRESETS', 'NoiseSample', 'check_step_size',
+           'sample_noise', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights', 'ramp', 'look_ahead', 'data_only',
+           'consistency_only', 'Model', 'solve', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 TIMESTEPS = ("all", "grid")
@@ -46,6 +46,12 @@ class NoiseSample:
         return self.u
 
 
+def check_step_size(delta: int, schedule: Schedule):
+    """Refuse a Δt that the schedule is too short for."""
+    if not 1 <= delta < schedule.T:
+        raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
+
+
 def sample_noise(
     schedule: Schedule,
     x: torch.Tensor,  # latents [B, ...]
@@ -58,8 +64,7 @@ def sample_noise(
     focus: float = 0.0,  # t is drawn with a probability in proportion to t^focus
 ) -> NoiseSample:
     """s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."""
-    if not 1 <= delta < schedule.T:
-        raise ValueError(f"delta is {delta}; expected 1 … {schedule.T - 1} training timesteps")
+    check_step_size(delta, schedule)
     if timesteps not in TIMESTEPS:
         raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
     choice = (

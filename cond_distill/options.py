@@ -104,7 +104,7 @@ class SampleConfig:
         check_range(guidance=self.guidance, seed=self.seed)
         require_whole("n", self.n, 0, 1000)
         require("out", self.out, bool(self.out), "the name of a file to write")
-        number, there = self.image.isdigit(), Path(self.image).is_file()
+        number, there = self.image.isdecimal(), Path(self.image).is_file()
         require(
             "image", self.image, number or there, "a picture file, or a held-out scene's number"
         )

@@ -15,10 +15,12 @@ from PIL.Image import Image
 from .data.decode import read_pil
 from .data.tasks import Task, find_task
 from .ranges import check_range
+from .student import Student
 
 # %% auto #0
 __all__ = ['Pictures', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions', 'match_prompts',
-           'match_negatives', 'max_guidance', 'check_guidance', 'start_noise', 'check_call', 'in_form']
+           'match_negatives', 'max_guidance', 'check_guidance', 'check_student_guidance', 'start_noise', 'check_call',
+           'in_form']
 
 # %% ../nbs/library/pipeline_inputs.ipynb #3331a5e9
 def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
@@ -163,6 +165,12 @@ def check_guidance(w: float, high: float, embedded: bool) -> None:
     else:
         takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
     raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
+
+
+def check_student_guidance(student: Student, w: float) -> None:
+    """Refuse guidance that a student was not made for."""
+    about, embedded = student.about, student.adaptor.extra_input == "guidance"
+    check_guidance(w, max_guidance(about, embedded, student.teacher.has_text), embedded)
 
 # %% ../nbs/library/pipeline_inputs.ipynb #152de2f5
 Generators = torch.Generator | list[torch.Generator]

@@ -247,6 +247,11 @@ def plan(
     with torch.device("meta"):
         made = make_adaptor(adaptor, teacher, channels, rank)
     own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
+    if not own:
+        raise ValueError(
+            f"nothing would be trained: adaptor is {adaptor!r} and rank {rank}; give a rank of 1 "
+            "or more"
+        )
     # diffusers' own `to` warns of nothing here
     torch.nn.Module.to(teacher.backbone, kind)
     kept = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0

@@ -46,6 +46,7 @@ RANGES = dict(
     ramp_start=(0.0, 1.0),
     ramp_end=(0.0, 1.0),
     focus=(0.0, 16.0),  # an exponent
+    snr_gamma=(0.0, 1e6),
     adversary=(0.0, 100.0),
     target_decay=(0.0, 1.0),
     ema_decay=(0.0, 1.0),

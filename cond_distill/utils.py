@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import signal
 import threading
 from collections.abc import Generator
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 # %% auto #0
-__all__ = ['check_image', 'lock_of', 'project_file', 'table', 'append_row', 'forget_rows_after', 'calm_interrupt']
+__all__ = ['check_image', 'lock_of', 'project_file', 'table', 'make_folder', 'append_row', 'forget_rows_after', 'calm_interrupt']
 
 # %% ../nbs/library/utils.ipynb #db7303f6
 def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
@@ -92,6 +93,25 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../nbs/library/utils.ipynb #3222508c
+def make_folder(
+    folder: str | Path,
+    setting: str,  # that names it
+) -> Path:
+    """A folder that can be written into; `OSError` with the setting's name if it is none."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise OSError(
+            f"cannot write into {folder}: {e.strerror or e}; give another folder: "
+            f"{setting}=… (--{setting} …)"
+        ) from None
+    return folder
+
+
 def append_row(path: Path, row: dict):
     """One more row of a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..config import TrainConfig
-from .images import Photos, collate, photos_of, with_conditions
+from .images import Photos, load_batches, photos_of, with_conditions
 from .scenes import WORLD
 from .tasks import examples
 from ..teacher import Teacher
+from ..utils import make_folder
 
 # %% auto #0
 __all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe', 'reserve', 'encode_examples']
@@ -34,10 +35,7 @@ VERSION = 2
 def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int) -> Iterable[dict]:
     """Batches of examples from number `done` on, 100 at a time."""
     if photos:
-        rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
-        return torch.utils.data.DataLoader(
-            rest, batch_size=100, num_workers=cfg.workers, collate_fn=collate
-        )
+        return load_batches(photos, range(done, cfg.scenes), 100, cfg.workers)
     ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
     # scenes are drawn where the teacher is: on a GPU several times faster than by a core
     size, device = teacher.image_size, teacher.device
@@ -86,8 +84,7 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     photos = photos_of(cfg, teacher.image_size) if cfg.images else None
     if photos and progress:
         print(describe(teacher, photos), flush=True)
-    folder = Path(cfg.cache) / cache_name(teacher, cfg, photos)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(cfg.cache) / cache_name(teacher, cfg, photos), "cache")
     if _done(folder) < cfg.scenes:
         with _alone(folder, progress):
             if _done(folder) < cfg.scenes:

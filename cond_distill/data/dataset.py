@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,23 @@ def _picture_columns(
     return image, cond
 
 # %% ../../nbs/library/data/dataset.ipynb #a587aa7b
-def _open_dataset(source: str) -> Any:
+@contextmanager
+def _offline(on: bool) -> Iterator[None]:
+    """While open, `datasets` does not ask the hub."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or on
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _open_dataset(source: str, fetch: bool) -> Any:
     """A data set that `datasets` wrote to disk, or that it can find by its name."""
+    if Path(source).is_file():
+        raise ValueError(f"{source!r} is a file; give the folder that it lies in")
     try:
         import datasets
     except ImportError:
@@ -54,10 +71,13 @@ def _open_dataset(source: str) -> Any:
         ) from None
     try:
         on_disk = Path(source).is_dir()
-        data = datasets.load_from_disk(source) if on_disk else datasets.load_dataset(source)
+        with _offline(not fetch):
+            data = datasets.load_from_disk(source) if on_disk else datasets.load_dataset(source)
     except Exception as e:
+        ask = "" if fetch or on_disk else "; fetch=True (--fetch) asks the hub for it"
         raise FileNotFoundError(
-            f"no folder and no data set {source!r}: {type(e).__name__}: {str(e)[:200]}"
+            f"no folder and no data set {source!r} on this machine{ask} "
+            f"({type(e).__name__}: {str(e).splitlines()[0][:200]})"
         ) from None
     if isinstance(data, datasets.DatasetDict):
         data = data["train"] if "train" in data else next(iter(data.values()))
@@ -74,9 +94,10 @@ def read_dataset(
     source: str,  # a folder that `save_to_disk` wrote, or a name
     columns: Columns = USUAL,
     pairs: bool = False,  # two columns of pictures are pairs
+    fetch: bool = False,  # ask the hub for one that is not on this machine
 ) -> Found:
     """The rows of a data set."""
-    data = _open_dataset(source)
+    data = _open_dataset(source, fetch)
     import datasets
 
     where = f"the data set {source!r}"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import TrainConfig
-from .tasks import Task, find_task
+from .tasks import Task, TaskError, find_task
 
 # %% auto #0
 __all__ = ['METRIC', 'KINDS', 'near_is_bright', 'segment_colours', 'Estimator', 'estimated', 'task_of']
@@ -102,12 +102,18 @@ class Estimator:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The conditions of some pictures, checked."""
-        cond = self._maps(images) if self.kind in KINDS else self.network(images)
+        network = self.network
+        try:
+            cond = self._maps(images) if self.kind in KINDS else network(images)
+        except Exception as e:
+            raise TaskError(f"estimator {self.spec!r} failed: {type(e).__name__}: {e}") from e
+        if not torch.is_tensor(cond):
+            raise TaskError(f"estimator {self.spec!r} gave a {type(cond).__name__}, not a tensor")
         if cond.ndim == 4 and cond.shape[1] == 1 < self.channels:
             cond = cond.expand(-1, self.channels, -1, -1)
         want = (len(images), self.channels, *images.shape[-2:])
         if cond.shape != want or not (cond >= 0).all() or not (cond <= 1).all():
-            raise RuntimeError(
+            raise TaskError(
                 f"estimator {self.spec!r} gave {list(cond.shape)} with values of {cond.min():g} … "
                 f"{cond.max():g}; expected {list(want)} in [0, 1]"
             )

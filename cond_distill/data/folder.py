@@ -72,6 +72,11 @@ def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
     """The pictures of a folder; as pairs, if its tables name two pictures in a row."""
     files, ignored = list_files(folder)
     tables = read_tables(folder, files, columns, pairs)
+    if columns != USUAL and not tables.named_by:
+        raise ValueError(
+            f"{shown(folder)} has no metadata.jsonl or metadata.csv, so it has no columns; leave "
+            "image_column, caption_column and condition_column out"
+        )
     pictures = [f for f in files if is_picture(f) and f not in set(tables.inputs.values())]
     if tables.inputs:
         pictures = [f for f in pictures if tables.inputs.get(f) in set(files)]
@@ -105,12 +110,13 @@ def find_images(
     source: str | Path,  # a folder, or the name of a data set
     columns: Columns = USUAL,
     pairs: bool = False,  # rows that name two pictures are pairs
+    fetch: bool = False,  # ask the hub for a data set that is not on this machine
 ) -> Found:
     """What a folder or a data set holds."""
     folder, pairs = Path(source), pairs or bool(columns.condition)
     marks = ("state.json", "dataset_dict.json")
     if not folder.is_dir() or any((folder / name).is_file() for name in marks):
-        return read_dataset(str(source), columns, pairs)
+        return read_dataset(str(source), columns, pairs, fetch)
     if (folder / "input").is_dir() and (folder / "target").is_dir():
         return _pairs(folder, columns)
     return _folder(folder, columns, pairs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from .decode import bits, open_upright, read_pil, readable
 from .estimate import task_of
 from .folder import digest, find_images
 from .items import USUAL, Columns, Item
-from .tasks import Task, find_task
+from .tasks import Task, TaskError, find_task
 
 # %% auto #0
 __all__ = ['HELD_PHOTOS', 'Crops', 'is_held_out', 'crop_box', 'open_views', 'crop_views', 'make_example', 'collate',
-           'with_conditions', 'check_task', 'condition_bits', 'Photos', 'photos_of', 'sample_photos']
+           'load_batches', 'with_conditions', 'check_task', 'condition_bits', 'Photos', 'photos_of', 'sample_photos']
 
 # %% ../../nbs/library/data/images.ipynb #98bda0aa
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def make_example(item: Item, k: int, task: Task | None, crops: Crops, held: bool
         try:
             cond = task.of_image(views[0], rng)
         except ValueError as e:
-            raise RuntimeError(f"task {task.name!r} failed on {item.name}: {e}") from e
+            raise TaskError(f"task {task.name!r} failed on {item.name}: {e}") from e
     return dict(image=views[0], cond=cond, caption=caption)
 
 # %% ../../nbs/library/data/images.ipynb #b4bc837c
@@ -124,6 +124,21 @@ def collate(examples: list[dict]) -> dict:
         caption=[e["caption"] for e in examples],
         skipped=list(dict.fromkeys(n for e in examples for n in e["skipped"])),
     )
+
+
+def load_batches(
+    photos: torch.utils.data.Dataset, which: range, batch: int, workers: int
+) -> Iterator[dict]:
+    """Batches of these examples, made by several processes."""
+    rest = torch.utils.data.Subset(photos, which)
+    loader = torch.utils.data.DataLoader(
+        rest, batch_size=batch, num_workers=workers, collate_fn=collate
+    )
+    try:
+        yield from loader
+    except (ValueError, TaskError) as e:  # torch adds the process's whole traceback
+        said = str(e).strip().splitlines()[-1]
+        raise type(e)(said.partition("Error: ")[2] or said) from None
 
 
 def with_conditions(task: Task | None, batch: dict) -> dict:
@@ -181,12 +196,13 @@ class Photos(torch.utils.data.Dataset):
         recolour: bool = False,  # red, green and blue of a crop in random order
         flip: bool = True,  # mirror half of the crops
         columns: Columns = USUAL,  # where columns have unusual names
+        fetch: bool = False,  # ask the hub for a data set that is not on this machine
     ):
         self.source, self.split, self.length = source, split, length
         self.crops = Crops(size, zoom, seed, recolour, flip)
         self.task = find_task(task) if isinstance(task, str) else task
         pairs = self.task is not None and self.task.name == "pairs"
-        self.found = find_images(source, columns, pairs)
+        self.found = find_images(source, columns, pairs, fetch)
         check_task(self.task, self.found.pairs, source)
         items = self.found.items
         self.items = items if len(items) < 10 else [i for i in items if self._mine(i.name)] or items
@@ -237,6 +253,7 @@ def photos_of(
         recolour=cfg.recolour and split == "train",
         flip=cfg.flip,
         columns=Columns(cfg.image_column, cfg.caption_column, cfg.condition_column),
+        fetch=cfg.fetch,
     )
 
 # %% ../../nbs/library/data/images.ipynb #d7b937bf

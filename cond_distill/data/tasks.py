@@ -37,12 +37,16 @@ from .scenes import Scenes
 from ..extensions import find
 
 # %% auto #0
-__all__ = ['TASKS', 'PAIRS', 'MAP', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'Task', 'find_task', 'better', 'examples']
+__all__ = ['TASKS', 'PAIRS', 'MAP', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'TaskError', 'Task', 'find_task', 'better', 'examples']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
 def _as_drawn(images: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
     """Nothing is known exactly: the pictures stay as they were drawn."""
     return images
+
+
+class TaskError(RuntimeError):
+    """A task or an estimator of your own failed; not a broken picture, which would be skipped."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from ..options import EvaluateConfig
 from ..sampler import draw_images, pick_method
 from ..student import Student
 from ..teacher import best_device
-from ..utils import table
+from ..utils import make_folder, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -264,6 +264,8 @@ def evaluate_adaptors(cfg: EvaluateConfig, nets: Networks) -> list[Report]:
 
 def evaluate(cfg: EvaluateConfig) -> list[dict]:
     """Measure, print the tables, write the report; returns all rows."""
+    file = Path(cfg.out) if cfg.out.endswith(".json") else Path(cfg.out) / "rows.json"
+    make_folder(file.parent, "out")
     nets = load_networks(best_device())
     reports = [drawn_report(nets, cfg)] if cfg.drawn else evaluate_adaptors(cfg, nets)
     rows, files = [], []
@@ -275,8 +277,6 @@ def evaluate(cfg: EvaluateConfig) -> list[dict]:
             files += write_report(report, Path(cfg.out), name)
     if cfg.images:
         say_what_is_missing(cfg)
-    file = Path(cfg.out) if cfg.out.endswith(".json") else Path(cfg.out) / "rows.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print("wrote " + ", ".join(map(str, [file, *files])))
     return rows

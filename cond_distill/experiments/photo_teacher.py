@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from ..config import TeachConfig
 from ..data.cache import reserve
 from ..data.folder import digest
-from ..data.images import Photos, collate
+from ..data.images import Photos, load_batches
 from .fit import FitPlan, fit
 from ..schedule import Schedule
+from ..utils import make_folder
 
 # %% auto #0
 __all__ = ['new_pixel_unet', 'photo_cache', 'teach']
@@ -59,8 +60,7 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     Resumes where it stopped.
     """
     photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
-    folder = Path(cfg.work)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(cfg.work, "work")
     name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"
     done_file = folder / f"{name}.json"
     done = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
@@ -69,12 +69,10 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     else:
         row = np.empty((1, 3, cfg.size, cfg.size), np.uint8)
         file = reserve(folder, cfg.scenes, {name: row}, setting="work")[name]
-    rest = torch.utils.data.Subset(photos, range(done, cfg.scenes))
-    loader = torch.utils.data.DataLoader(
-        rest, batch_size=256, num_workers=cfg.workers, collate_fn=collate
-    )
+    loader = load_batches(photos, range(done, cfg.scenes), 256, cfg.workers)
     skipped = {}
-    for piece in tqdm(loader, desc="open and crop", disable=done >= cfg.scenes):
+    total = -(-(cfg.scenes - done) // 256)
+    for piece in tqdm(loader, "open and crop", total, disable=done >= cfg.scenes):
         n = len(piece["image"])
         file[done : done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
         done += n
@@ -97,6 +95,7 @@ def teach(cfg: TeachConfig) -> dict:
         raise ValueError(
             "images is empty; give the folder of the pictures to learn: --images FOLDER"
         )
+    make_folder(cfg.out, "out")
     crops, schedule, device = torch.from_numpy(photo_cache(cfg)), Schedule.cosine(), best_device()
     torch.manual_seed(cfg.seed)
     net: Any = new_pixel_unet(cfg.size)

@@ -15,7 +15,7 @@ from ..adaptor import Adaptor
 from ..adaptors.scalar_input import LookAheadEmbedded
 from ..config import TrainConfig
 from ..loss import DISTANCES, NoiseSample, ramp
-from .base import Method
+from .base import Method, snr_weight
 from ..sampler import LookAhead, Sampler
 from ..schedule import Prediction, Schedule
 from ..student import Student
@@ -167,6 +167,7 @@ def any_step_loss(
     # who steps to s: the student as it is told, or (one more forward) as it is told 0
     z_s: Literal["model", "instant"] = "model",
     distance: str = "l2",  # one of `loss.DISTANCES`
+    factor: torch.Tensor | float = 1.0,  # [B], of both terms: `snr_weight`
 ) -> tuple[torch.Tensor, dict]:
     """(1 − ρ) d(x, x̂) + ρ d(target's x̂, x̂): (scalar, parts).
 
@@ -185,7 +186,7 @@ def any_step_loss(
         there, here = _part(now, rows), z_t[rows]
         then = _ahead(student, target, some, part, KERNELS[kernel], there, here, z_s)
         consistency = consistency.index_put((rows,), dist(then, there.x))
-    loss = ((1 - rho) * data + rho * consistency).mean()
+    loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
     calls = 2 if z_s == "instant" or KERNELS[kernel].composed else 1
     parts = dict(
         d_x=data.mean().item(),
@@ -266,6 +267,7 @@ class AnyStep(Method):
         """`any_step_loss` with the configuration's kernel and distance."""
         cfg = self.cfg
         how: dict[str, Any] = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
+        how["factor"] = snr_weight(student.schedule, noise.t, cfg.snr_gamma)
         return any_step_loss(student, target, batch, noise, **how)
 
     def step_forwards(self, step: int) -> float:

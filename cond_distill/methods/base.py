@@ -15,7 +15,7 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['progressive_stage', 'Method']
+__all__ = ['progressive_stage', 'snr_weight', 'Method']
 
 # %% ../../nbs/library/methods/base.ipynb #257ef428
 def progressive_stage(
@@ -26,6 +26,17 @@ def progressive_stage(
     n = abs(cfg.rounds)
     k = min(step * n // cfg.steps, n - 1)
     return k, max(1, cfg.delta // 2 ** (n - 1 - k if cfg.rounds > 0 else k))
+
+# %% ../../nbs/library/methods/base.ipynb #18dba1e2
+def snr_weight(
+    schedule: Schedule,
+    t: torch.Tensor,  # int64 [B]
+    gamma: float,  # 0: no weighting
+) -> torch.Tensor:  # [B]
+    """min(1, SNR(t) / γ) where the network predicts the noise, 1 where it does not."""
+    if schedule.prediction_type != "epsilon" or gamma == 0:
+        return torch.ones(t.shape, device=t.device)
+    return (schedule.snr(t) / gamma).clamp(max=1)
 
 # %% ../../nbs/library/methods/base.ipynb #6153da7a
 class Method:

@@ -25,8 +25,9 @@ from cond_distill.loss import (
     ramp,
     squared,
 )
-from .base import Method
+from .base import Method, snr_weight
 from .discriminator import Adversary
+from ..schedule import Schedule
 from ..student import Student
 from ..teacher import Teacher
 
@@ -79,6 +80,12 @@ class CoDi(Method):
             look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end, reach=cfg.reach
         )
 
+    def weighted(self, schedule: Schedule, noise: NoiseSample) -> tuple:  # (w_d, w_c), [B] each
+        """`weights`; in signal space, for models that predict the noise, times `snr_weight`."""
+        gamma = self.cfg.snr_gamma if self.space == "signal" else 0.0
+        factor = snr_weight(schedule, noise.t, gamma)
+        return tuple(factor * w for w in self.weights(schedule, noise))
+
     def timestep_power(self, step: int) -> float:
         cfg = self.cfg
         return cfg.focus * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
@@ -97,7 +104,7 @@ class CoDi(Method):
             data_distance=self.data_distance,
             boundary=self.cfg.boundary,
             extra=self.extra or self.adversary,
-            weights=self.weights,
+            weights=self.weighted,
         )
 
     def step_forwards(self, step: int) -> int:

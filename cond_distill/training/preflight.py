@@ -23,6 +23,7 @@ from ..methods.base import Method
 from ..teacher import Teacher
 from ..trainer import begin, train_step
 from .state import Run, new_run
+from ..utils import make_folder
 
 # %% auto #0
 __all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
@@ -197,7 +198,7 @@ def check_data(run: Run, data: Any) -> list[Check]:
     rows = first_rows(data, 512)
     x, cond, n = rows["x"], rows["cond"], len(rows["x"])
     unique = len(torch.unique(cond.flatten(1), dim=0))
-    spread = cond.std(0).mean().item()
+    spread = cond.std(0, correction=0).mean().item()
     scale = x.std().item()
     return [
         Check(
@@ -358,10 +359,8 @@ def preflight(
 
     Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
     """
-    run = begin(cfg, teacher, method)
+    run, out = begin(cfg, teacher, method), make_folder(cfg.out, "out")
     data = training_data(run.teacher, cfg, progress)
-    out = Path(cfg.out)
-    out.mkdir(parents=True, exist_ok=True)
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}

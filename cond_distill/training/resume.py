@@ -5,7 +5,6 @@
 # %% ../../nbs/library/training/resume.ipynb #0b133986
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Generator
@@ -20,7 +19,7 @@ from ..config import TrainConfig
 from .checkpoint import checkpoints, whole_checkpoints, write_checkpoint
 from .distributed import full_state, load_module, load_optimizer
 from .state import Run, learning_rate
-from ..utils import forget_rows_after
+from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
 __all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'alone', 'forget_logs', 'save_run', 'OtherRun', 'check_same_settings',
@@ -33,16 +32,7 @@ def check_room(run: Run):
     size = 5 * sum(p.numel() * p.element_size() for p in run.state.params)
     out, keep = Path(run.cfg.out), run.cfg.keep
     need = (keep + 1 - min(keep, len(checkpoints(out / "checkpoints")))) * size
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as e:
-        raise OSError(
-            f"cannot write into {out}: {e.strerror or e}; give another folder: out=FOLDER (--out "
-            "FOLDER)"
-        ) from e
+    make_folder(out, "out")
     free = shutil.disk_usage(out).free
     if free < need:
         raise OSError(
@@ -157,7 +147,9 @@ def check_same_run(run: Run, saved: dict, path: Path):
             f"{path} was made with teacher {saved['teacher']}, this one is {mine}; give another "
             "`out`, or the teacher it was made with"
         )
-    check_same_settings(run.cfg, saved["config"], path)
+    unweighted = run.teacher.schedule.prediction_type == "epsilon"  # in earlier versions
+    settings = (dict(snr_gamma=0.0) if unweighted else {}) | saved["config"]
+    check_same_settings(run.cfg, settings, path)
     # earlier versions kept nothing of the data
     if saved.get("data", run.data) != run.data:
         raise OtherRun(

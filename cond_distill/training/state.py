@@ -22,6 +22,7 @@ from ..adaptors.full import FullFinetune
 from ..adaptors.instruction import InstructionEncoder
 from ..config import OptimConfig, TrainConfig
 from ..data.tasks import find_task
+from ..loss import check_step_size
 from ..methods.base import Method
 from ..methods.catalogue import make_method
 from ..student import Student
@@ -39,6 +40,11 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
     task = find_task(cfg.task)
     if cfg.start:
         made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
+        if made.channels not in (0, task.channels):
+            raise ValueError(
+                f"the adaptor in {cfg.start!r} takes conditions of {made.channels} channels, and "
+                f"task {cfg.task!r} has {task.channels}; begin from another one, or afresh"
+            )
     elif cfg.adaptor == "backbone":
         made = FullFinetune.from_teacher(teacher)
     else:
@@ -215,8 +221,15 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
         shard(ema, teacher.device)
     if cfg.compile:
         compile_networks(cfg.compile, teacher.backbone, adaptor, target, ema)
-    optimizer = make_optimizer(cfg, list(adaptor.parameters()))
+    trained = list(adaptor.parameters())
+    if not trained:
+        raise ValueError(
+            f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
+            "rank of 1 or more"
+        )
+    optimizer = make_optimizer(cfg, trained)
     scheduler = LambdaLR(optimizer, partial(learning_rate, cfg))
     method.setup(teacher)
+    check_step_size(cfg.delta, teacher.schedule)
     state = TrainState(student, target, ema, optimizer, scheduler)
     return Run(cfg, method, engine, state, loss, whole)

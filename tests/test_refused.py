@@ -1,0 +1,165 @@
+"""Wrong uses of a command end with one line that says what to do, and never with a traceback."""
+
+import shlex
+import sys
+from dataclasses import replace
+
+import drawing
+import pytest
+import torch
+from PIL import Image
+from training import Bench
+
+from cond_distill import cli
+from cond_distill.config import TeachConfig, TrainConfig
+from cond_distill.drawing import find_adaptor, picture_file
+from cond_distill.loss import check_step_size
+from cond_distill.schedule import Schedule
+
+OWN = """
+import torch
+
+def three(images):
+    return images
+
+def failing(images):
+    return images["left"]
+
+def wordy(images):
+    return "bright"
+"""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    made = Bench(tmp_path_factory.mktemp("refused"))
+    drawing.saved(made.teacher, made.folder / "adaptor")
+    drawing.pipeline(made.folder).save_pretrained(made.folder / "pipe")
+    (made.folder / "own_maps.py").write_text(OWN)
+    (made.folder / "file").write_text("x")
+    (made.folder / "broken").mkdir()
+    for k in range(3):
+        (made.folder / "broken" / f"{k}.png").write_bytes(b"no picture")
+    Image.new("RGB", (16, 16), "teal").save(made.folder / "rgb.png")
+    sys.path.insert(0, str(made.folder))
+    yield made
+    sys.path.remove(str(made.folder))
+
+
+TRAIN = "--teacher F/teacher --workers 0 --scenes 4 --batch 2 --steps 2 --grid-every 0 --cache F/c"
+PHOTOS = f"{TRAIN} --images F/pictures --zoom 1.5"
+COMMANDS = {
+    "sample --image ² --out F/x.png": "expected a picture file",
+    "sample --image 3 --out F/x.mpg": "ends in '.mpg'; expected .png",
+    "sample --image 3 --out F/file/x.png": "cannot write into F/file",
+    "sample --image 3 --guidance 50 --out F/x.png": "guidance_scale is 50.0; this model takes 1",
+    "sample --image 3 --guidance 0.5 --out F/x.png": "guidance_scale is 0.5",
+    "sample --adaptor edit_distilled --image F/rgb.png --caption red --guidance 2 --out F/x.png": (
+        "it takes no captions, or always needs its instruction"
+    ),
+    f"distill {PHOTOS} --out F/a --task superres_x4 --delta 5000": "delta is 5000; expected 1 …",
+    f"check {PHOTOS} --out F/a --task superres_x4 --delta 5000": "delta is 5000; expected 1 … 999",
+    "plan --model F/teacher --adaptor lora --rank 0": "nothing would be trained",
+    "evaluate --drawn F/pictures --images F/pictures --out F/file": "cannot write into F/file",
+    f"distill {PHOTOS} --out F/a --task superres_x4 --adaptor lora --rank 0": (
+        "nothing would be trained"
+    ),
+    f"distill {PHOTOS} --out F/a --task inpaint --start F/adaptor": (
+        "takes conditions of 3 channels, and task 'inpaint' has 4"
+    ),
+    f"distill {PHOTOS} --out F/a --task superres_x4 --rounds 9": "rounds is 9; expected 1 … steps",
+    f"distill {PHOTOS} --out F/a --task superres_x4 --caption-column what": "has no metadata.jsonl",
+    f"distill {PHOTOS} --out F/a --task depth --estimator own_maps:three": (
+        "expected [4, 1, 16, 16] in [0, 1]"
+    ),
+    f"distill {PHOTOS} --out F/a --task depth --estimator own_maps:failing": (
+        "estimator 'own_maps:failing' failed: TypeError"
+    ),
+    f"distill {PHOTOS} --out F/a --task depth --estimator own_maps:wordy": "gave a str",
+    f"distill {PHOTOS} --out F/a --task superres_x4 --cache F/file": "cannot write into F/file/",
+    f"check {PHOTOS} --out F/file --task superres_x4": "cannot write into F/file: File exists",
+    f"distill {TRAIN} --images F/broken --out F/a --task superres_x4 --workers 1": (
+        "eight unreadable pictures in a row"
+    ),
+    f"distill {TRAIN} --images F/rgb.png --out F/a --task superres_x4": "rgb.png' is a file",
+    f"distill {TRAIN} --images no_such --out F/a --task superres_x4": "on this machine; fetch=True",
+    "teach --images F/pictures --size 16 --work F/file": "cannot write into F/file: File exists",
+    "teach --images F/pictures --size 16 --work F/w --out F/file": "cannot write into F/file",
+    "teach --images F/pictures --size 16 --lr 10": "lr is 10.0; expected a number",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_refused(command, bench, capsys):
+    """Exit status 2, the reason, and no traceback of another process or library."""
+    place = str(bench.folder)
+    with pytest.raises(SystemExit) as end:
+        cli.main(shlex.split(command.replace("F/", f"{place}/")))
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert end.value.code == 2 and "Traceback" not in said
+    assert COMMANDS[command].replace("F/", f"{place}/") in said, said
+    if "Error parsing" not in said:  # our own word stands on a line of its own
+        assert "cond-distill: " in said
+
+
+def test_nothing_is_asked_of_the_hub(bench, monkeypatch):
+    """A data set that is no folder is looked for on this machine only, unless it may be fetched."""
+    import datasets
+
+    seen = []
+
+    def load(name):
+        seen.append(datasets.config.HF_HUB_OFFLINE)
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    before = datasets.config.HF_HUB_OFFLINE
+    cfg = bench.config("hub", images="someone/pictures")
+    for fetch in (False, True):
+        with pytest.raises(FileNotFoundError, match="no folder and no data set"):
+            bench.train(replace(cfg, fetch=fetch))
+    assert seen == [True, before] and datasets.config.HF_HUB_OFFLINE == before
+
+
+def test_a_saved_pipeline_is_an_adaptor(bench):
+    assert find_adaptor(str(bench.folder / "pipe")) == bench.folder / "pipe" / "adaptor"
+
+
+def test_step_size():
+    """Every Δt that a schedule has room for, and none beyond."""
+    schedule = Schedule.linear(100)
+    for delta in (1, 99):
+        check_step_size(delta, schedule)
+    for delta in (0, -3, 100, 5000):
+        with pytest.raises(ValueError, match=f"delta is {delta}; expected 1 … 99"):
+            check_step_size(delta, schedule)
+
+
+def test_names_of_pictures(tmp_path):
+    assert picture_file(str(tmp_path / "new" / "x")).name == "x.png"
+    with pytest.raises(ValueError, match="is a folder"):
+        picture_file(str(tmp_path))
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried", "can't allocate memory: you"])
+def test_memory(message, monkeypatch, capsys):
+    """A full GPU or machine: one line with advice. Any other RuntimeError keeps its traceback."""
+
+    def run(words):
+        raise RuntimeError(f"{message}\nmore")
+
+    monkeypatch.setattr(cli, "run", run)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["plan"])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "smaller batch" in said
+    monkeypatch.setattr(cli, "run", lambda words: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        cli.main(["plan"])
+
+
+def test_configurations():
+    with pytest.raises(ValueError, match="^rounds is -9"):
+        TrainConfig(rounds=-9, steps=8)
+    with pytest.raises(ValueError, match="^lr is 1.5"):
+        TeachConfig(images="x", lr=1.5)
