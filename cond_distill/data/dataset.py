@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,16 @@ def _picture_columns(
 
 # %% ../../nbs/library/data/dataset.ipynb #a587aa7b
 @contextmanager
-def _offline(on: bool) -> Iterator[None]:
+def _offline(on: bool) -> Generator[None]:
     """While open, `datasets` does not ask the hub."""
-    import datasets
+    from datasets import config
 
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or on
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or on
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE = before
 
 
 def _open_dataset(source: str, fetch: bool) -> Any:
