@@ -228,6 +228,16 @@ class Plan:
         return self.operations / (GPUS[gpu][1] * 1e12 * (share or GPUS[gpu][2]))
 
 # %% ../nbs/library/plan.ipynb #03fde520
+def _check_choices(adaptor: str, rank: int, dtype: str):
+    """Refuse what no plan is made for."""
+    if dtype not in BYTES:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
+    if adaptor not in ("controlnet", "t2i", "lora"):
+        raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
+    if adaptor == "lora" and not rank:
+        raise ValueError("nothing would be trained: adaptor is 'lora' and rank 0; give 1 or more")
+
+
 def plan(
     teacher: Teacher,  # on the meta device: `shapes_only`
     adaptor: str = "controlnet",
@@ -239,19 +249,11 @@ def plan(
     checkpointing: bool = False,
 ) -> Plan:
     """Count one step of distillation; in 16 bits with mixed precision (--precision bf16)."""
-    if dtype not in BYTES:
-        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
-    if adaptor not in ("controlnet", "t2i", "lora"):
-        raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
+    _check_choices(adaptor, rank, dtype)
     kind = getattr(torch, dtype)
     with torch.device("meta"):
         made = make_adaptor(adaptor, teacher, channels, rank)
     own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
-    if not own:
-        raise ValueError(
-            f"nothing would be trained: adaptor is {adaptor!r} and rank {rank}; give a rank of 1 "
-            "or more"
-        )
     # diffusers' own `to` warns of nothing here
     torch.nn.Module.to(teacher.backbone, kind)
     kept = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
