@@ -103,6 +103,20 @@ def test_a_pad_answers_each_outline():
     assert torch.equal(sketch.cond, sketch.start.cond) and sketch.pad.answer == first
 
 
+def test_a_pad_tells_of_a_picture_that_is_the_same():
+    """Else the browser would show "drawing …" for ever after a click or a line inside a thing."""
+    pytest.importorskip("anywidget")
+    from cond_distill.sketch import Sketch
+
+    sketch = Sketch("depth_distilled")
+    sketch.steps.value = 1
+    sketch.pad.outline = [list(point) for point in SQUARE]
+    before, drawn = sketch.pad.answer, sketch.pad.drawn
+    sketch.pad.outline = [[0.5, 0.5]]  # a click
+    sketch.pad.outline = [[0.4, 0.4], [0.6, 0.4], [0.6, 0.6]]  # inside of what is there
+    assert sketch.pad.answer == before and sketch.pad.drawn == drawn + 2
+
+
 def test_a_pad_for_a_task_without_outlines_is_refused():
     pytest.importorskip("anywidget")
     from cond_distill.sketch import start_of

@@ -64,6 +64,18 @@ def test_formulas_become_mathml():
     assert page.find("math") and "α" in used and "\\(" not in page.get_text()
 
 
+def test_the_number_of_an_equation_stands_apart():
+    page = soup(r'<main><span class="math display">\[a = b \tag{1}\]</span></main>')
+    site_pages.replace_formulas(page)
+    assert page.find("mspace") and page.get_text().endswith("(1)")
+
+
+def test_an_interval_stays_on_one_line():
+    page = soup("<table><tr><td>0.99 ± 0.01</td><td>any ± words</td></tr></table>")
+    site_pages.mend_markup(page)
+    assert [cell.get("class") for cell in page.find_all("td")] == ["number", None]
+
+
 def test_pictures_become_files_with_a_size_and_a_text(tmp_path):
     gif = "R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     page = soup(f'<main><h2>Noise</h2><img src="data:image/gif;base64,{gif}"></main>')
