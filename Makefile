@@ -67,9 +67,9 @@ adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; c
 	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
 	.venv/bin/cond-distill distill --out runs/depth_fixed
 	$(ANY_STEP) --out runs/depth_distilled --steps 816
-	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --scenes 3000 --steps 500
-	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --scenes 3000 --steps 500
-	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --scenes 3000 --steps 600
+	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
+	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
+	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600
 	$(PY) tools/ship.py runs/depth_undistilled runs/depth_fixed runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 results: env  ## Measure and draw everything that the home page shows (a few minutes)
@@ -80,7 +80,7 @@ tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponent
 	$(PY) tools/task_results.py
 
 reader: env  ## Train an editing adaptor with and without a reader of its instructions, and measure both (about ten minutes on 2 cores)
-	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --preset data_only --timesteps all --steps 400 --scenes 12000 --grid-every 0 || exit 1; done
+	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --preset data_only --timesteps all --steps 400 --num-examples 12000 --grid-every 0 || exit 1; done
 	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --methods ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
 
 reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on; AT_ONCE=14 on a GPU)
@@ -96,25 +96,25 @@ matrix: env  ## Train every adaptor on every task for a few steps and see whethe
 
 photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about half an hour on 2 cores; can be stopped)
 	$(PY) -c "from cond_distill.data.images import sample_photos; sample_photos('runs/photos')"
-	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --zoom 2 --steps 3500 --batch 32 --scenes 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --zoom 2 --recolour --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
+	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --max-crop-scale 2 --steps 3500 --batch 32 --num-examples 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --max-crop-scale 2 --channel-shuffle --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --max-crop-scale 2 --channel-shuffle --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 # photographs of Debian packages, fetched and used for training only; on a GPU:
 # make photos-debian PHOTO_TEACH="--steps 12000 --batch 256"
 PHOTOS := runs/photos_debian
 PHOTO_TEACH ?= --steps 9000 --batch 32
-PHOTO_TASK := --teacher photos_teacher --images $(PHOTOS) --zoom 4 --recolour --task superres_x4 --adaptor concat --scenes 8000
+PHOTO_TASK := --teacher photos_teacher --images $(PHOTOS) --max-crop-scale 4 --channel-shuffle --task superres_x4 --adaptor concat --num-examples 8000
 photo-sources: dev  ## Fetch the photographs that `make photos-debian` trains on (260 MB with apt-get; nothing is installed)
 	$(PY) tools/photo_sources.py $(PHOTOS)
 
 # one finetuning, which both adaptors start from; then as many network evaluations for one as for the other
 photos-debian: photo-sources  ## The same on these photographs, longer: a recipe that has not been run yet (about 90 minutes on 2 cores; can be stopped)
-	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --zoom 4 $(PHOTO_TEACH) --scenes 24000 --work runs/photos_debian_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --max-crop-scale 4 $(PHOTO_TEACH) --num-examples 24000 --work runs/photos_debian_work --out $(ASSETS)/photos_teacher
 	.venv/bin/cond-distill distill $(PHOTO_TASK) --preset data_only --timesteps all --steps 3000 --out runs/photos_superres_start
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --start runs/photos_superres_start --preset data_only --timesteps all --steps 1599 --out runs/photos_superres_undistilled
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --start runs/photos_superres_start --focus 0 --look-ahead 200 --ramp-start 0 --ramp-end .3 --steps 800 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --preset data_only --timesteps all --steps 1599 --out runs/photos_superres_undistilled
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --timestep-power 0 --max-look-ahead 200 --ramp-start 0 --ramp-end .3 --steps 800 --out runs/photos_superres_distilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)

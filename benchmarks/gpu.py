@@ -116,7 +116,13 @@ def step(settings):
     cache = settings.pop("cache")
     teacher = Teacher.from_pretrained("shipped", DEVICE)
     cfg = TrainConfig(
-        steps=200, scenes=1200, cache=cache, grid_every=0, ramp_start=0.0, ramp_end=0.0, **settings
+        steps=200,
+        num_examples=1200,
+        cache=cache,
+        grid_every=0,
+        ramp_start=0.0,
+        ramp_end=0.0,
+        **settings,
     )
     run, data = new_run(cfg, teacher), cache_examples(teacher, cfg, False)
     losses = []

@@ -89,7 +89,7 @@ def made_teacher(name):
 
 def size_row(teacher, data, p, batch, settings):
     """A few training steps, measured, beside the plan `p`."""
-    cfg = TrainConfig(batch=batch, precision="bf16", dtype="bfloat16", steps=100, **settings)
+    cfg = TrainConfig(batch=batch, mixed_precision="bf16", dtype="bfloat16", steps=100, **settings)
     run = new_run(replace(cfg, ramp_start=0.0, ramp_end=0.0, grid_every=0), teacher)
     memory(True)
     timed(partial(train_step, run, data), 2)  # the first ones are slower
@@ -166,7 +166,9 @@ def drawing(args, log):
 def ratios(args, log):
     """What a step costs beside what it needs, with the shapes of Stable Diffusion 1.5."""
     teacher = real_size("sd15" if CUDA else "shipped")
-    cfg = TrainConfig(batch=16 if CUDA else 2, precision="bf16", dtype="bfloat16", grid_every=0)
+    cfg = TrainConfig(
+        batch=16 if CUDA else 2, mixed_precision="bf16", dtype="bfloat16", grid_every=0
+    )
     rows, seconds = training(cfg, teacher, made_up(teacher, 32), 8 if CUDA else 1, apart=True)
     found = dict(
         batch=cfg.batch,

@@ -49,6 +49,7 @@ NAMES = {
         "Composed": "adaptors.several:MultiAdaptor",
         "compose": "student",
     },
+    "methods.discriminator": {"Adversary": "methods.discriminator:Discriminator"},
     "adaptors.instruction": {"TextReader": "adaptors.instruction:InstructionEncoder"},
     "cli": {
         "ReproduceConfig": "config",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ReproduceConfig, TeachConfig, TrainConfig
+from .config import OLD_NAMES, ReproduceConfig, TeachConfig, TrainConfig
 from cond_distill.options import (
     CheckConfig,
     DemoConfig,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PLAIN', 'VERBS', 'ABOUT', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row',
-           'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'read_words', 'run',
-           'said_of_runtime', 'main']
+           'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'read_words',
+           'run', 'said_of_runtime', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -208,11 +208,22 @@ def import_plugins(words: list[str]) -> list[str]:
     return words
 
 
+def todays_flag(word: str) -> str:
+    """A flag such as "--scenes=8" by today's name of the setting; other words as they are."""
+    flag, equals, value = word.partition("=")
+    no = "no-" if flag.startswith("--no-") else ""
+    new = OLD_NAMES.get(flag.removeprefix(f"--{no}").replace("-", "_"))
+    if new is None or not flag.startswith("--"):
+        return word
+    return f"--{no}{new.replace('_', '-')}{equals}{value}"
+
+
 def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     """The configuration that a command line describes."""
     import tyro
 
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
+    words = [todays_flag(word) for word in words]
     return tyro.extras.subcommand_cli_from_dict(
         kinds, prog="cond-distill", args=words, description=ABOUT
     )

@@ -61,7 +61,8 @@ def sample_noise(
     progress: float = 1.0,
     # "all": t from 1 … T−1; "grid": from the timesteps of a sampler with T / Δt steps
     timesteps: str = "all",
-    focus: float = 0.0,  # t is drawn with a probability in proportion to t^focus
+    # t is drawn with a probability in proportion to t to this power
+    timestep_power: float = 0.0,
 ) -> NoiseSample:
     """s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."""
     check_step_size(delta, schedule)
@@ -74,8 +75,8 @@ def sample_noise(
     )
     n = len(x) if per_sample else 1
     pick = (
-        torch.multinomial(choice**focus, n, True, generator=generator)
-        if focus
+        torch.multinomial(choice**timestep_power, n, True, generator=generator)
+        if timestep_power
         else torch.randint(len(choice), (n,), generator=generator)
     )
     t = choice[pick].expand(len(x))
@@ -134,16 +135,17 @@ def ramp(progress: float, start: float, end: float) -> float:
 def look_ahead(
     schedule: Schedule,
     d: NoiseSample,
-    goal: float = 400.0,  # wanted look-ahead L at the end, training timesteps
+    max_look_ahead: float = 400.0,  # L at the end, training timesteps
     start: float = 0.6,  # of the ramp, a share of the training
     end: float = 0.7,
-    reach: float = 1.0,  # largest share of what lies ahead
+    look_ahead_fraction: float = 1.0,  # L is at most this share of t
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, reach · t).
+    """w_d + w_c = 1, split so that Δt w_c / w_d = L(t) = min(L, look_ahead_fraction · t).
 
-    L ramps from 0 to `goal`.
+    L ramps from 0 to `max_look_ahead`.
     """
-    length = (reach * d.t).clamp(max=goal * ramp(d.progress, start, end)).float()
+    longest = max_look_ahead * ramp(d.progress, start, end)
+    length = (look_ahead_fraction * d.t).clamp(max=longest).float()
     delta = (d.t - d.s).clamp(min=1).float()
     rho = length / (length + delta)
     return 1 - rho, rho
@@ -151,7 +153,7 @@ def look_ahead(
 
 def data_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """No consistency term: plain conditional finetuning, w_d = 1."""
-    return look_ahead(schedule, d, goal=0.0)
+    return look_ahead(schedule, d, max_look_ahead=0.0)
 
 
 def consistency_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:

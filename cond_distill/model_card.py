@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .config import renamed
 from .data.tasks import find_task
 from .utils import table
 
@@ -29,12 +30,13 @@ def measured_table(
     return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table(rows)
 
 # %% ../nbs/library/model_card.ipynb #29e30bf9
-_SHOWN = ("preset", "steps", "batch", "lr", "delta", "look_ahead", "seed")
+_SHOWN = ("preset", "steps", "batch", "lr", "delta", "max_look_ahead", "seed")
 
 
 def training_words(config: Mapping[str, Any]) -> str:
     """The settings of the training that a reader of the card asks for."""
-    return ", ".join(f"{k} {config[k]}" for k in _SHOWN if k in config) or "not recorded"
+    settings = renamed(dict(config))
+    return ", ".join(f"{k} {settings[k]}" for k in _SHOWN if k in settings) or "not recorded"
 
 # %% ../nbs/library/model_card.ipynb #6f3b10bf
 _CARD = """---

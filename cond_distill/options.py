@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .config import TrainConfig
+from .config import TrainConfig, with_old_names
 from .ranges import check_number, check_range
 
 # %% auto #0
@@ -46,6 +46,7 @@ MOST_STEPS = 1000  # timesteps of a schedule
 Sampler = Literal["auto", "ddim", "consistency", "dpm++", "unipc"]
 
 # %% ../nbs/library/options.ipynb #46d73e7c
+@with_old_names
 @dataclass(frozen=True)
 class DemoConfig:
     """Distil the shipped teacher into a depth-to-image model for any number of steps; compare.
@@ -58,13 +59,13 @@ class DemoConfig:
 
     out: str = "runs/demo"  # folder for the adaptor, the table and the picture
     steps: int = 350  # optimiser steps
-    scenes: int = 2000  # training scenes to render
+    num_examples: int = 2000  # training scenes to render
     n: int = 128  # held-out conditions to measure on
     seed: int = 0  # of the training
     cache: str = "runs/cache"  # folder of rendered, encoded scenes
 
     def __post_init__(self):
-        for name, least in dict(steps=1, scenes=1, n=16, seed=0).items():
+        for name, least in dict(steps=1, num_examples=1, n=16, seed=0).items():
             require_whole(name, getattr(self, name), least)
         require("out", self.out, bool(self.out), "the name of a folder")
 
@@ -151,6 +152,7 @@ class EvaluateConfig:
             require_some("adaptors", self.adaptors, "folders of adaptors or names of shipped ones")
 
 # %% ../nbs/library/options.ipynb #4ec7d305
+@with_old_names
 @dataclass(frozen=True)
 class CheckConfig(TrainConfig):
     """A dozen questions to a distillation before it costs hours; takes the flags of distill.

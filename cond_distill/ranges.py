@@ -30,30 +30,30 @@ RANGES = dict(
     layers=(1, 256),
     reader=(0, 64),
     # data
-    scenes=(1, 10**9),
+    num_examples=(1, 10**9),
     size=(16, 4096),  # pixels a side
-    zoom=(1.0, 64.0),
+    max_crop_scale=(1.0, 64.0),
     caption_dropout=(0.0, 1.0),
     workers=(0, 256),
     # a method
     rounds=(-64, 64),
     delta=(1, 10_000),  # timesteps
-    look_ahead=(0.0, 10_000.0),
+    max_look_ahead=(0.0, 10_000.0),
     longest=(1.0, 10_000.0),
     instant=(0.0, 1.0),  # shares
     longer=(0.0, 16.0),
-    reach=(0.0, 1.0),
+    look_ahead_fraction=(0.0, 1.0),
     ramp_start=(0.0, 1.0),
     ramp_end=(0.0, 1.0),
-    focus=(0.0, 16.0),  # an exponent
+    timestep_power=(0.0, 16.0),  # an exponent
     snr_gamma=(0.0, 1e6),
-    adversary=(0.0, 100.0),
+    discriminator=(0.0, 100.0),
     target_decay=(0.0, 1.0),
     ema_decay=(0.0, 1.0),
     # a run
     lr=(1e-12, 10.0),
     clip=(1e-6, 1e6),
-    accumulate=(1, 1_000_000),
+    gradient_accumulation_steps=(1, 1_000_000),
     save_every=(1, 10_000_000),
     keep=(1, 10**12),
     grid_every=(0, 10_000_000),

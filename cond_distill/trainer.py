@@ -53,8 +53,8 @@ def piece(rows: torch.Tensor, i: int, n: int) -> torch.Tensor:
 
 
 def shares(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, NoiseSample]]:
-    """This process's part of the batch and of its noise, in `accumulate` pieces."""
-    pieces = run.cfg.accumulate
+    """This process's part of a batch, `gradient_accumulation_steps` pieces, and of its noise."""
+    pieces = run.cfg.gradient_accumulation_steps
     n, first = run.engine.count * pieces, run.engine.index * pieces
     for i in range(first, first + pieces):
         drawn = {
@@ -67,7 +67,7 @@ def shares(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, No
 
 def backward(run: Run, batch: dict, noise: NoiseSample) -> tuple[torch.Tensor, dict[str, float]]:
     """Gradients of all shares of all processes; the mean loss and its parts."""
-    said, n = [], run.cfg.accumulate
+    said, n = [], run.cfg.gradient_accumulation_steps
     run.state.optimizer.zero_grad()
     for share in shares(run, batch, noise):
         with run.engine.autocast():

@@ -32,9 +32,9 @@ WRONG = dict(
     dtype="float8",
     per_sample="yes",
     seed=-1,
-    zoom=0.5,
+    max_crop_scale=0.5,
     out=7,
-    look_ahead=True,
+    max_look_ahead=True,
 )
 
 

@@ -36,7 +36,7 @@ def cfg(tmp_path) -> TrainConfig:
     return TrainConfig(
         images=str(tmp_path / "pictures"),
         task="superres_x4",
-        scenes=20,
+        num_examples=20,
         workers=0,
         cache=str(tmp_path / "cache"),
     )
@@ -57,7 +57,14 @@ def test_scale_of_the_latents(teacher, cfg, field, images):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(flip=False), dict(zoom=2.0), dict(seed=1), dict(recolour=True), dict(scenes=21)]
+    "change",
+    [
+        dict(flip=False),
+        dict(max_crop_scale=2.0),
+        dict(seed=1),
+        dict(channel_shuffle=True),
+        dict(num_examples=21),
+    ],
 )
 def test_settings(teacher, cfg, change):
     assert cache_name(teacher, replace(cfg, **change)) != cache_name(teacher, cfg)
@@ -74,7 +81,7 @@ def test_full_disk(teacher, cfg, monkeypatch):
     usage = os.statvfs(".")
     assert usage.f_bavail >= 0
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("U", (), dict(free=1000)))
-    with pytest.raises(OSError, match=r"20 examples need .* GB .*scenes="):
+    with pytest.raises(OSError, match=r"20 examples need .* GB .*num_examples="):
         cache_examples(teacher, cfg, progress=False)
     monkeypatch.undo()
 
@@ -90,7 +97,9 @@ def test_full_disk(teacher, cfg, monkeypatch):
 
 def test_full_disk_of_a_teacher(cfg, tmp_path, monkeypatch):
     """The crops that an own teacher learns from are reserved in the same way."""
-    own = TeachConfig(images=cfg.images, work=str(tmp_path / "work"), scenes=20, size=16, workers=0)
+    own = TeachConfig(
+        images=cfg.images, work=str(tmp_path / "work"), num_examples=20, size=16, workers=0
+    )
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("U", (), dict(free=1000)))
     with pytest.raises(OSError, match=r"20 examples need .* GB .*work=FOLDER"):
         photo_cache(own)
@@ -119,7 +128,9 @@ def test_sixteen_bits_of_a_pair(teacher, tmp_path):
     ramp = (np.arange(64 * 64).reshape(64, 64) + 30_000).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "input" / "a.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "target" / "a.png")
-    cfg = TrainConfig(images=str(tmp_path), task="pairs", scenes=1, workers=0, zoom=1.0)
+    cfg = TrainConfig(
+        images=str(tmp_path), task="pairs", num_examples=1, workers=0, max_crop_scale=1.0
+    )
     arrays = cache_examples(teacher, replace(cfg, cache=str(tmp_path / "c")), progress=False)
     values = arrays["cond"][0, 0]
     assert values.dtype == np.uint16 and len(np.unique(values)) > 200  # in a range of 16

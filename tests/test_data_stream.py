@@ -57,7 +57,9 @@ def teacher(tmp_path_factory):
 
 
 def config(folder: Path, **changes) -> TrainConfig:
-    fixed = dict(images=f"{folder}/*.tar", task="superres_x4", out=str(folder / "run"), zoom=1.0)
+    fixed = dict(
+        images=f"{folder}/*.tar", task="superres_x4", out=str(folder / "run"), max_crop_scale=1.0
+    )
     return TrainConfig(**fixed | dict(batch=4, workers=2, save_every=3) | changes)
 
 

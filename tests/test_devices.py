@@ -26,9 +26,14 @@ pytestmark = pytest.mark.slow
 
 RUNS = {
     "ControlNet, paper's weights, in pieces": dict(
-        preset="paper", timesteps="all", delta=40, grid_every=2, accumulate=2, checkpointing=True
+        preset="paper",
+        timesteps="all",
+        delta=40,
+        grid_every=2,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=True,
     ),
-    "T2I-Adapter, discriminator": dict(adaptor="t2i", adversary=0.05),
+    "T2I-Adapter, discriminator": dict(adaptor="t2i", discriminator=0.05),
     "concat, an edit": dict(adaptor="concat", task="edit", boundary=True, reader=1),
     "concat, a picture with a mask": dict(adaptor="concat", task="inpaint"),
     "LoRA, z_s by the teacher": dict(adaptor="lora", z_s="teacher"),
@@ -48,7 +53,7 @@ def configuration(folder: Path, name: str, device="cpu") -> TrainConfig:
         steps=4,
         batch=2,
         rank=2,
-        scenes=8,
+        num_examples=8,
         workers=0,
         lr=1e-3,
         save_every=2,

@@ -44,7 +44,7 @@ def trained(folder: Path, out: Path) -> dict[str, torch.Tensor]:
         cache=str(folder / "cache"),
         steps=2,
         batch=4,
-        scenes=8,
+        num_examples=8,
         workers=0,
         grid_every=0,
         rank=2,

@@ -44,7 +44,9 @@ def parts(tmp_path_factory):
 
 def configuration(folder: Path, **changes) -> TrainConfig:
     tiny.pictures(folder / "pictures")
-    small = dict(steps=2, batch=2, rank=2, scenes=8, workers=0, grid_every=0, zoom=1.5)
+    small = dict(
+        steps=2, batch=2, rank=2, num_examples=8, workers=0, grid_every=0, max_crop_scale=1.5
+    )
     places = dict(out=folder / "out", cache=folder / "cache", images=folder / "pictures")
     return TrainConfig(
         **{k: str(v) for k, v in places.items()}, teacher=str(folder / "teacher"), **small | changes

@@ -1,15 +1,21 @@
 """Import paths, names and files of earlier versions go on working."""
 
 import json
+from dataclasses import asdict, fields, replace
 from importlib import import_module
+from pathlib import Path
 
+import pytest
 import tiny
 import torch
 
 from cond_distill import _moved
 from cond_distill.adaptors.full import FullFinetune
+from cond_distill.cli import read_words
+from cond_distill.config import OLD_NAMES, TrainConfig
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
+from cond_distill.training.resume import OtherRun, check_same_settings
 
 
 def test_modules():
@@ -36,3 +42,26 @@ def test_saved_adaptor(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | dict(adaptor="Backbone")))
     again = Student.load(teacher, tmp_path / "student")
     assert torch.equal(again.adaptor.change[0], student.adaptor.change[0])
+
+
+def test_settings():
+    """Earlier names of settings: as arguments, attributes, flags, and in a changed copy."""
+    cfg = TrainConfig(scenes=8, look_ahead=300.0, recolour=True)
+    assert cfg == TrainConfig(num_examples=8, max_look_ahead=300.0, channel_shuffle=True)
+    assert replace(cfg, zoom=2.0).max_crop_scale == 2.0 and cfg.precision == "no"
+    with pytest.raises(AttributeError, match="no 'lookahead'"):
+        cfg.lookahead  # noqa: B018
+    words = "distill --scenes 8 --look-ahead=300 --recolour --no-checkpointing".split()
+    assert read_words(words) == cfg
+    assert set(OLD_NAMES.values()) <= {f.name for f in fields(TrainConfig)}
+
+
+def test_checkpoint_with_old_settings():
+    """A checkpoint's configuration under earlier names is that of the same run."""
+    new = asdict(TrainConfig(num_examples=8))
+    old = {today: name for name, today in OLD_NAMES.items()}
+    saved = {old.get(name, name): value for name, value in new.items()}
+    assert "scenes" in saved and "num_examples" not in saved
+    check_same_settings(TrainConfig(num_examples=8), saved, Path("step_00000001"))
+    with pytest.raises(OtherRun, match="num_examples = 8 there, 9 here"):
+        check_same_settings(TrainConfig(num_examples=9), saved, Path("step_00000001"))

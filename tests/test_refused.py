@@ -46,8 +46,9 @@ def bench(tmp_path_factory) -> Bench:
     sys.path.remove(str(made.folder))
 
 
-TRAIN = "--teacher F/teacher --workers 0 --scenes 4 --batch 2 --steps 2 --grid-every 0 --cache F/c"
-PHOTOS = f"{TRAIN} --images F/pictures --zoom 1.5"
+TRAIN = "--teacher F/teacher --workers 0 --num-examples 4 --batch 2 --steps 2 --cache F/c"
+TRAIN += " --grid-every 0"
+PHOTOS = f"{TRAIN} --images F/pictures --max-crop-scale 1.5"
 COMMANDS = {
     "sample --image ² --out F/x.png": "expected a picture file",
     "sample --image 3 --out F/x.mpg": "ends in '.mpg'; expected .png",
@@ -64,7 +65,7 @@ COMMANDS = {
     f"distill {PHOTOS} --out F/a --task superres_x4 --adaptor lora --rank 0": (
         "nothing would be trained"
     ),
-    f"distill {PHOTOS} --out F/a --task inpaint --start F/adaptor": (
+    f"distill {PHOTOS} --out F/a --task inpaint --init-from F/adaptor": (
         "takes conditions of 3 channels, and task 'inpaint' has 4"
     ),
     f"distill {PHOTOS} --out F/a --task superres_x4 --rounds 9": "rounds is 9; expected 1 … steps",

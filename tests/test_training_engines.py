@@ -67,8 +67,8 @@ def configuration(folder: Path) -> dict:
             steps=6,
             batch=4,
             rank=2,
-            scenes=16,
-            zoom=1.5,
+            num_examples=16,
+            max_crop_scale=1.5,
             workers=0,
             ramp_start=0.0,
             grid_every=0,
@@ -89,7 +89,7 @@ def test_two_processes(tmp_path, adaptor):
         return base | dict(out=str(tmp_path / name)) | settings, stop
 
     launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1)
-    several = [run("DDP", accumulate=2), run("FSDP", shard=True)]
+    several = [run("DDP", gradient_accumulation_steps=2), run("FSDP", shard=True)]
     several += [run("one, then DDP"), run("one, then FSDP", shard=True)]
     several += [run("FSDP, then one", 3, shard=True), run("DDP, then FSDP", 3)]
     launch([*several, run("DDP, then FSDP", shard=True)], 2)
@@ -142,7 +142,9 @@ def test_launchers(tmp_path):
 def test_shares(tmp_path):
     """A batch that cannot be shared equally is refused before the first step."""
     base = configuration(tmp_path) | dict(out=str(tmp_path / "odd"), batch=5)
-    with pytest.raises(AssertionError, match="which 2 processes with accumulate=1 cannot share"):
+    with pytest.raises(
+        AssertionError, match="which 2 processes with gradient_accumulation_steps=1 cannot share"
+    ):
         launch([(base, 0)], 2)
 
 

@@ -99,7 +99,7 @@ def in_the_old_form(state: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(adaptor="t2i", preset="progressive", rounds=2), dict(adversary=0.1)]
+    "settings", [{}, dict(adaptor="t2i", preset="progressive", rounds=2), dict(discriminator=0.1)]
 )
 def test_old_checkpoint(bench, settings, monkeypatch):
     """Runs of earlier versions go on, whose configuration and state had another form."""
@@ -156,8 +156,8 @@ def test_nowhere_to_write(bench):
         (dict(task="depth"), "'depth'"),
         (dict(preset="best"), "preset is 'best'; choose one of"),
         (dict(adaptor="hypernetwork"), "adaptor is 'hypernetwork'; choose one of"),
-        (dict(accumulate=3), "must be a multiple of 3"),
-        (dict(accumulate=2, adversary=0.1), "whole batch"),
+        (dict(gradient_accumulation_steps=3), "must be a multiple of 3"),
+        (dict(gradient_accumulation_steps=2, discriminator=0.1), "whole batch"),
         (dict(compile="none of torch's"), "torch.compile has here"),
     ],
 )
@@ -188,7 +188,9 @@ def test_best(bench):
     assert [row["steps"] for row in curve] == [1, 2, 4, 8]
 
 
-@pytest.mark.parametrize("changes", [dict(checkpointing=True), dict(accumulate=2)])
+@pytest.mark.parametrize(
+    "changes", [dict(gradient_checkpointing=True), dict(gradient_accumulation_steps=2)]
+)
 @pytest.mark.parametrize("adaptor", ["controlnet", "fusion"])
 def test_same_losses(bench, adaptor, changes):
     """Recomputing activations, and working a batch off in pieces, change no loss."""

@@ -130,7 +130,7 @@ def main():
     args.add_argument("--cache", default="runs/cache")
     args = args.parse_args()
     teacher, nets = Teacher.from_pretrained("shipped"), load_networks()
-    cfg = TrainConfig(steps=args.steps, batch=16, scenes=1200, grid_every=0, cache=args.cache)
+    cfg = TrainConfig(steps=args.steps, batch=16, num_examples=1200, grid_every=0, cache=args.cache)
     made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
     cells = Cells(ROOT / "results/matrix.json", made)
     for task in TASKS:

@@ -35,8 +35,8 @@ VERSION = 2
 def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int) -> Iterable[dict]:
     """Batches of examples from number `done` on, 100 at a time."""
     if photos:
-        return load_batches(photos, range(done, cfg.scenes), 100, cfg.workers)
-    ranges = [range(i, min(i + 100, cfg.scenes)) for i in range(done, cfg.scenes, 100)]
+        return load_batches(photos, range(done, cfg.num_examples), 100, cfg.workers)
+    ranges = [range(i, min(i + 100, cfg.num_examples)) for i in range(done, cfg.num_examples, 100)]
     # scenes are drawn where the teacher is: on a GPU several times faster than by a core
     size, device = teacher.image_size, teacher.device
     return (examples(cfg.task, r, size=size, level=cfg.captions, device=device) for r in ranges)
@@ -49,7 +49,7 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
     key = dict(
         version=VERSION,
         task=cfg.task,
-        examples=cfg.scenes,
+        examples=cfg.num_examples,
         teacher=teacher.fingerprint(),
         latents=[vae.get(name) for name in scale],
         size=teacher.image_size,
@@ -72,7 +72,7 @@ def cache_name(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None)
     if cfg.images and photos is None:
         photos = photos_of(cfg, teacher.image_size)
     key = json.dumps(cache_key(teacher, cfg, photos), sort_keys=True, default=str)
-    return f"{cfg.task}_{cfg.scenes}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return f"{cfg.task}_{cfg.num_examples}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/library/data/cache.ipynb #1214344a
 def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
@@ -85,9 +85,9 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     if photos and progress:
         print(describe(teacher, photos), flush=True)
     folder = make_folder(Path(cfg.cache) / cache_name(teacher, cfg, photos), "cache")
-    if _done(folder) < cfg.scenes:
+    if _done(folder) < cfg.num_examples:
         with _alone(folder, progress):
-            if _done(folder) < cfg.scenes:
+            if _done(folder) < cfg.num_examples:
                 key = json.dumps(cache_key(teacher, cfg, photos), indent=1, default=str)
                 (folder / "key.json").write_text(key + "\n", encoding="utf-8")
                 _make(teacher, cfg, photos, folder, progress)
@@ -172,7 +172,8 @@ def _no_room(folder: Path, count: int, need: int, free: int, setting: str) -> st
     fit = int(count * free / need * 0.95)
     return (
         f"{count:,} examples need {need / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} "
-        f"GB free: make room, take fewer (scenes={fit} fit), or another folder ({setting}=FOLDER)"
+        f"GB free: make room, take fewer (num_examples={fit} fit), or another "
+        f"folder ({setting}=FOLDER)"
     )
 
 
@@ -187,7 +188,7 @@ def _make(
         _pieces(teacher, cfg, photos, done),
         desc="make and encode examples",
         initial=done // 100,
-        total=-(-cfg.scenes // 100),
+        total=-(-cfg.num_examples // 100),
         disable=not progress,
     )
     for piece in bar:
@@ -195,7 +196,7 @@ def _make(
         part = encode_examples(teacher, piece, bits)
         if not files and done:
             files = {k: np.load(folder / f"{k}.npy", mmap_mode="r+") for k in part}
-        files = files or reserve(folder, cfg.scenes, part, progress=progress)
+        files = files or reserve(folder, cfg.num_examples, part, progress=progress)
         for k, v in part.items():
             files[k][done : done + len(v)] = v
             files[k].flush()

@@ -247,7 +247,9 @@ class Stream:
         self.places.keep_place(self.next, self.reader.place)
         more = self.next < self.cfg.steps
         self.ahead = [self._open(self.next, lane) for lane in self.mine] if more else []
-        size = -(-len(rows) // self.cfg.accumulate)  # no more at once than a step takes
+        size = -(
+            -len(rows) // self.cfg.gradient_accumulation_steps
+        )  # no more at once than a step takes
         parts = [self._encode(rows[i : i + size]) for i in range(0, len(rows), size)]
         for name in parts[0]:
             mine = torch.cat([p[name] for p in parts])
@@ -290,7 +292,7 @@ class Shards:
                 "'shards/{000..099}.tar'"
             )
         self.task, self.column = task_of(cfg), cfg.caption_column
-        self.crops = Crops(size, cfg.zoom, cfg.seed, cfg.recolour, cfg.flip)
+        self.crops = Crops(size, cfg.max_crop_scale, cfg.seed, cfg.channel_shuffle, cfg.flip)
         self.pairs = self.task.name == "pairs"
         self._look(cfg.images)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..config import renamed
 from ..data.images import Photos, list_images
 from ..data.tasks import find_task
 from cond_distill.drawing import (
@@ -162,7 +163,7 @@ def folder_report(
     """Adaptors of one task on the pictures of a folder."""
     size = next(iter(students.values())).teacher.image_size
     made = next(iter(students.values())).about.get("config", {})
-    zoom = made.get("max_crop_scale", made.get("zoom", 4.0))
+    zoom = renamed(made).get("max_crop_scale", 4.0)
     held = folder_examples(cfg.images, task, size, cfg.n, zoom)
     count = len(list_images(cfg.images))
     print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")

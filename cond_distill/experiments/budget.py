@@ -72,6 +72,6 @@ def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
     if cfg.preset == "progressive" and cfg.guidance != 1.0:
         plain = units(replace(cfg, guidance=1.0), teacher)[1]
         before = after = (after + (abs(cfg.rounds) - 1) * plain) / abs(cfg.rounds)
-    grows = cfg.preset == "any_step" or (cfg.preset == "balanced" and cfg.look_ahead)
+    grows = cfg.preset == "any_step" or (cfg.preset == "balanced" and cfg.max_look_ahead)
     alone = cfg.ramp_start if grows else 0.0
     return max(1, round(budget / cfg.batch / (alone * before + (1 - alone) * after)))

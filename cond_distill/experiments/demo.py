@@ -93,7 +93,7 @@ def demo(cfg: DemoConfig) -> list[dict]:
         out=cfg.out,
         preset="any_step",
         steps=cfg.steps,
-        scenes=cfg.scenes,
+        num_examples=cfg.num_examples,
         seed=cfg.seed,
         cache=cfg.cache,
     )

@@ -73,25 +73,28 @@ ABLATIONS = {
     "d_x between pixels": [dict(data="pixels")],
     "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)],
-    "no focus": [dict(focus=0.0)],
+    "no focus": [dict(timestep_power=0.0)],
     "no ramp": [dict(ramp_start=0.0, ramp_end=0.0)],
     **{f"Δt {k}": [dict(delta=k)] for k in (62, 250)},
     **{f"Δt {k}, all t": [dict(delta=k, timesteps="all")] for k in (1, 10, 20, 50, 125)},
     "Δt 200 to 25, all t": [dict(delta=200, rounds=-4, timesteps="all")],
-    **{f"look-ahead {k}": [dict(look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
-    "look-ahead up to half of t": [dict(reach=0.5)],
-    "look-ahead up to a quarter of t": [dict(reach=0.25)],
+    **{f"look-ahead {k}": [dict(max_look_ahead=float(k))] for k in (100, 200, 300, 500, 700)},
+    "look-ahead up to half of t": [dict(look_ahead_fraction=0.5)],
+    "look-ahead up to a quarter of t": [dict(look_ahead_fraction=0.25)],
     "no target average": [dict(target_decay=0.0)],
     "target average 0.99": [dict(target_decay=0.99)],
     "Huber distance": [dict(distance="huber")],
     "Cauchy distance": [dict(distance="cauchy")],
     "boundary": [dict(boundary=True)],
-    "adversary": [dict(adversary=0.05)],
-    "40 scenes": [dict(scenes=40)],
-    "400 scenes": [dict(scenes=400)],
-    "first weights of diffusers": [dict(start=DIFFUSERS)],
+    "adversary": [dict(discriminator=0.05)],
+    "40 scenes": [dict(num_examples=40)],
+    "400 scenes": [dict(num_examples=400)],
+    "first weights of diffusers": [dict(init_from=DIFFUSERS)],
     "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")],
-    "finetuned, then look-ahead t": [_FIRST, dict(look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0)],
+    "finetuned, then look-ahead t": [
+        _FIRST,
+        dict(max_look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0),
+    ],
     "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0.0, ramp_end=0.0)],
     "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.0)],
 }
@@ -187,9 +190,11 @@ def train(
     start, name, stages = "", "shipped", job.stages
     same: dict[str, Any] = dict(task=job.task, seed=job.seed, lr=job.lr, cache=cache, grid_every=0)
     for k, stage in enumerate(stages):
-        if stage.get("start") == DIFFUSERS:
-            stage = dict(stage, start=first_weights_of_diffusers(teacher, job, folder / "start"))
-        here = dict(start=start, teacher=name, out=str(folder / f"stage_{k + 1}"))
+        if stage.get("init_from") == DIFFUSERS:
+            stage = dict(
+                stage, init_from=first_weights_of_diffusers(teacher, job, folder / "start")
+            )
+        here = dict(init_from=start, teacher=name, out=str(folder / f"stage_{k + 1}"))
         settings: dict[str, Any] = same | here | stage | more
         cfg = TrainConfig(**settings)
         student = _run_stage(job, cfg, teacher, progress, 1 / len(stages))

@@ -59,20 +59,21 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
 
     Resumes where it stopped.
     """
-    photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.zoom, seed=cfg.seed)
+    photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.max_crop_scale, seed=cfg.seed)
     folder = make_folder(cfg.work, "work")
-    name = f"photos_{cfg.scenes}_{cfg.size}_zoom{cfg.zoom:g}_seed{cfg.seed}_{digest(cfg.images)}"
+    crops = f"{cfg.num_examples}_{cfg.size}_zoom{cfg.max_crop_scale:g}"
+    name = f"photos_{crops}_seed{cfg.seed}_{digest(cfg.images)}"
     done_file = folder / f"{name}.json"
     done = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
     if done:
         file = np.load(folder / f"{name}.npy", mmap_mode="r+")
     else:
         row = np.empty((1, 3, cfg.size, cfg.size), np.uint8)
-        file = reserve(folder, cfg.scenes, {name: row}, setting="work")[name]
-    loader = load_batches(photos, range(done, cfg.scenes), 256, cfg.workers)
+        file = reserve(folder, cfg.num_examples, {name: row}, setting="work")[name]
+    loader = load_batches(photos, range(done, cfg.num_examples), 256, cfg.workers)
     skipped = {}
-    total = -(-(cfg.scenes - done) // 256)
-    for piece in tqdm(loader, "open and crop", total, disable=done >= cfg.scenes):
+    total = -(-(cfg.num_examples - done) // 256)
+    for piece in tqdm(loader, "open and crop", total, disable=done >= cfg.num_examples):
         n = len(piece["image"])
         file[done : done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
         done += n
@@ -116,7 +117,11 @@ def teach(cfg: TeachConfig) -> dict:
 
     plan = FitPlan(cfg.steps, cfg.lr, warmup=min(200, cfg.steps))
     settings = dict(
-        images=digest(cfg.images), size=cfg.size, zoom=cfg.zoom, scenes=cfg.scenes, batch=cfg.batch
+        images=digest(cfg.images),
+        size=cfg.size,
+        zoom=cfg.max_crop_scale,
+        scenes=cfg.num_examples,
+        batch=cfg.batch,
     )
     net = fit("pixels", net, loss_fn, plan, cfg.work, settings, cfg.seed)
     return _save(net, cfg)
@@ -159,9 +164,10 @@ def _save(net, cfg: TeachConfig) -> dict:
 def _card(cfg: TeachConfig, report: dict) -> str:
     return f"""# An unconditional teacher
 
-Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on: {cfg.scenes} of the
-pictures in `{Path(cfg.images).name}`. Trained from nothing by `cond-distill teach`: {cfg.steps}
-steps, batch {cfg.batch}, seed {cfg.seed}, {report["minutes"]} minutes, final loss
+Draws {cfg.size} × {cfg.size} pictures like the crops that it was trained on:
+{cfg.num_examples} of the pictures in `{Path(cfg.images).name}`. Trained from nothing by
+`cond-distill teach`: {cfg.steps} steps,
+batch {cfg.batch}, seed {cfg.seed}, {report["minutes"]} minutes, final loss
 {report["loss"]:.4f} (mean squared error of v). `samples.png` shows 16 samples, unselected (50 DDIM
 steps, seed 0). The licence is that of the pictures.
 """

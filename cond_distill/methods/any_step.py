@@ -234,7 +234,7 @@ class AnyStep(Method):
         if adaptor.extra_input:
             raise ValueError(
                 f"this adaptor is told the {adaptor.extra_input} already and takes one number; "
-                "begin from another adaptor (start=, --start)"
+                "begin from another adaptor (init_from=, --init-from)"
             )
         return LookAheadEmbedded.of(teacher, adaptor, self.cfg.told)
 

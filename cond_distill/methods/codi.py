@@ -26,7 +26,7 @@ from cond_distill.loss import (
     squared,
 )
 from .base import Method, snr_weight
-from .discriminator import Adversary
+from .discriminator import Discriminator
 from ..schedule import Schedule
 from ..student import Student
 from ..teacher import Teacher
@@ -47,7 +47,7 @@ DATA_DISTANCES = dict(
 
 # %% ../../nbs/library/methods/codi.ipynb #0d908d76
 class CoDi(Method):
-    """Signal space, and a look-ahead that grows to `look_ahead` timesteps."""
+    """Signal space, and a look-ahead that grows to `max_look_ahead` timesteps."""
 
     space = "signal"
 
@@ -57,27 +57,31 @@ class CoDi(Method):
         extra: Callable | None = None,  # a term of your own: (x̂, batch, noise) -> [B]
     ):
         super().__init__(cfg)
-        self.extra, self.adversary = extra, None
+        self.extra, self.discriminator = extra, None
         self.data_distance = DATA_DISTANCES[cfg.data]()
-        self.whole_batch = bool(cfg.adversary) or cfg.data != "latent"
+        self.whole_batch = bool(cfg.discriminator) or cfg.data != "latent"
 
     def setup(self, teacher: Teacher):
         cfg, channels = self.cfg, find_task(self.cfg.task).channels
-        if cfg.adversary:
-            self.adversary = Adversary(
-                teacher, channels, cfg.adversary, start=cfg.ramp_start, end=cfg.ramp_end
+        if cfg.discriminator:
+            self.discriminator = Discriminator(
+                teacher, channels, cfg.discriminator, start=cfg.ramp_start, end=cfg.ramp_end
             )
 
     @property
     def max_look_ahead(self) -> float:
-        return self.cfg.look_ahead
+        return self.cfg.max_look_ahead
 
     @property
     def weights(self) -> Callable:
         """(schedule, noise) -> (w_d, w_c)."""
         cfg = self.cfg
         return partial(
-            look_ahead, goal=cfg.look_ahead, start=cfg.ramp_start, end=cfg.ramp_end, reach=cfg.reach
+            look_ahead,
+            max_look_ahead=cfg.max_look_ahead,
+            look_ahead_fraction=cfg.look_ahead_fraction,
+            start=cfg.ramp_start,
+            end=cfg.ramp_end,
         )
 
     def weighted(self, schedule: Schedule, noise: NoiseSample) -> tuple:  # (w_d, w_c), [B] each
@@ -88,7 +92,7 @@ class CoDi(Method):
 
     def timestep_power(self, step: int) -> float:
         cfg = self.cfg
-        return cfg.focus * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
+        return cfg.timestep_power * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
 
     def loss(
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
@@ -103,25 +107,26 @@ class CoDi(Method):
             distance=self.cfg.distance,
             data_distance=self.data_distance,
             boundary=self.cfg.boundary,
-            extra=self.extra or self.adversary,
+            extra=self.extra or self.discriminator,
             weights=self.weighted,
         )
 
     def step_forwards(self, step: int) -> int:
         cfg = self.cfg
-        return 1 if cfg.look_ahead == 0 or step / cfg.steps <= cfg.ramp_start else 2
+        return 1 if cfg.max_look_ahead == 0 or step / cfg.steps <= cfg.ramp_start else 2
 
     def state_dict(self) -> dict:
-        if not self.adversary:
+        if not self.discriminator:
             return {}
         return dict(
-            adversary=self.adversary.state_dict(), adversary_opt=self.adversary.opt.state_dict()
+            adversary=self.discriminator.state_dict(),
+            adversary_opt=self.discriminator.opt.state_dict(),
         )
 
     def load_state_dict(self, state: dict, average: Student):
-        if self.adversary:
-            self.adversary.load_state_dict(state["adversary"])
-            self.adversary.opt.load_state_dict(state["adversary_opt"])
+        if self.discriminator:
+            self.discriminator.load_state_dict(state["adversary"])
+            self.discriminator.opt.load_state_dict(state["adversary_opt"])
 
 # %% ../../nbs/library/methods/codi.ipynb #3967b0e8
 class ConstantWeights(CoDi):

@@ -20,10 +20,10 @@ from ..teacher import Teacher
 from ..utils import lock_of
 
 # %% auto #0
-__all__ = ['Adversary']
+__all__ = ['Discriminator']
 
 # %% ../../nbs/library/methods/discriminator.ipynb #454d67db
-class Adversary(nn.Module):
+class Discriminator(nn.Module):
     """A discriminator of latents and its optimiser.
 
     Called by `codi_loss` as its `extra` term, it takes a step of its own and returns what the

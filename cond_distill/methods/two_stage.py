@@ -160,12 +160,12 @@ def merged(
 
 # %% ../../nbs/library/methods/two_stage.ipynb #521bca7e
 class TwoStage(Method):
-    """A student that follows another model: `cfg.start`, or the teacher."""
+    """A student that follows another model: `cfg.init_from`, or the teacher."""
 
     source: Any = None  # the followed model, called as a student; set by `setup`
 
     def setup(self, teacher: Teacher):
-        start = self.cfg.start
+        start = self.cfg.init_from
         self.source = Student.load(teacher, start) if start else as_student(teacher)
 
     def step_forwards(self, step: int) -> int:

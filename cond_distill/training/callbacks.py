@@ -43,7 +43,7 @@ class Record:
     grad_norm: float
     nfe: int  # network evaluations per image so far (forward passes of student and target)
     seconds: float  # since this process started the run
-    extra: float = 0.0  # what an adversary added to the loss
+    extra: float = 0.0  # what a discriminator added to the loss
     grid: Image.Image | None = None  # when a validation grid was drawn
     measured: dict[str, float] | None = None  # what `eval_fn` returned at that moment
 

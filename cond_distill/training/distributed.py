@@ -148,9 +148,9 @@ def engines_aside() -> Generator[None]:
 
 # variable of accelerate → (the setting that does the same here, values that ask for nothing)
 _UNUSED = dict(
-    ACCELERATE_GRADIENT_ACCUMULATION_STEPS=("accumulate", ("", "1", "auto")),
+    ACCELERATE_GRADIENT_ACCUMULATION_STEPS=("gradient_accumulation_steps", ("", "1", "auto")),
     ACCELERATE_DYNAMO_BACKEND=("compile", ("", "no")),
-    ACCELERATE_MIXED_PRECISION=("precision", ("", "no")),
+    ACCELERATE_MIXED_PRECISION=("mixed_precision", ("", "no")),
 )
 
 
@@ -203,7 +203,7 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager:
         """Mixed precision, if the configuration asks for it."""
-        enabled = self.cfg.precision == "bf16"
+        enabled = self.cfg.mixed_precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def wrap(self, loss: LossModule) -> nn.Module:

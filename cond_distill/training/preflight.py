@@ -49,7 +49,7 @@ class Check:
 def check_identity(run: Run, batch: dict) -> Check:
     """Is the untrained student the teacher?"""
     ask = "the untrained student is the teacher, to the bit"
-    if run.cfg.start or run.cfg.adaptor == "backbone":
+    if run.cfg.init_from or run.cfg.adaptor == "backbone":
         return Check(ask, None, "it begins with trained weights")
     t, text = run.teacher.schedule.T // 2, batch["text"]
     z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0))
@@ -169,8 +169,8 @@ def check_grid(run: Run) -> Check:
 
 # %% ../../nbs/library/training/preflight.ipynb #2123873e
 def check_lag(run: Run) -> Check:
-    """Is there time for agreement to travel as far as it should?"""
-    ask, cfg = "agreement has time to travel the look-ahead", run.cfg
+    """Is there time for consistency to travel as far as it should?"""
+    ask, cfg = "consistency has time to travel the look-ahead", run.cfg
     if not run.method.max_look_ahead:
         return Check(ask, None, f"preset {cfg.preset} has no look-ahead, or look_ahead is 0")
     hops = run.method.max_look_ahead / cfg.delta

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from ..config import TrainConfig
+from ..config import TrainConfig, renamed
 from .checkpoint import checkpoints, whole_checkpoints, write_checkpoint
 from .distributed import full_state, load_module, load_optimizer
 from .state import Run, learning_rate
@@ -106,8 +106,8 @@ RESUME_OVERRIDES = {
     "teacher",
     "workers",
     "fetch",
-    "checkpointing",
-    "accumulate",
+    "gradient_checkpointing",
+    "gradient_accumulation_steps",
     "compile",
     "shard",
     "lr",
@@ -121,7 +121,7 @@ class OtherRun(ValueError):
 def check_same_settings(cfg: TrainConfig, there: dict, path: Path):
     """Refuse to go on with other settings than a checkpoint was made with."""
     # an older version may not know every setting
-    there = {f.name: f.default for f in fields(TrainConfig)} | there
+    there = {f.name: f.default for f in fields(TrainConfig)} | renamed(there)
     if there["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
         there["optimizer"] = "adamw"
     free = set(RESUME_OVERRIDES)
@@ -155,7 +155,8 @@ def check_same_run(run: Run, saved: dict, path: Path):
         raise OtherRun(
             f"{path} was made with other data ({saved['data']}, now {run.data}): pictures, "
             "captions or the network that prepares them have changed since. Put them back, or "
-            f"give another `out` (start={run.cfg.out!r} begins with what a finished run has learnt)"
+            f"give another `out` (init_from={run.cfg.out!r} begins with what a finished run has "
+            "learnt)"
         )
 
 
@@ -186,7 +187,7 @@ def restore(run: Run, saved: dict):
         setattr(state, name, saved.get(name, getattr(state, name)))
     if not state.is_finite():
         raise ValueError("it holds weights that are NaN or infinite")
-    before, cfg = saved["config"], run.cfg
+    before, cfg = renamed(saved["config"]), run.cfg
     if (before["lr"], before["steps"]) != (cfg.lr, cfg.steps):
         scheduler = state.scheduler
         scheduler.base_lrs = [cfg.lr] * len(scheduler.base_lrs)

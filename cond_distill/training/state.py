@@ -36,14 +36,14 @@ __all__ = ['build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks
 
 # %% ../../nbs/library/training/state.ipynb #b56b0618
 def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor:
-    """A fresh adaptor, or what `cfg.start` holds; with the inputs that the method adds."""
+    """A fresh adaptor, or what `cfg.init_from` holds; with the inputs that the method adds."""
     task = find_task(cfg.task)
-    if cfg.start:
-        made = Student.load(teacher, cfg.start).adaptor.requires_grad_(True)
+    if cfg.init_from:
+        made = Student.load(teacher, cfg.init_from).adaptor.requires_grad_(True)
         if made.channels not in (0, task.channels):
             raise ValueError(
-                f"the adaptor in {cfg.start!r} takes conditions of {made.channels} channels, and "
-                f"task {cfg.task!r} has {task.channels}; begin from another one, or afresh"
+                f"the adaptor in {cfg.init_from!r} takes conditions of {made.channels} channels, "
+                f"and task {cfg.task!r} has {task.channels}; begin from another one, or afresh"
             )
     elif cfg.adaptor == "backbone":
         made = FullFinetune.from_teacher(teacher)
@@ -190,16 +190,17 @@ class Run:
 # %% ../../nbs/library/training/state.ipynb #57396459
 def check_shares(cfg: OptimConfig, method: Method, processes: int):
     """A batch is cut into equal shares; what looks at a whole batch cannot be cut."""
-    pieces = processes * cfg.accumulate
+    pieces = processes * cfg.gradient_accumulation_steps
     if pieces > 1 and method.whole_batch:
         raise ValueError(
-            "an adversary, and distances between pixels or features, look at the whole batch: "
-            "they need one process and accumulate=1"
+            "a discriminator, and distances between pixels or features, look at the whole batch: "
+            "they need one process and gradient_accumulation_steps=1"
         )
     if cfg.batch % pieces:
         raise ValueError(
-            f"batch is {cfg.batch}, which {processes} processes with accumulate={cfg.accumulate} "
-            f"cannot share equally; it must be a multiple of {pieces}"
+            f"batch is {cfg.batch}, which {processes} processes with gradient_accumulation_steps="
+            f"{cfg.gradient_accumulation_steps} cannot share equally; it must be a multiple of "
+            f"{pieces}"
         )
     if cfg.shard and not method.shardable:
         raise ValueError(f"{type(method).__name__} cannot be sharded; leave shard out")
@@ -211,7 +212,7 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     check_shares(cfg, method, engine.count)
     torch.manual_seed(cfg.seed)
     adaptor = build_adaptor(cfg, teacher, method)
-    set_checkpointing([teacher.backbone, *adaptor.modules()], cfg.checkpointing)
+    set_checkpointing([teacher.backbone, *adaptor.modules()], cfg.gradient_checkpointing)
     student = Student(teacher, adaptor)
     target, ema = MovingAverage(student, cfg.target_decay), MovingAverage(student, cfg.ema_decay)
     ema.student.about = method.about()
