@@ -251,7 +251,7 @@ def _draw_tiles(
     images, out = [], Path(cfg.out)
     for k in range(cfg.n or 1):
         how: dict[str, Any] = dict(method=cfg.method, guidance=cfg.guidance)
-        how |= dict(any_steps=cfg.any_steps, progress=True)
+        how |= dict(any_steps=cfg.any_steps, overlap=cfg.overlap, progress=True)
         drawn = draw_tiled(student, cond, caption, cfg.steps, seed=cfg.seed + k, **how)
         images.append(task.finish(drawn, cond))
         check_drawn(images[-1], cfg.adaptor)

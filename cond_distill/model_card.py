@@ -77,7 +77,7 @@ def model_card(
     return _CARD.format(
         name=name,
         what=find_task(about["task"]).about,
-        steps=(trained_steps or [50])[-2:],
+        steps=(trained_steps or [4 if about.get("samplers") else 50])[-2:],
         size=about["image_size"],
         said=", ".join(map(str, trained_steps or ["any number"])),
         method=method,

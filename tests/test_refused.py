@@ -14,6 +14,7 @@ from cond_distill import cli
 from cond_distill.config import TeachConfig, TrainConfig
 from cond_distill.drawing import find_adaptor, picture_file
 from cond_distill.loss import check_step_size
+from cond_distill.model_card import model_card
 from cond_distill.schedule import Schedule
 
 OWN = """
@@ -164,3 +165,19 @@ def test_configurations():
         TrainConfig(rounds=-9, steps=8)
     with pytest.raises(ValueError, match="^lr is 1.5"):
         TeachConfig(images="x", lr=1.5)
+
+
+def test_eight_bit_moments(bench, monkeypatch):
+    """Without bitsandbytes the option says what it needs, before the first step."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match="needs bitsandbytes .pip install bitsandbytes. and a GPU"):
+        bench.train(bench.config("eight", optimizer="adamw8bit"))
+    assert not (bench.folder / "eight" / "checkpoints").exists()
+
+
+def test_card_of_an_any_step_student():
+    """Its example draws in few steps, as the student is meant to; a plain denoiser takes 50."""
+    about = dict(task="depth", image_size=64, adaptor="x", teacher="0", samplers=[dict(steps=1)])
+    assert "num_inference_steps=4)" in model_card("m", about, None, "ddim", 3.0)
+    assert "num_inference_steps=50)" in model_card("m", about | dict(samplers=[]), None, "ddim", 3)
