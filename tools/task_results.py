@@ -32,6 +32,7 @@ distances and *perceptual*.
 The first held-out scenes, nothing selected: {pictures}.
 """
 
+SMALL = dict(quality=85, subsampling=0, optimize=True, progressive=True)
 N = 128  # held-out scenes, as in `make tasks`
 rows = json.loads((ROOT / "results/tasks_distilled.json").read_text())
 teacher, names, tables, budget = Teacher.from_pretrained("shipped"), [], [], []
@@ -53,9 +54,9 @@ for task in dict.fromkeys(r["task"] for r in rows):
     budget.append(
         f"{task} {student.about['steps']} steps, {student.about['nfe']} an image of a batch"
     )
-    file = ROOT / "nbs/images" / f"task_{task}.png"
+    file = ROOT / "nbs/images" / f"task_{task}.jpg"
     names.append(f"[{task}](../nbs/images/{file.name})")
-    comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=75)
+    comparison(shown, drawn, columns=list(range(8))).savefig(file, dpi=75, pil_kwargs=SMALL)
 commit = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
 ).stdout.strip()
