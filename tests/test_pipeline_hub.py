@@ -1,77 +1,31 @@
-"""A pipeline goes to a hub and comes back. The hub is a small server of this file, on this machine.
+"""A pipeline goes to a hub and comes back; the hub is a small server on this machine."""
 
-It speaks the part of the hub's API that uploading and downloading a folder need.
-"""
-
-import base64
-import hashlib
-import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from http.server import ThreadingHTTPServer
+from pathlib import Path
 
 import drawing
 import huggingface_hub.constants
+import nbformat
 import pytest
 import torch
 
 from cond_distill.pipeline import CoDiPipeline
 
-NAME, COMMIT = "someone/model", "0" * 40
+NAME = "you/depth"
 
 
-class Hub(BaseHTTPRequestHandler):
-    files: dict[str, bytes] = {}
+def hub_of_the_guide() -> type:
+    """The server that the guide on sharing starts."""
+    guide = nbformat.read(Path(__file__).parents[1] / "nbs/guides/export_and_share.ipynb", 4)
+    cells = [c.source for c in guide.cells if c.cell_type == "code"]
+    names: dict = {}
+    # its imports are in the second cell
+    exec(cells[1] + "\n" + next(c for c in cells if "class Hub" in c), names)
+    return names["Hub"]
 
-    def log_message(self, *_):
-        pass
 
-    def answer(self, content, status: int = 200, **headers):
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self):
-        path = unquote(self.path.partition("?")[0])
-        if "/resolve/" in path:
-            name = path.partition("/resolve/")[2].partition("/")[2]
-            if name not in self.files:
-                return self.answer({}, 404, X_Error_Code="EntryNotFound")
-            tag = hashlib.sha256(self.files[name]).hexdigest()
-            return self.answer(self.files[name], ETag=f'"{tag}"', X_Repo_Commit=COMMIT)
-        if "/tree/" in path:
-            listed = [
-                dict(type="file", path=k, size=len(v), oid=hashlib.sha1(v).hexdigest())
-                for k, v in self.files.items()
-            ]
-            return self.answer(listed)
-        siblings = [dict(rfilename=name) for name in self.files]
-        return self.answer(dict(id=NAME, sha=COMMIT, siblings=siblings, tags=[], private=False))
-
-    do_HEAD = do_GET
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        endpoint = f"http://{self.headers['Host']}"
-        if "/preupload/" in self.path:
-            names = [f["path"] for f in json.loads(body)["files"]]
-            files = [dict(path=n, uploadMode="regular", shouldIgnore=False) for n in names]
-            return self.answer(dict(files=files))
-        if "/commit/" in self.path:
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    content = base64.b64decode(entry["value"]["content"])
-                    self.files[entry["value"]["path"]] = content
-            url = f"{endpoint}/{NAME}/commit/{COMMIT}"
-            return self.answer(dict(commitUrl=url, commitOid=COMMIT, success=True))
-        if "validate-yaml" in self.path:
-            return self.answer(dict(errors=[], warnings=[]))
-        return self.answer(dict(url=f"{endpoint}/{NAME}", name=NAME, id=NAME))
+Hub = hub_of_the_guide()
 
 
 @pytest.fixture
@@ -82,6 +36,7 @@ def hub(monkeypatch):
     endpoint = f"http://127.0.0.1:{server.server_port}"
     address = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
     yield Hub
     server.shutdown()
