@@ -1,5 +1,7 @@
 """The parts of a docs build that a wrong page would show: references, formulas, pictures."""
 
+import base64
+import io
 import sys
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ if sys.version_info < (3, 11):
     pytest.skip("smalldocs needs Python 3.11", allow_module_level=True)
 
 import api_docs
+import notebook
 import site_pages
 from bs4 import BeautifulSoup
 from PIL import Image
@@ -94,6 +97,15 @@ def test_large_pictures_become_smaller_and_stay_the_same(tmp_path, monkeypatch):
     site_pages.compress_pictures(page, tmp_path / "page.html")
     assert page.img["src"] == "a.webp"
     assert list(Image.open(tmp_path / "a.webp").getdata()) == list(picture.getdata())
+
+
+def test_stored_pictures_shrink_and_stay_the_same():
+    file = io.BytesIO()
+    Image.linear_gradient("L").convert("RGBA").save(file, "PNG", compress_level=1)
+    small = base64.b64decode(notebook.shrink_picture(base64.b64encode(file.getvalue()).decode()))
+    assert len(small) < len(file.getvalue())
+    before, after = (Image.open(io.BytesIO(x)).convert("RGB") for x in (file.getvalue(), small))
+    assert list(before.getdata()) == list(after.getdata())
 
 
 def test_nothing_comes_from_another_server():

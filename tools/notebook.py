@@ -1,14 +1,16 @@
 """Notebooks for authors.
 
 `notebook.py run [files]` stores real outputs, `notebook.py clean [files]` strips what git need not
-know.
+know, and `notebook.py shrink [files]` stores pictures in fewer bytes, to the pixel as they are.
 
 Without files, all notebooks under nbs/ are meant.
 """
 
 import ast
+import base64
 import copy
 import hashlib
+import io
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "python3", "language": "python", "name": "python3"}
@@ -135,6 +138,26 @@ def clean(nb):
 
 def outputs(nb):
     return [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+
+
+def shrink_picture(data):
+    """A PNG picture in base64: the same pixels in fewer bytes."""
+    raw = base64.b64decode(data)
+    image = Image.open(io.BytesIO(raw))
+    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    small = file.getvalue()
+    return base64.b64encode(small).decode() if len(small) < len(raw) else data
+
+
+def shrink(nb):
+    """The notebook with its stored PNG pictures in fewer bytes."""
+    for out in outputs(nb):
+        if "image/png" in out.get("data", {}):
+            out["data"]["image/png"] = shrink_picture(out["data"]["image/png"])
+    return nb
 
 
 def mixes(cell):
@@ -258,7 +281,7 @@ def run(path):
         except CellExecutionError as error:
             print(f"FAILED {short(path)}\n{plain(error)}")
             return False
-    write(clean(nb), path)
+    write(shrink(clean(nb)), path)
     print(
         f"ran {short(path)} in {time.perf_counter() - start:.0f} s",
         *problems(path),
@@ -272,11 +295,12 @@ def main():
     verb, names = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if verb == "run":
         sys.exit(not all([run(p) for p in notebooks(names)]))
-    if verb != "clean":
+    if verb not in ("clean", "shrink"):
         sys.exit(__doc__)
     for path in notebooks(names):
-        if write(clean(nbformat.read(path, nbformat.NO_CONVERT)), path):
-            print("cleaned", short(path))
+        nb = clean(nbformat.read(path, nbformat.NO_CONVERT))
+        if write(shrink(nb) if verb == "shrink" else nb, path):
+            print("wrote", short(path))
 
 
 if __name__ == "__main__":
