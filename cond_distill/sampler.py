@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Move', 'METHODS', 'State', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'Sampler', 'saved_sampler',
-           'pick_sampler', 'denoise', 'sample', 'draw_images', 'figure']
+__all__ = ['Move', 'METHODS', 'State', 'renoised', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'landing', 'Sampler',
+           'saved_sampler', 'pick_sampler', 'denoise', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -44,19 +44,24 @@ def _ddim(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move
     return lambda i, pred, z: schedule.step(pred, (ts[1:] + [-1])[i])
 
 
-def _consistency(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
-    """z_s from fresh noise: re-noising."""
+def renoised(pred: Prediction, noise: torch.Tensor, gamma: float) -> Prediction:
+    """The prediction with √(1 − γ²) of its own noise and γ of a fresh one; γ in 0 … 1."""
+    if gamma == 1:
+        return replace(pred, eps=noise)
+    return replace(pred, eps=(1 - gamma**2) ** 0.5 * pred.eps + gamma * noise)
 
-    def move(i, pred, z):
-        s = (ts[1:] + [-1])[i]
-        new = torch.randn(z.shape, generator=generator).to(z.device)
-        return (
-            schedule.add_noise(pred.x, new, torch.full((len(z),), s, device=z.device))
-            if s >= 0
-            else pred.x
-        )
 
-    return move
+def _renoising(gamma: float) -> Callable[[Schedule, list[int], torch.Generator], Move]:
+    """z_s from the predicted x̂ and noise of which the share γ is fresh."""
+
+    def make(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
+        def move(i: int, pred: Prediction, z: torch.Tensor) -> torch.Tensor:
+            new = torch.randn(z.shape, generator=generator).to(z.device)
+            return schedule.step(renoised(pred, new, gamma), (ts[1:] + [-1])[i])
+
+        return move
+
+    return make
 
 
 def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]:
@@ -96,7 +101,7 @@ def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]
 
 METHODS = {
     "ddim": _ddim,
-    "consistency": _consistency,
+    "consistency": _renoising(1.0),
     "dpm++": _solver("DPMSolverMultistepScheduler"),
     "unipc": _solver("UniPCMultistepScheduler"),
 }
@@ -153,22 +158,41 @@ class LookAhead:
         return min(float(t + 1), self.timesteps + self.of_step * (t - s))
 
 
+def landing(schedule: Schedule, s: int, gamma: float) -> int:
+    """The timestep from which fresh noise leads to s: σ/α there is √(1 − γ²) of that at s.
+
+    −1, the clean end, for γ = 1 and for s = −1.
+    """
+    if not gamma or s < 0:
+        return s
+    snr = schedule.snr(torch.arange(s + 1))
+    return int((snr >= snr[s] / max(1 - gamma**2, 1e-12)).sum()) - 1
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A way to draw: the name of a method, and what an any-step student is told."""
 
     method: str
     look_ahead: LookAhead = field(default_factory=LookAhead)
+    gamma: float = 0.0  # of "ddim": the share of fresh noise in every step, 0 … 1
 
     def told(self, model: Teacher | Student, ts: list[int]) -> dict[int, dict]:
         """What the model takes at each of the timesteps beside its usual arguments."""
         if not getattr(model, "any_step", False):
             return {t: {} for t in ts}
-        return {t: dict(look_ahead=self.look_ahead.at(t, s)) for t, s in zip(ts, [*ts[1:], -1])}
+        ends = [landing(model.schedule, s, self.gamma) for s in [*ts[1:], -1]]
+        return {t: dict(look_ahead=self.look_ahead.at(t, s)) for t, s in zip(ts, ends)}
+
+    def mover(self, schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
+        """What `denoise` calls after each call of the network: (i, prediction, z) → the next z."""
+        make = _renoising(self.gamma) if self.gamma else METHODS[self.method]
+        return make(schedule, ts, generator)
 
     def to_row(self, steps: int) -> dict:
         """What an adaptor's file keeps: the sampler for this number of steps or more."""
-        return dict(steps=steps, method=self.method, **asdict(self.look_ahead))
+        row = dict(steps=steps, method=self.method, **asdict(self.look_ahead))
+        return row | dict(gamma=self.gamma) if self.gamma else row
 
 
 def saved_sampler(
@@ -180,16 +204,19 @@ def saved_sampler(
     if not known:
         return Sampler("ddim")  # nothing is known: the plain denoiser
     best = known[max((n for n in known if n <= steps), default=min(known))]
-    return Sampler(best["method"], LookAhead(best["timesteps"], best["of_step"]))
+    ahead = LookAhead(best["timesteps"], best["of_step"])
+    return Sampler(best["method"], ahead, best.get("gamma", 0.0))
 
 
 def pick_sampler(
     model: Teacher | Student,
     steps: int,
-    method: str = "auto",  # or a name of `METHODS`
+    method: str | Sampler = "auto",  # or a name of `METHODS`
     look_ahead: LookAhead | None = None,  # of an any-step student; None: what suits the steps
 ) -> Sampler:
     """How a model draws with that many steps, as its file says or as it is asked for."""
+    if isinstance(method, Sampler):
+        return method
     any_step = getattr(model, "any_step", False)
     if look_ahead and not any_step:
         raise ValueError(
@@ -199,7 +226,7 @@ def pick_sampler(
         return Sampler(pick_method(model, method))
     best = saved_sampler(getattr(model, "about", {}).get("samplers", []), steps)
     if method == "auto":
-        return Sampler(best.method, look_ahead or best.look_ahead)
+        return replace(best, look_ahead=look_ahead or best.look_ahead)
     # solvers for the plain denoiser get it, unless another look-ahead is asked for
     usual = best.look_ahead if pick_method(model, method) == best.method else LookAhead()
     return Sampler(method, look_ahead or usual)
@@ -225,8 +252,8 @@ def sample(
     # [B, K, H, W] in [0, 1], for a Student (a list of them for composed adaptors)
     cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     steps: int = 4,
-    # "ddim", "consistency", "dpm++" or "unipc"; "auto": the one the model was made for
-    method: str = "auto",
+    # "ddim", "consistency", "dpm++" or "unipc", or a `Sampler`; "auto": what the model is made for
+    method: str | Sampler = "auto",
     guidance: float = 1.0,  # on the caption; costs a second evaluation per step unless 1
     seed: int = 0,  # of the noise, drawn on the CPU: the same on every device
     any_steps: bool = False,
@@ -250,7 +277,7 @@ def sample(
     def predict(z, t):
         return model(z, t, *conds, text, guidance=guidance, **told[t])
 
-    yield from denoise(predict, z, ts, METHODS[sampler.method](schedule, ts, generator))
+    yield from denoise(predict, z, ts, sampler.mover(schedule, ts, generator))
 
 
 def _checked(

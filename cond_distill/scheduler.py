@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .sampler import Sampler, said_curve, saved_sampler
+from .sampler import Sampler, renoised, said_curve, saved_sampler
 from .schedule import Prediction, Schedule
 from .student import Student
 
@@ -36,12 +36,14 @@ def step_latent(
     s: int,  # the next timestep, -1 after the last
     method: str,  # "consistency" or "ddim"
     generator: torch.Generator | list[torch.Generator] | None = None,  # of the fresh noise
+    gamma: float = 0.0,  # of "ddim": the share of fresh noise, 0 … 1
 ) -> torch.Tensor:  # [B, C, H, W] z_s
     """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("consistency")."""
-    if method == "ddim" or s < 0:
+    gamma = 1.0 if method == "consistency" else gamma
+    if not gamma or s < 0:
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
-    return schedule.add_noise(pred.x, noise, s)
+    return schedule.step(renoised(pred, noise, gamma), s)
 
 # %% ../nbs/library/scheduler.ipynb #779a3871
 def check_trained_steps(
@@ -123,7 +125,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("no timesteps are chosen yet; call set_timesteps first")
         s = next_timestep(self.timesteps, int(timestep))
         pred = self.schedule.predict(model_output, sample, int(timestep))
-        z = step_latent(self.schedule, pred, s, self.rule.method, generator)
+        z = step_latent(self.schedule, pred, s, self.rule.method, generator, self.rule.gamma)
         z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
         return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 

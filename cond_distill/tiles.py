@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .ranges import check_range
-from .sampler import METHODS, check_steps, denoise, pick_sampler
+from .sampler import check_steps, denoise, pick_sampler
 from .student import Prepared, Student
 from .teacher import Teacher
 
@@ -137,7 +137,7 @@ def draw_tiled(
         return _agreed(student, z, t, ready, text, places, told[t] | dict(guidance=guidance))
 
     sampler, ts = pick_sampler(student, steps, method), schedule.timesteps(steps)
-    told, move = sampler.told(student, ts), METHODS[sampler.method](schedule, ts, generator)
+    told, move = sampler.told(student, ts), sampler.mover(schedule, ts, generator)
     for state in denoise(predict, z, ts, move):
         z = state.z
         bar.update()

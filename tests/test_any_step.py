@@ -9,8 +9,15 @@ from cond_distill.adaptors.scalar_input import LookAheadEmbedded
 from cond_distill.config import TrainConfig
 from cond_distill.methods.any_step import KERNELS, AnyStep, any_step_loss, sample_any_step
 from cond_distill.pipeline import CoDiPipeline
-from cond_distill.sampler import LookAhead, Sampler, draw_images, pick_sampler
-from cond_distill.schedule import Schedule
+from cond_distill.sampler import (
+    LookAhead,
+    Sampler,
+    draw_images,
+    landing,
+    pick_sampler,
+    renoised,
+)
+from cond_distill.schedule import Prediction, Schedule
 from cond_distill.student import Student, compose
 from cond_distill.teacher import Teacher
 
@@ -115,7 +122,7 @@ def test_any_number_of_steps_is_drawn(teachers, kernel, tmp_path):
 
 def test_what_a_file_says_is_what_is_drawn():
     class Model:
-        any_step = True
+        any_step, schedule = True, Schedule.cosine()
         about = dict(samplers=[Sampler("ddim", LookAhead(of_step=1.0)).to_row(1)])
 
     Model.about["samplers"].append(Sampler("consistency", LookAhead(400)).to_row(4))
@@ -128,6 +135,35 @@ def test_what_a_file_says_is_what_is_drawn():
         499: dict(look_ahead=500.0),
     }
     assert LookAhead(800).at(100, -1) == 101.0  # never beyond the clean end
+
+
+@pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow(), Schedule.linear()])
+def test_fresh_noise_leads_back(schedule):
+    """A jump lands before s, and fresh noise of the share γ leads from there to s."""
+    assert landing(schedule, 600, 0.0) == 600 and landing(schedule, -1, 0.5) == -1
+    assert landing(schedule, 600, 1.0) == -1
+    for gamma in (0.3, 0.6, 0.9):
+        u = landing(schedule, 600, gamma)
+        wanted = schedule.snr(600) / (1 - gamma**2)
+        assert schedule.snr(u) >= wanted > schedule.snr(u + 1)
+    x, eps, new = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(0))
+    z = schedule.step(renoised(Prediction(x, eps, eps), new, 0.6), 600)
+    assert z.var().item() == pytest.approx(schedule.add_noise(x, eps, 600).var().item(), rel=0.03)
+
+
+def test_gamma_is_saved_and_drawn(teachers, tmp_path):
+    """The share of fresh noise travels with the weights; γ = 1 is re-noising."""
+    student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
+
+    def drawn(*rows: Sampler):
+        student.save(tmp_path, samplers=[row.to_row(1) for row in rows])
+        return draw_images(Student.load(teachers["sd2"], tmp_path), CAPTIONS, cond, steps=3)
+
+    ahead = LookAhead(of_step=1.0)
+    some, none = drawn(Sampler("ddim", ahead, 0.5)), drawn(Sampler("ddim", ahead))
+    assert not torch.equal(some, none)
+    whole = drawn(Sampler("ddim", LookAhead(1000), 1.0))
+    assert torch.allclose(whole, drawn(Sampler("consistency", LookAhead(1000))), atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow(), Schedule.linear()])

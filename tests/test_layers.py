@@ -21,7 +21,7 @@ LAYERS = (
     ("scheduler",),
     ("evaluation.compare", "methods", "pipeline", "tiles"),
     ("drawing",),
-    ("evaluation.folders", "evaluation.report", "play"),
+    ("evaluation.folders", "evaluation.report", "evaluation.samplers", "play"),
     ("sketch",),
     ("training",),
     ("trainer",),

@@ -24,7 +24,7 @@ from cond_distill.evaluation.distances import (
     two_sample_auc,
 )
 from .evaluator import caption_accuracy
-from ..sampler import draw_images, figure, pick_sampler
+from ..sampler import Sampler, draw_images, figure, pick_sampler
 from ..student import Student
 from ..teacher import ASSETS, Teacher
 
@@ -36,14 +36,14 @@ __all__ = ['LEAST', 'held_out', 'set_columns', 'measure_images', 'score', 'floor
            'step_curve']
 
 # %% ../../nbs/library/evaluation/compare.ipynb #722fe164
-def held_out(n: int = 256, size: int = 64, task: str = "depth") -> dict:
-    """n held-out examples of a task.
+def held_out(n: int = 256, size: int = 64, task: str = "depth", first: int = 0) -> dict:
+    """n held-out examples of a task, from number `first` on.
 
     The first half has partial captions, the second half none (an instruction is always given).
     """
-    half = n // 2
-    said = examples(task, range(half), "held_out", size, "partial")
-    unsaid = examples(task, range(half, n), "held_out", size, "none")
+    half, end = first + n // 2, first + n
+    said = examples(task, range(first, half), "held_out", size, "partial")
+    unsaid = examples(task, range(half, end), "held_out", size, "none")
     # the scenes of `examples`, and the task's name
     return dict(task=task) | {
         k: torch.cat([said[k], unsaid[k]]) if torch.is_tensor(said[k]) else said[k] + unsaid[k]
@@ -91,7 +91,7 @@ def score(
     model: Student,
     held: dict,  # `held_out`
     steps: int,
-    method: str = "auto",  # a sampler
+    method: str | Sampler = "auto",
     seed: int = 1234,  # of the noise
     tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
