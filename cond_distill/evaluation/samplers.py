@@ -66,7 +66,10 @@ def remember(folder: str | Path, best: dict[int, str]) -> None:
     file = Path(folder) / "cond_distill.json"
     about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     chosen = {1: "γ = 0"} | best
-    about["samplers"] = [CANDIDATES[name].to_row(k) for k, name in chosen.items()]
+    steps = sorted(chosen)
+    # a row holds for this number of steps and more: only changes are kept
+    new = [k for k, before in zip(steps, [0, *steps]) if chosen[k] != chosen.get(before)]
+    about["samplers"] = [CANDIDATES[chosen[k]].to_row(k) for k in new]
     file.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 # %% ../../nbs/library/evaluation/samplers.ipynb #b33e5d99
@@ -90,5 +93,5 @@ def main(words: list[str] | None = None) -> None:
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and "__file__" in globals():
     main()
