@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ABOUT', 'GREYS', 'empty_floor', 'filled', 'add_shape', 'to_condition', 'start_picture', 'Drawn', 'draw', 'opened',
-           'as_tensor', 'as_picture', 'partner', 'from_editor', 'condition_of', 'answer', 'shown', 'page', 'start']
+           'as_tensor', 'as_picture', 'partner', 'from_editor', 'condition_of', 'answer', 'first_picture', 'shown',
+           'page', 'start']
 
 # %% ../nbs/library/play.ipynb #a4cf1b10
 def empty_floor(scene: int = 8) -> torch.Tensor:  # [1, 64, 64] in [0, 1]
@@ -192,9 +193,16 @@ ABOUT = {
 GREYS = ["#8c8c8c", "#6e6e6e", "#aaaaaa", "#000000"]  # how near a thing of the brush is
 
 
-def _input(gr: Any, task: Task, size: int) -> gradio.components.Component:
+def first_picture(student: Student) -> Image | None:
+    """What stands in a tab at first: a scene; nothing for a model of other pictures."""
+    if student.about.get("config", {}).get("images"):
+        return None
+    size = student.teacher.image_size
+    return as_picture(start_picture(find_task(student.about["task"]), size))
+
+
+def _input(gr: Any, task: Task, start: Image | None) -> gradio.components.Component:
     """The picture of a tab: one that can be painted on, or an upload."""
-    start = as_picture(start_picture(task, size))
     if task.name not in ("depth", "inpaint"):
         return gr.Image(start, label="your picture", sources=["upload", "clipboard"], height=360)
     colours = GREYS if task.name == "depth" else ["#ffffff"]
@@ -237,10 +245,10 @@ def _tab(gr: Any, adaptor: str, other: str) -> None:
     label = "caption (may be empty)" if task.captions else "instruction"
     with gr.Row():
         with gr.Column(scale=2):
-            picture = _input(gr, task, student.teacher.image_size)
+            picture = _input(gr, task, first_picture(student))
             caption = gr.Textbox("" if task.captions else "make the floor sandy", label=label)
         with gr.Column(scale=4):
-            gallery = gr.Gallery(label="results", columns=3, height=310, object_fit="contain")
+            gallery = gr.Gallery(label="results", columns=3, height="auto", object_fit="contain")
             button = gr.Button("Draw", variant="primary")
             steps, guidance, seed, many = _sliders(gr, other)
 

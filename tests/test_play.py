@@ -75,6 +75,11 @@ def test_no_picture_is_refused():
         play.answer("depth_distilled", None)
 
 
+def test_a_model_of_photographs_begins_without_a_scene():
+    assert play.first_picture(play.opened("photos_superres_distilled")) is None
+    assert play.first_picture(play.opened("superres_x4_distilled")).size == (320, 320)
+
+
 def test_the_undistilled_partner():
     assert play.partner("depth_distilled") == "depth_undistilled"
     assert play.partner("edit_distilled") == ""
