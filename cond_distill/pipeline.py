@@ -35,6 +35,7 @@ from cond_distill.pipeline_inputs import (
     match_negatives,
     match_prompts,
     max_guidance,
+    part_types,
     read_conditions,
     start_noise,
 )
@@ -306,6 +307,10 @@ class CoDiPipeline(DiffusionPipeline):
         folder = _find_folder(pretrained_model_name_or_path, kwargs)
         networks = _load_networks(folder, kwargs)
         return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
+
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[type, ...]]:
+        return part_types(cls.__init__)
 
     @property
     def teacher(self) -> Teacher:

@@ -5,8 +5,8 @@
 # %% ../nbs/library/pipeline_inputs.ipynb #0a56b507
 from __future__ import annotations
 
-from collections.abc import Collection, Sized
-from typing import Any
+from collections.abc import Callable, Collection, Sized
+from typing import Any, get_args, get_type_hints
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,8 +19,8 @@ from .student import Student
 
 # %% auto #0
 __all__ = ['Pictures', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions', 'match_prompts',
-           'match_negatives', 'max_guidance', 'check_guidance', 'check_student_guidance', 'start_noise', 'check_call',
-           'in_form']
+           'match_negatives', 'max_guidance', 'check_guidance', 'check_student_guidance', 'start_noise', 'part_types',
+           'check_call', 'in_form']
 
 # %% ../nbs/library/pipeline_inputs.ipynb #3331a5e9
 def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
@@ -199,6 +199,12 @@ def start_noise(
 
 # %% ../nbs/library/pipeline_inputs.ipynb #c203047d
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def part_types(init: Callable) -> dict[str, tuple[type, ...]]:
+    """The classes that each parameter may have; diffusers 0.35 cannot read `X | None` itself."""
+    hints = {k: get_args(h) or (h,) for k, h in get_type_hints(init).items() if k != "return"}
+    return {k: tuple(object if a is Any else a for a in kinds) for k, kinds in hints.items()}
 
 
 def check_call(
