@@ -11,7 +11,7 @@ AT_ONCE ?= 1
 # words: the part of test-wheel and test-jupyter whose names have one
 ONLY ?=
 .DEFAULT_GOAL := help
-.PHONY: decoder gpu longer ablations reader bench teacher adaptors matrix photo-sources photos photos-debian results tasks reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
+.PHONY: decoder gpu longer ablations reader bench teacher adaptors matrix photo-sources photos results tasks reproduce help demo test test-fast test-slow lint docs test-site test-jupyter test-wheel architecture readme clean-notebooks prepare env dev
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -94,27 +94,20 @@ ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py
 
-photos: dev  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about half an hour on 2 cores; can be stopped)
-	$(PY) -c "from cond_distill.data.images import sample_photos; sample_photos('runs/photos')"
-	.venv/bin/cond-distill teach --images runs/photos/train --size 32 --max-crop-scale 2 --steps 3500 --batch 32 --num-examples 12000 --work runs/photos_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --max-crop-scale 2 --channel-shuffle --task superres_x4 --adaptor concat --steps 1200 --out runs/photos_superres_distilled
-	.venv/bin/cond-distill distill --teacher photos_teacher --images runs/photos/train --max-crop-scale 2 --channel-shuffle --task superres_x4 --adaptor concat --steps 1679 --preset data_only --timesteps all --out runs/photos_superres_undistilled
-	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
-
-# photographs of Debian packages, fetched and used for training only; on a GPU:
-# make photos-debian PHOTO_TEACH="--steps 12000 --batch 256"
+# photographs of Debian packages with free licences, fetched and used for training only; on a GPU:
+# make photos PHOTO_TEACH="--steps 12000 --batch 256"
 PHOTOS := runs/photos_debian
-PHOTO_TEACH ?= --steps 9000 --batch 32
+PHOTO_TEACH ?= --steps 5000 --batch 32
 PHOTO_TASK := --teacher photos_teacher --images $(PHOTOS) --max-crop-scale 4 --channel-shuffle --task superres_x4 --adaptor concat --num-examples 8000
-photo-sources: dev  ## Fetch the photographs that `make photos-debian` trains on (260 MB with apt-get; nothing is installed)
+photo-sources: dev  ## Fetch the photographs that `make photos` trains on (260 MB with apt-get; nothing is installed)
 	$(PY) tools/photo_sources.py $(PHOTOS)
 
 # one finetuning, which both adaptors start from; then as many network evaluations for one as for the other
-photos-debian: photo-sources  ## The same on these photographs, longer: a recipe that has not been run yet (about 90 minutes on 2 cores; can be stopped)
-	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --max-crop-scale 4 $(PHOTO_TEACH) --num-examples 24000 --work runs/photos_debian_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --preset data_only --timesteps all --steps 3000 --out runs/photos_superres_start
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --preset data_only --timesteps all --steps 1599 --out runs/photos_superres_undistilled
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --timestep-power 0 --max-look-ahead 200 --ramp-start 0 --ramp-end .3 --steps 800 --out runs/photos_superres_distilled
+photos: photo-sources  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about two hours on one core; can be stopped)
+	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --max-crop-scale 4 $(PHOTO_TEACH) --num-examples 24000 --work runs/photos_work --out $(ASSETS)/photos_teacher
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --preset data_only --timesteps all --steps 900 --out runs/photos_superres_start
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --preset any_step --ramp-start 0 --ramp-end .3 --steps 400 --out runs/photos_superres_distilled
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --preset data_only --timesteps all --steps 600 --out runs/photos_superres_undistilled
 	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)

@@ -1,7 +1,8 @@
 """Copy finished adaptors into the package's assets.
 
 `ship.py RUN [RUN…]` copies runs, with a measured step curve and a model card each;
-`ship.py --measure NAME [NAME…]` measures and describes shipped ones anew.
+`ship.py --measure NAME [NAME…]` measures and describes shipped ones anew, `ship.py --cards NAME
+[NAME…]` writes their cards anew from what was measured.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from cond_distill.config import TrainConfig
+from cond_distill.config import TrainConfig, renamed
 from cond_distill.data.tasks import find_task
 from cond_distill.evaluation.compare import held_out, score
 from cond_distill.evaluation.distances import load_networks
@@ -33,8 +34,9 @@ WAYS = dict(
 
 
 def read_about(folder):
-    """What the file of an adaptor says."""
-    return json.loads((folder / "cond_distill.json").read_text(encoding="utf-8"))
+    """What the file of an adaptor says, settings under today's names."""
+    about = json.loads((folder / "cond_distill.json").read_text(encoding="utf-8"))
+    return about | dict(config=renamed(about["config"]))
 
 
 def write_about(folder, about):
@@ -88,12 +90,12 @@ def flags(settings):
 def data_words(settings):
     """What a run was trained on."""
     if settings.get("images"):
-        return f"{settings['scenes']} crops of the photographs in `{settings['images']}`"
+        return f"{settings['num_examples']} crops of the photographs in `{settings['images']}`"
     captions = "with instructions"
     if find_task(settings["task"]).captions:
         dropped = f"{settings['caption_dropout']:.0%} of them dropped"
         captions = f"captions '{settings['captions']}', {dropped}"
-    return f"{settings['scenes']} rendered training scenes, {captions}"
+    return f"{settings['num_examples']} rendered training scenes, {captions}"
 
 
 def way(about):
@@ -146,12 +148,18 @@ More, and beside others: `results/` in the repository.
 """
 
 
+def write_card(folder, about):
+    """Write the file and the card of an adaptor."""
+    write_about(folder, about)
+    text = card(about, folder.name, about["minutes"])
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
 def describe(folder, took):
     """Measure what lies in a folder of the assets, and write its card."""
     about = read_about(folder)
     about |= dict(minutes=took, curve=curve(folder, about))
-    write_about(folder, about)
-    (folder / "README.md").write_text(card(about, folder.name, took), encoding="utf-8")
+    write_card(folder, about)
     print(
         (
             f"{folder.name}: {sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.1f} MB\n"
@@ -195,6 +203,9 @@ def old_minutes(folder):
 if sys.argv[1] == "--measure":
     for name in sys.argv[2:]:
         describe(ASSETS / name, old_minutes(ASSETS / name))
+elif sys.argv[1] == "--cards":
+    for folder in map(ASSETS.joinpath, sys.argv[2:]):
+        write_card(folder, read_about(folder) | dict(minutes=old_minutes(folder)))
 else:
     for run in map(Path, sys.argv[1:]):
         ship(run)
