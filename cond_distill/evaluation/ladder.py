@@ -146,7 +146,7 @@ def real_against_real(
         energies = [gradient_energy(images[i]) for i in halves]
         some = Rung("real", images[halves[1]], depth[halves[1]], [captions[k] for k in halves[1]])
         row = set_distances(a, b) | dict(sharpness=energies[1] / energies[0])
-        found.append(row | _fidelities(networks[0], some))
+        found.append(row | _fidelities(networks.evaluator, some))
     values = {key: torch.tensor([row[key] for row in found]) for key in MEASURES}
     return {key: (v.mean().item(), v.std().item()) for key, v in values.items()}
 
