@@ -182,7 +182,7 @@ def draw_sheets(teacher: Teacher, config: TeacherCardConfig, guidance: float) ->
         ("unconditional", plain, []),
     ):
         fig = sample_sheet(images, captions)
-        fig.savefig(folder / f"{name}.jpg", dpi=110, pil_kwargs={"quality": 85})
+        fig.savefig(folder / f"{name}.jpg", dpi=110, pil_kwargs={"quality": 72})
         plt.close(fig)
     some = real["image"][:6]
     pixels = (zoomed_pairs(some, round_trip(teacher, some)) * 255).round().byte()
