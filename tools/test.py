@@ -14,14 +14,15 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 import readme as readme_tool
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from notebook import ROOT, execute, notebooks, plain, problems, short, skips_all
+from notebook import ROOT, flags, notebooks, plain, problems, short, skips_all
 
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=["'])([^)\s"']+)""")
 MACHINE = re.compile(r"(?<![\w.:/~-])/(?:home|root|tmp|work|Users|workspace)(?![\w-])[^\s\"'`)]*")
@@ -200,22 +201,59 @@ def test_pytest():
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
 
 
-def run_notebook(path):
-    """One notebook from a clean kernel; nothing is written back."""
-    nb = nbformat.read(path, 4)
-    if skips_all(nb):
+def run_cells(path, folder):
+    """Every cell of a page in an IPython of its own; what it writes goes to `folder`/output."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    out = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ["TMPDIR"], tempfile.tempdir, sys.argv = folder, None, ["page"]
+    os.chdir(path.parent)
+    sys.path.insert(0, "")
+    shell = InteractiveShell.instance(colors="nocolor")
+    # pictures are drawn, as in a notebook, though nobody looks at them
+    shell.display_formatter.active_types = list(shell.display_formatter.formatters)
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code" and not flags(cell) & {"eval", "notest", "slow", "cuda"}:
+            if not shell.run_cell(cell.source, store_history=True).success:
+                sys.exit(f"in cell {cell.id}")
+
+
+def run_notebook(path, timeout=1800):
+    """One notebook in a process of its own; nothing is written back.
+
+    The process is forked from one that has imported the heavy libraries: that takes longer than
+    most pages do. (`make test-wheel` and `make test-jupyter` run the pages in Jupyter's kernels.)
+    """
+    if skips_all(nbformat.read(path, 4)):
         return
-    os.environ.update(COND_DISTILL_TEST="1", HF_HUB_OFFLINE="1")
-    try:
-        execute(nb, path.parent, {"eval", "notest", "slow", "cuda"})
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise AssertionError(plain(error)) from None
+    # checkpoints of all pages together are gigabytes
+    with tempfile.TemporaryDirectory(prefix="nb", ignore_cleanup_errors=True) as folder:
+        page = FORKS.Process(target=run_cells, args=(path, folder))
+        page.start()
+        page.join(timeout)
+        page.kill()
+        page.join()
+        if page.exitcode:
+            text = Path(folder, "output").read_text(encoding="utf-8", errors="replace")
+            raise AssertionError(plain(f"{text}\n(exit code {page.exitcode})"))
 
 
 def quick_tests():
     return {name[5:]: test for name, test in globals().items() if name.startswith("test_")}
 
 
+FORKS = multiprocessing.get_context("forkserver")
+HEAVY = [
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "diffusers.pipelines.pipeline_utils",
+    "IPython.core.interactiveshell",
+    "matplotlib.pyplot",
+    "transformers.models.clip.modeling_clip",
+]
+INLINE = "module://matplotlib_inline.backend_inline"
 LONGER = {"pytest"}  # minutes: beside the notebooks, and not among the tests of `make lint`
 
 
@@ -244,8 +282,11 @@ def outcomes(names, jobs):
         if name not in long:
             yield outcome(name)
     long.sort(key=lambda name: -expected(name))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ.update(COND_DISTILL_TEST="1", HF_HUB_OFFLINE="1", MPLBACKEND=INLINE)
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    FORKS.set_forkserver_preload(HEAVY)
+    with ThreadPoolExecutor(jobs) as pool:
         for done in as_completed([pool.submit(outcome, n) for n in long]):
             yield done.result()
 
