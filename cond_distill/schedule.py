@@ -21,6 +21,7 @@ from .schedule_settings import check_settings, settings_of
 __all__ = ['SMALLEST', 'Prediction', 'Schedule']
 
 # %% ../nbs/course/02_schedule.ipynb #ec96b8b6
+#| code-fold: true
 def _betas(s: Schedule) -> torch.Tensor:  # float64 [T]
     """The variance that each training step adds, by the rules that diffusers names."""
 
