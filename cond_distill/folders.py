@@ -18,7 +18,7 @@ import torch
 
 # %% auto #0
 __all__ = ['LARGEST_JSON', 'CLASSES', 'NOT_OPENED', 'read_json', 'read_shapes', 'check_shapes', 'check_part', 'read_index',
-           'check_folder', 'load_network', 'hub_folder', 'load_parts', 'tidy']
+           'check_folder', 'load_network', 'hub_folder', 'teacher_of_hub', 'load_parts', 'tidy']
 
 # %% ../nbs/library/folders.ipynb #190d6b9f
 LARGEST_JSON = 64 * 2**20  # bytes
@@ -303,6 +303,21 @@ def hub_folder(
         reason = (str(e).strip() or repr(e)).splitlines()[0]
         raise FileNotFoundError(f"no folder {name!r}, and no such model {where} ({reason})") from e
     return Path(str(found))
+
+
+def teacher_of_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
+    """The folder of a teacher: as the hub's cache has it, or fetched by diffusers if allowed."""
+    if not local_files_only:
+        from diffusers import DiffusionPipeline
+
+        return Path(DiffusionPipeline.download(name, revision=revision))
+    try:
+        return hub_folder(name, local_files_only=True, revision=revision)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no folder {name!r}, and no such model in the hub's cache; give the folder of a "
+            "diffusers pipeline, 'shipped', or a name of the hub with local_files_only=False"
+        ) from None
 
 
 def load_parts(folder: Path, dtype: torch.dtype | None, *names: str) -> dict[str, Any]:

@@ -22,7 +22,12 @@ from .adaptors.several import MultiAdaptor
 from .folders import check_part, read_json, tidy
 from .ranges import check_range
 from .schedule import Prediction, Schedule
-from .teacher import Teacher, as_timesteps, classifier_free_guidance
+from cond_distill.teacher import (
+    Teacher,
+    as_timesteps,
+    classifier_free_guidance,
+    latent_settings,
+)
 from .utils import lock_of
 
 # %% auto #0
@@ -70,6 +75,7 @@ _FIELDS = dict(
     sampling_steps=list,
     curve=list,
     config=dict,
+    latents=list,
 )
 _NEEDED = ("adaptor", "settings", "teacher")
 _SAID = {str: "a string", dict: "an object", int: "a whole number", list: "a list"}
@@ -108,6 +114,13 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
         raise ValueError(
             f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
             f"teacher is {mine}; open the teacher it was trained on"
+        )
+    scaled = latent_settings(teacher.vae)
+    if info.get("latents", scaled) != scaled:  # earlier versions did not write it
+        raise ValueError(
+            f"the adaptor in {str(folder)!r} was trained on latents with the scaling, shift, mean "
+            f"and spread {info['latents']}, and this teacher's autoencoder has {scaled}; correct "
+            "vae/config.json of the teacher, or train the adaptor anew"
         )
     if info["adaptor"] not in _kinds():
         raise ValueError(
@@ -248,6 +261,7 @@ class Student(nn.Module):
             adaptor=type(self.adaptor).__name__,
             settings=self.adaptor.settings,
             teacher=self.teacher.fingerprint(),
+            latents=latent_settings(self.teacher.vae),
             image_size=self.adaptor.image_size,
             reader=reader.layers if reader is not None else 0,
             **about,

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .folders import check_folder, load_parts, read_index, read_json
+from .folders import check_folder, load_parts, read_index, read_json, teacher_of_hub
 from .schedule import Prediction, Schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
 __all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family',
-           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'output_hooks', 'check_captions', 'Teacher']
+           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'latent_settings', 'output_hooks',
+           'check_captions', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
@@ -33,26 +34,20 @@ DECODES = ("decoder.", "post_quant_conv.")  # the half of an autoencoder that dr
 def find_folder(
     name: str | Path,
     revision: str | None = None,  # of a model on the hub
-    # False: a name that is no folder is fetched from the hub
+    # False: a name that is no folder, and not in the hub's cache, is fetched from the hub
     local_files_only: bool = True,
 ) -> Path:
     """A model folder: a path, 'shipped' for the teacher inside this package, or a model of the hub.
 
-    The hub is asked only if that is allowed. An error explains what is wrong with any other name.
+    The hub's cache on this machine is looked into; the hub itself is asked only if that is allowed.
+    An error explains what is wrong with any other name.
     """
     folder = ASSETS / "teacher" if str(name) == "shipped" else Path(name)
     # another one that ships: "photos_teacher"
     if not folder.is_dir() and (ASSETS / str(name) / "model_index.json").is_file():
         folder = ASSETS / str(name)
-    if not folder.is_dir() and not local_files_only:
-        from diffusers import DiffusionPipeline
-
-        folder = Path(DiffusionPipeline.download(str(name), revision=revision))
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {str(name)!r}; give the folder of a diffusers pipeline, 'shipped', or a "
-            "name of the hub with local_files_only=False"
-        )
+        folder = teacher_of_hub(str(name), revision, local_files_only)
     if not (folder / "model_index.json").is_file():
         raise ValueError(
             f"{str(name)!r} has no model_index.json, so it is not a diffusers pipeline; save one "
@@ -136,6 +131,13 @@ def latent_scale(vae: Any, x: torch.Tensor) -> tuple:
         return getattr(c, "shift_factor", None) or 0.0, c.scaling_factor
     mean, std = (torch.tensor(a, device=x.device).view(1, -1, 1, 1) for a in (mean, std))
     return mean, c.scaling_factor / std
+
+
+def latent_settings(vae: Any) -> list:
+    """The settings that decide how an autoencoder's latents are scaled; JSON values."""
+    config = dict(getattr(vae, "config", {}))
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    return [config.get(name) for name in names]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The command line as a person meets it: wrong values, odd terminals, useless results."""
 
+import io
 import os
 import re
 import subprocess
@@ -139,6 +140,20 @@ def test_check_ends_with_1_where_an_answer_is_no(monkeypatch, tmp_path):
         answers = [SimpleNamespace(ok=ok)]
         monkeypatch.setattr(preflight, "preflight", lambda cfg, a=answers: a)
         assert status(f"check --out {tmp_path}") == wanted
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_an_old_terminal_gets_the_report_of_check(encoding, monkeypatch, tmp_path):
+    """Characters that it cannot print come as plain letters; nothing of the report is lost."""
+    from cond_distill.training import preflight
+
+    answers = [preflight.Check(f"is {k} fine — × …?", k > 0, "σ² ≤ 1", "x → y") for k in range(3)]
+    monkeypatch.setattr(preflight, "preflight", lambda cfg: answers)
+    seen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(seen, encoding, write_through=True))
+    assert status(f"check --out {tmp_path}") == 1
+    said = seen.getvalue().decode(encoding)
+    assert all(f"is {k} fine" in said for k in range(3)) and "What to do" in said
 
 
 @pytest.mark.parametrize(

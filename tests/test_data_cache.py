@@ -1,6 +1,7 @@
 """Caches: never stale, never too large for the disk, and conditions keep their bits."""
 
 import errno
+import importlib
 import json
 import os
 from dataclasses import replace
@@ -73,6 +74,39 @@ def test_settings(teacher, cfg, change):
 def test_another_picture_of_the_same_name(teacher, cfg):
     before = cache_name(teacher, cfg)
     Image.new("RGB", (80, 80)).save(f"{cfg.images}/1.png")
+    assert cache_name(teacher, cfg) != before
+
+
+def test_other_captions(teacher, cfg):
+    before = cache_name(teacher, cfg)
+    for words in ("a wall", "a road"):
+        with open(f"{cfg.images}/0.txt", "w") as f:
+            f.write(words)
+        assert cache_name(teacher, cfg) != before
+        before = cache_name(teacher, cfg)
+
+
+OWN = """
+from dataclasses import replace
+from cond_distill.data.tasks import find_task
+TASK = replace(find_task("superres_x4"), name="own")
+def maps(images):
+    return images.mean(1, keepdim=True)
+"""
+
+
+@pytest.mark.parametrize("given", [dict(task="TASK"), dict(task="depth", estimator="maps")])
+def test_code_of_your_own(teacher, cfg, given, tmp_path, monkeypatch):
+    """A task or an estimator of your own: after a change of its code the examples are new."""
+    module = f"own_{len(given)}"
+    (tmp_path / f"{module}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module(module)
+    names = {k: v if v == "depth" else f"{module}:{v}" for k, v in given.items()}
+    cfg = replace(cfg, **names)
+    before = cache_name(teacher, cfg)
+    assert cache_name(teacher, cfg) == before
+    (tmp_path / f"{module}.py").write_text(OWN + "# better\n")
     assert cache_name(teacher, cfg) != before
 
 

@@ -126,6 +126,15 @@ def test_pipes_as_metadata(folder):
     assert "1 pipes" in find_images(folder).report()
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "a.txt"])
+def test_endless_texts(folder, name):
+    """A text that is far too large is refused by its size, before a byte of it is read."""
+    (folder / name).touch()
+    os.truncate(folder / name, 2**31)  # a file with a hole: it takes no room
+    with pytest.raises(ValueError, match=f"{name} has 2,147,483,648 bytes; expected"):
+        find_images(folder)
+
+
 def test_snapshot_of_the_hub(tmp_path):
     blobs, snapshot = tmp_path / "data/blobs", tmp_path / "data/snapshots/main"
     snapshot.mkdir(parents=True)
@@ -182,18 +191,48 @@ def test_data_sets(tmp_path):
     assert digest(tmp_path / "set") != before
 
 
+def test_data_set_of_a_controlnet(tmp_path):
+    """Its condition is not taken for the picture; where names say nothing, it asks."""
+    datasets = pytest.importorskip("datasets")
+    kinds = dict(conditioning_image=datasets.Image(), image=datasets.Image())
+    kinds["text"] = datasets.Value("string")
+    picture = Image.new("RGB", (64, 64))
+    rows = dict(conditioning_image=[picture], image=[picture], text=["a wall"])
+
+    def found(names, **asked):
+        renamed = {names.get(k, k): v for k, v in rows.items()}
+        features = datasets.Features({names.get(k, k): v for k, v in kinds.items()})
+        data = datasets.Dataset.from_dict(renamed, features=features)
+        data.save_to_disk(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        return find_images(max(tmp_path.iterdir()), **asked)
+
+    (item,) = found({}).items
+    assert item.file[1] == "image" and item.caption == "a wall" and item.before is None
+    assert found({}, pairs=True).items[0].before[1] == "conditioning_image"
+    with pytest.raises(ValueError, match="picture columns left, right; say which"):
+        found(dict(conditioning_image="left", image="right"))
+
+
+def red_and_green_swapped() -> bytes:
+    """A colour profile in which the first number of a pixel is green and the second red."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    table = range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
+    at = {bytes(profile[k : k + 4]): k for k in table}
+    red, green = at[b"rXYZ"], at[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "sGRB".encode("utf-16-be"))
+
+
 def test_colour_profiles(tmp_path):
-    lab = ImageCms.createProfile("LAB")
-    assert lab  # littlecms is there
-    wide = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    """Converted to sRGB; a profile that is damaged, or not for three colours, is left aside."""
     picture = Image.new("RGB", (8, 8), (10, 200, 30))
-    picture.save(tmp_path / "wide.png", icc_profile=wide)
-    picture.save(tmp_path / "plain.png")
-    picture.save(tmp_path / "broken.png", icc_profile=b"no profile")
-    plain, broken, converted = (
-        open_image(tmp_path / f"{name}.png") for name in ("plain", "broken", "wide")
-    )
-    assert torch.equal(plain, broken) and converted.shape == plain.shape
+    other = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    profiles = dict(plain=None, broken=b"no profile", other=other, swapped=red_and_green_swapped())
+    for name, profile in profiles.items():
+        picture.save(tmp_path / f"{name}.png", icc_profile=profile)
+    plain, broken, other, swapped = (open_image(tmp_path / f"{name}.png") for name in profiles)
+    assert torch.equal(plain, broken) and other.shape == plain.shape
+    assert torch.allclose(swapped, plain[[1, 0, 2]], atol=2 / 255)
 
 
 def test_crop_before_floats(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cond_distill.config import TrainConfig
+from cond_distill.data import shards
 from cond_distill.data.shards import check_shard, shard_files
 from cond_distill.data.source import ExampleSource, make_batch
 from cond_distill.data.stream import Place, ShardReader, Shards, Stream, held_out_examples
@@ -95,6 +96,12 @@ def test_hostile_shards(folder, kind):
     with pytest.raises(ValueError, match=r"1\.tar is not a readable shard"):
         check_shard(str(folder / "1.tar"), seconds=10)
     assert time.time() - began < 30
+
+
+def test_time_limit(folder, monkeypatch):
+    monkeypatch.setattr(shards, "SCAN", "import time; time.sleep(60)")
+    with pytest.raises(ValueError, match="looking through it takes more than 0.5 seconds"):
+        check_shard(str(folder / "1.tar"), seconds=0.5)
 
 
 def test_hostile_shards_are_skipped_and_named(folder, capsys):

@@ -97,6 +97,12 @@ def indexed(target: str):
     return damage
 
 
+def null_side(p):
+    """As the configurations of some models have it."""
+    file = p / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(sample_size=None)))
+
+
 ADAPTORS = {
     "no file about it": (gone(ABOUT), "holds no adaptor"),
     "an empty file about it": (written(ABOUT, ""), "is not JSON"),
@@ -209,6 +215,7 @@ TEACHERS = {
         "of 'evil'",
     ),
     "no side": (changed("unet/config.json", sample_size=0), "sample_size in .* is 0"),
+    "a side that is null": (null_side, "sample_size in .* is None"),
     "two sides": (changed("unet/config.json", sample_size=[8, 12]), r"is \[8, 12\]"),
     "a network that is missing": (lambda p: shutil.rmtree(p / "vae"), "vae' is missing"),
     "a program": (written("unet/unet.py", "raise SystemExit"), "holds a program"),
@@ -256,6 +263,32 @@ def test_mean_of_latents(folder, tmp_path):
     x = moved.encode(images)
     assert torch.allclose(x, expected * moved.vae.config.scaling_factor, atol=1e-5)
     assert torch.allclose(moved.decode(x), plain.decode(plain.encode(images)), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [dict(scaling_factor=1.0), dict(shift_factor=0.5)])
+def test_another_scale_of_the_latents(folder, tmp_path, change):
+    """The same weights, and another scaling in the autoencoder's configuration."""
+    shutil.copytree(folder / "sd2", tmp_path / "scaled")
+    changed("vae/config.json", **change)(tmp_path / "scaled")
+    scaled = Teacher.from_pretrained(tmp_path / "scaled")
+    assert scaled.fingerprint() == drawing.teacher(folder).fingerprint()
+    with pytest.raises(ValueError, match="trained on latents with the scaling.*vae/config.json"):
+        Student.load(scaled, folder / "adaptor")
+    shutil.copytree(folder / "adaptor", tmp_path / "old")  # of a version that did not write it
+    changed(ABOUT, latents=None)(tmp_path / "old")
+    Student.load(scaled, tmp_path / "old")
+
+
+def test_an_adaptor_that_may_not_be_read(folder, monkeypatch):
+    """It is not said to be missing."""
+
+    def refuse(file, *args, **more):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    teacher = drawing.teacher(folder)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match="Permission denied: '.*cond_distill.json'"):
+        Student.load(teacher, folder / "adaptor")
 
 
 def test_pickles_are_not_opened(folder, tmp_path):

@@ -8,9 +8,11 @@ import drawing
 import huggingface_hub.constants
 import nbformat
 import pytest
+import tiny
 import torch
 
 from cond_distill.pipeline import CoDiPipeline
+from cond_distill.teacher import Teacher
 
 NAME = "you/depth"
 
@@ -55,6 +57,7 @@ def test_there_and_back(hub, tmp_path):
     pipe.push_to_hub(NAME, token="hf_none")
     card = hub.files["README.md"].decode()
     assert f'from_pretrained("{NAME}")' in card and "CoDi" in card
+    assert "after `import cond_distill.pipeline`" in card  # for diffusers' own `from_pretrained`
     hub.files["unet/diffusion_pytorch_model.bin"] = b"a pickle"
     hub.files["adaptor/model.py"] = b"raise SystemExit"
     opened = CoDiPipeline.from_pretrained(NAME, cache_dir=tmp_path / "cache", token=False)
@@ -63,6 +66,18 @@ def test_there_and_back(hub, tmp_path):
     hub.files.clear()
     again = CoDiPipeline.from_pretrained(NAME, cache_dir=tmp_path / "cache", local_files_only=True)
     assert torch.allclose(draw(again), draw(pipe), atol=1e-4)
+
+
+def test_a_teacher_in_the_cache(tmp_path, monkeypatch):
+    """A teacher that is in the hub's cache is found by its name, and nothing is asked."""
+    cache = tmp_path / "models--you--teacher"
+    tiny.stable_diffusion(cache / "snapshots" / ("1" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("1" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert Teacher.from_pretrained("you/teacher").image_size == tiny.SIDE
+    with pytest.raises(FileNotFoundError, match="'you/other', and no such model in the hub's"):
+        Teacher.from_pretrained("you/other")
 
 
 def test_not_there(tmp_path):

@@ -30,6 +30,27 @@ def test_decoded_in_blocks(teacher, monkeypatch):
     assert torch.equal(decode_tiled(teacher, small), whole(teacher, small))
 
 
+def test_tiled_decoding_of_diffusers(tmp_path):
+    """`vae.enable_tiling` is followed by the pipeline and by `draw_tiled`."""
+    pipe, cond, shapes = drawing.pipeline(tmp_path), drawing.condition(side=40), []
+    student = drawing.student(pipe.teacher)
+    pipe.vae.decoder.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape[2:]))
+
+    def draw():
+        shapes.clear()
+        asked = dict(generator=drawing.noise(), output_type="pt", num_inference_steps=2)
+        pictures = pipe("", cond[..., :16, :16], **asked).images, draw_tiled(student, cond, steps=2)
+        return pictures, set(map(tuple, shapes))
+
+    whole, of_whole = draw()
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 8, 4
+    tiled, of_tiled = draw()
+    assert max(of_whole) == (16, 16) and max(of_tiled) == (4, 4)
+    for one, other in zip(whole, tiled):
+        assert one.shape == other.shape and (one - other).abs().mean() < 0.25
+
+
 def test_one_copy_of_the_weights(teacher, monkeypatch):
     student, asked = drawing.student(teacher), []
     weights = type(student.adaptor).weights

@@ -132,6 +132,17 @@ def test_extended(bench):
             bench.train(replace(longer, **changes))
 
 
+def test_goes_on_from_an_adaptor(bench):
+    """`init_from` begins a new run with what a finished one has learnt."""
+    cfg = bench.config("finished")
+    bench.train(cfg)
+    begun = new_run(bench.config("fine-tuned", init_from=cfg.out, lr=1e-4), bench.teacher)
+    learnt = Student.load(bench.teacher, cfg.out).adaptor.state_dict()
+    assert same(dict(begun.state.student.adaptor.state_dict()), dict(learnt))
+    assert all(p.requires_grad for p in begun.state.params) and begun.state.step == 0
+    assert [r.step for r in bench.train(begun.cfg)] == list(range(1, 9))
+
+
 def test_two_at_once(bench):
     cfg = bench.config("at once")
     bench.train(cfg)

@@ -21,7 +21,8 @@ from ..config import TrainConfig
 from .images import Photos, load_batches, photos_of, with_conditions
 from .scenes import WORLD
 from .tasks import examples
-from ..teacher import Teacher
+from ..extensions import code_digest
+from ..teacher import Teacher, latent_settings
 from ..utils import make_folder
 
 # %% auto #0
@@ -44,18 +45,18 @@ def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int
 
 def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:
     """Everything that changes the examples."""
-    vae = dict(getattr(teacher.vae, "config", {}))
-    scale = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     key = dict(
         version=VERSION,
         task=cfg.task,
         examples=cfg.num_examples,
         teacher=teacher.fingerprint(),
-        latents=[vae.get(name) for name in scale],
+        latents=latent_settings(teacher.vae),
         size=teacher.image_size,
         dtype=cfg.dtype,
         captions=getattr(teacher.tokenizer, "model_max_length", None),
     )
+    if own := code_digest(cfg.task):
+        key["code"] = own
     if photos is None:
         return key | dict(world=WORLD, level=cfg.captions)
     of_batch = photos.task.of_batch if photos.task else None

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from ..config import TrainConfig
 from .tasks import Task, TaskError, find_task
+from ..extensions import code_digest
 
 # %% auto #0
 __all__ = ['METRIC', 'KINDS', 'near_is_bright', 'segment_colours', 'Estimator', 'estimated', 'task_of']
@@ -135,9 +136,12 @@ class Estimator:
         return F.interpolate(torch.stack(maps), images.shape[-2:], mode="bilinear")
 
     def fingerprint(self) -> str:
-        """Different for another estimator, or for other files in a folder of the same name."""
+        """Different for another estimator, other files in its folder, other code of a function."""
         folder, said = Path(self.model), self.spec
-        if self.kind in KINDS and folder.is_dir():
+        if self.kind not in KINDS:
+            _function(self.spec)  # its module is imported now
+            said += code_digest(self.spec)
+        elif folder.is_dir():
             stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir()]
             said += f"{folder.resolve()} {sorted(stats)}"
         return hashlib.sha256(said.encode()).hexdigest()[:8]

@@ -154,7 +154,8 @@ def check_same_run(run: Run, saved: dict, path: Path):
     if saved.get("data", run.data) != run.data:
         raise OtherRun(
             f"{path} was made with other data ({saved['data']}, now {run.data}): pictures, "
-            "captions or the network that prepares them have changed since. Put them back, or "
+            "captions, or the network or code that prepares them have changed since. Put them "
+            "back, or "
             f"give another `out` (init_from={run.cfg.out!r} begins with what a finished run has "
             "learnt)"
         )
