@@ -294,6 +294,19 @@ class Student(nn.Module):
         return student
 
 # %% ../nbs/library/student.ipynb #c2c514b2
+def _drawn_together(students: list[Student]) -> dict:
+    """How the file of the first student says it is drawn; all any-step students must agree."""
+    told = [s for s in students if s.any_step]
+    about = getattr((told or students)[0], "about", {})
+    for other in told[1:]:
+        if other.about.get("samplers") != about.get("samplers"):
+            raise ValueError(
+                f"the students are drawn by different samplers ({about.get('samplers')} and "
+                f"{other.about.get('samplers')}); give both files the same"
+            )
+    return {k: about[k] for k in ("method", "samplers", "sampling_steps") if k in about}
+
+
 def compose(
     students: list[Student],
     strengths: list[float] | None = None,  # 1 for each, if not given
@@ -319,6 +332,5 @@ def compose(
             "('lcm') cannot share its inputs with others; use it alone"
         )
     made = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))
-    about = getattr(students[0], "about", {})
-    made.about = {k: about[k] for k in ("method", "sampling_steps") if k in about}
+    made.about = _drawn_together(students)
     return made

@@ -206,6 +206,35 @@ def test_several_adaptors(teachers):
     assert torch.allclose(a, b, atol=1e-4)  # the second one is untrained
 
 
+@torch.no_grad()
+def test_composed_alone_draws_as_alone(teachers):
+    """By the sampler of its file, and told the number in full, however strong the condition is."""
+    teacher = teachers["sd2"]
+    student, (z, t, cond, text) = new_student(teacher, seed=1), inputs(teacher)
+    student.about = AnyStep(TrainConfig(preset="any_step")).about()
+    both = compose([student])
+    for steps in (1, 2, 5):
+        asked = dict(steps=steps, seed=4)
+        ours, theirs = (
+            draw_images(student, CAPTIONS, cond, **asked),
+            draw_images(both, CAPTIONS, [cond], **asked),
+        )
+        assert torch.equal(ours, theirs)
+    with torch.no_grad():
+        unseen = compose([student], [0.0])(z, t, [cond], text, look_ahead=500.0).x
+        twice = compose([student, student], [0.0, 0.0])(z, t, [cond, cond], text, look_ahead=500.0)
+    assert torch.equal(unseen, twice.x)  # two that are told the same are told it once
+    assert not torch.equal(unseen, compose([student], [0.0])(z, t, [cond], text).x)
+
+
+def test_composed_students_agree_on_the_sampler(teachers):
+    students = [new_student(teachers["sd2"], seed=s) for s in (1, 2)]
+    for student, kernel in zip(students, ("box", "exponential")):
+        student.about = AnyStep(TrainConfig(preset="any_step", kernel=kernel)).about()
+    with pytest.raises(ValueError, match="different samplers"):
+        compose(students)
+
+
 def test_the_pipeline_draws_the_same(teachers, tmp_path):
     student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
     about = AnyStep(TrainConfig(preset="any_step", kernel="exponential")).about()

@@ -30,6 +30,9 @@ def folder(tmp_path) -> Path:
     return tmp_path / "pictures"
 
 
+SPLITS = ("train", "held_out", "all")
+
+
 def captions(found) -> dict:
     return {i.name: i.captions for i in found.items if i.captions}
 
@@ -318,3 +321,30 @@ def test_flips_can_be_turned_off(tmp_path):
 def test_wrong_settings_are_not_broken_pictures(folder):
     with pytest.raises(ValueError, match="zoom"):
         Photos(folder, "superres_x4", zoom=float("nan"))
+
+
+@pytest.mark.parametrize("n", [2, 6, 9, 10, 15, 40])
+def test_held_out_pictures_are_never_trained_on(tmp_path, n):
+    for k in range(n):
+        draw(tmp_path / f"photo{k}.png")
+    splits = {s: {i.name for i in Photos(tmp_path, None, split=s).items} for s in SPLITS}
+    assert splits["held_out"] and splits["train"] and not splits["held_out"] & splits["train"]
+    assert len(splits["all"]) == n
+    assert f"{len(splits['held_out'])} of them held out" in Photos(tmp_path, None).report()
+
+
+def test_a_single_picture_is_in_both_splits(tmp_path):
+    draw(tmp_path / "only.png")
+    assert all(len(Photos(tmp_path, None, split=s).items) == 1 for s in SPLITS)
+    assert "only one" in Photos(tmp_path, None).report()
+
+
+def test_more_pictures_than_examples_are_drawn_from_all(tmp_path):
+    """Not the first names: a folder that is sorted by class would show one class."""
+    for k in range(60):
+        draw(tmp_path / f"{k:02}.png")
+    photos = Photos(tmp_path, None, length=20)
+    first = [i.name for i in photos.items[:20]]
+    assert first != sorted(first) and max(first) > "40" and "20 examples" in photos.report()
+    assert first == [i.name for i in Photos(tmp_path, None, length=20).items[:20]]
+    assert first != [i.name for i in Photos(tmp_path, None, length=20, seed=1).items[:20]]

@@ -16,6 +16,7 @@ from diffusers import LDMPipeline, UNet2DModel, VQModel
 
 from cond_distill import cli
 from cond_distill.config import TrainConfig
+from cond_distill.data.tasks import better
 from cond_distill.extensions import find, import_modules
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
@@ -154,3 +155,9 @@ def test_plugin_words(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--plugin", "no_such_module", "plan"])
     assert stopped.value.code == 2
+
+
+def test_the_name_of_a_measure_says_what_is_better():
+    assert better("mosaic error", 0.1, 0.2) and better("map error", 0.1, 0.2)
+    assert better("depth error", 0.1, 0.2) and better("FD-texture", 1.0, 2.0)
+    assert better("PSNR", 30.0, 20.0) and not better("overlap", 0.1, 0.2)

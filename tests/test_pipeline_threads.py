@@ -7,8 +7,10 @@ import drawing
 import pytest
 import torch
 
+from cond_distill.adaptors.scalar_input import LookAheadEmbedded
 from cond_distill.loss import codi_loss, sample_noise
-from cond_distill.sampler import draw_images
+from cond_distill.sampler import LookAhead, Sampler, draw_images
+from cond_distill.student import Student
 
 THREADS = 4
 CAPTIONS = ("a red cube", "", "a cone left of a dome", "a blue sphere")
@@ -141,3 +143,25 @@ def test_interrupt(folder):
     stopped = draw(stop)
     assert seen == [0, 1] and stopped.shape == (1, 4, 8, 8)
     assert not pipe.interrupt and not torch.equal(draw(None), stopped)
+
+
+def test_threads_share_an_any_step_student(folder):
+    """The look-ahead is told to a network that others are calling: no thread hears another's."""
+    teacher = drawing.teacher(folder)
+    inner = drawing.student(teacher, "controlnet").adaptor
+    student = Student(teacher, LookAheadEmbedded.of(teacher, inner))
+    torch.nn.init.normal_(student.adaptor.embed[-1].weight, std=0.5)
+    cond = drawing.condition(2)
+
+    def draw(k):
+        return [
+            draw_images(
+                student, ["", ""], cond, steps=2, method=Sampler("ddim", LookAhead(200 * k))
+            )
+            for _ in range(4)
+        ]
+
+    alone = [draw(k)[0] for k in range(THREADS)]
+    assert not torch.equal(alone[0], alone[1])
+    for pictures, right in zip(at_once(draw), alone):
+        assert all(torch.equal(picture, right) for picture in pictures)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from ..adaptor import Adaptor, read_weights
 from ..teacher import Teacher, output_hooks
+from ..utils import lock_of
 
 # %% auto #0
 __all__ = ['Condition', 'INPUT', 'TIME_PARTS', 'time_part', 'time_parts', 'width_of', 'new_embedding', 'ScalarInput', 'told',
@@ -125,8 +126,12 @@ class ScalarInput(Adaptor):
     ) -> dict:
         """The inner adaptor's effect, and the number's."""
         delta = self.embedding(number.get(self.extra_input, self.neutral), len(z))
-        with told(self.inner, delta) if self.tells != "backbone" else nullcontext():
+        if self.tells == "backbone":
             effect = dict(self.inner(z, time, cond, inputs))
+        else:
+            # the hooks are in a network that other threads may be using
+            with lock_of(self.inner), told(self.inner, delta):
+                effect = dict(self.inner(z, time, cond, inputs))
         if "network" in effect:  # called later, and instead of the backbone
             effect["network"] = telling(self.inner, effect["network"], delta)
         if self.tells == "adaptor":
@@ -163,7 +168,7 @@ def telling(adaptor: Adaptor, network: Callable, delta: torch.Tensor) -> Callabl
     """A network that an adaptor calls in place of the backbone, told the same."""
 
     def call(*args, **kwargs):
-        with told(adaptor, delta):
+        with lock_of(adaptor), told(adaptor, delta):
             return network(*args, **kwargs)
 
     return call

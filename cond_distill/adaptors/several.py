@@ -34,6 +34,13 @@ def _summed(a: Any, b: Any) -> Any:
     return a + b if torch.is_tensor(a) else [_summed(x, y) for x, y in zip(a, b)]
 
 
+def _apart(effect: dict, place: str) -> tuple[dict, torch.Tensor | None]:
+    """An effect without what it adds to the part called `place`, and that."""
+    outputs = dict(effect.get("outputs", {}))
+    added = outputs.pop(place, None)
+    return (effect if added is None else effect | dict(outputs=outputs)), added
+
+
 class MultiAdaptor(Adaptor):
     """Several adaptors on one backbone, each with a strength.
 
@@ -89,10 +96,19 @@ class MultiAdaptor(Adaptor):
         inputs: dict,
         **told: float | torch.Tensor,
     ) -> dict:
-        return self._total(
-            a(z, time, c, inputs, **(told if a.extra_input else {}))
-            for a, c in zip(self.adaptors, cond)
+        place = next((a.place for a in self.adaptors if a.extra_input), "")
+        parts, added = zip(
+            *(
+                _apart(a(z, time, c, inputs, **(told if a.extra_input else {})), place)
+                for a, c in zip(self.adaptors, cond)
+            )
         )
+        total, added = self._total(parts), [delta for delta in added if delta is not None]
+        if added:
+            # all say the same number, which is no condition: it has no strength, and counts once
+            mean = sum(added) / len(added)
+            total["outputs"] = total.get("outputs", {}) | {place: mean}
+        return total
 
     def write(self, folder: Path, dtype: torch.dtype | None):
         raise TypeError("composed adaptors are saved one by one, and composed again with `compose`")

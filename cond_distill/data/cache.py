@@ -62,6 +62,7 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
     of_batch = photos.task.of_batch if photos.task else None
     return key | dict(
         pictures=photos.digest(),
+        order=hashlib.sha256("\n".join(i.name for i in photos.items).encode()).hexdigest()[:12],
         crops=vars(photos.crops),
         bits=photos.bits(),
         estimator=of_batch.fingerprint() if of_batch else "",
@@ -98,7 +99,7 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
 def describe(teacher: Teacher, photos: Photos) -> str:
     """What was found, and how many captions are longer than the text encoder takes."""
     cut = _too_long(teacher, [c for i in photos.items[:10_000] for c in i.captions])
-    return photos.found.report() + (f"; {cut} captions are cut to the encoder's length" * (cut > 0))
+    return photos.report() + (f"; {cut} captions are cut to the encoder's length" * (cut > 0))
 
 
 def _too_long(teacher: Teacher, captions: list[str]) -> int:

@@ -26,8 +26,9 @@ from .items import USUAL, Columns, Item
 from .tasks import Task, TaskError, find_task
 
 # %% auto #0
-__all__ = ['HELD_PHOTOS', 'Crops', 'is_held_out', 'crop_box', 'open_views', 'crop_views', 'make_example', 'collate',
-           'load_batches', 'with_conditions', 'check_task', 'condition_bits', 'Photos', 'photos_of', 'sample_photos']
+__all__ = ['HELD_PHOTOS', 'Crops', 'is_held_out', 'split_items', 'crop_box', 'open_views', 'crop_views', 'make_example',
+           'collate', 'load_batches', 'with_conditions', 'check_task', 'condition_bits', 'Photos', 'photos_of',
+           'sample_photos']
 
 # %% ../../nbs/library/data/images.ipynb #98bda0aa
 @dataclass(frozen=True)
@@ -48,9 +49,33 @@ class Crops:
             )
 
 
+def _number(name: str) -> int:
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16)
+
+
 def is_held_out(name: str) -> bool:
     """One name in ten, always the same."""
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
+    return _number(name) % 10 == 0
+
+
+def split_items(
+    items: list[Item],
+    split: str,  # "train", "held_out" or "all"
+    length: int,  # how many examples will be asked for
+    seed: int,
+) -> list[Item]:
+    """The items of a split, in the order in which they are used.
+
+    One name in ten is held out, and at least one of several. A single item is in both splits. If
+    there are more items than examples, the order is random: the first names may all be alike.
+    """
+    if split != "all" and len(items) > 1:
+        least = min(items, key=lambda item: _number(item.name)).name
+        held = {item.name for item in items if is_held_out(item.name)} or {least}
+        items = [item for item in items if (item.name in held) == (split == "held_out")] or items
+    if len(items) <= length:
+        return items
+    return [items[k] for k in np.random.default_rng(seed).permutation(len(items))]
 
 
 def crop_box(
@@ -204,11 +229,7 @@ class Photos(torch.utils.data.Dataset):
         pairs = self.task is not None and self.task.name == "pairs"
         self.found = find_images(source, columns, pairs, fetch)
         check_task(self.task, self.found.pairs, source)
-        items = self.found.items
-        self.items = items if len(items) < 10 else [i for i in items if self._mine(i.name)] or items
-
-    def _mine(self, name: str) -> bool:
-        return self.split == "all" or is_held_out(name) == (self.split == "held_out")
+        self.items = split_items(self.found.items, split, length, seed)
 
     def __len__(self):
         return self.length
@@ -232,6 +253,16 @@ class Photos(torch.utils.data.Dataset):
         """Different for other pictures, captions or columns."""
         return digest(self.source, self.found)
 
+    def report(self) -> str:
+        """What was found, how much of it is held out, and whether all of it will be seen."""
+        n, used = len(self.found.items), len(self.items)
+        held = f"{n - used:,} of them held out" if used < n or n > 1 else "none held out"
+        held = "the only one is also the one to measure with" if n == 1 else held
+        line = f"{self.found.report()}; {held}"
+        if used > self.length:
+            line += f"; {self.length:,} examples, so as many of the other {used:,} are used"
+        return line
+
     def bits(self) -> int:
         """How many bits of the conditions count: 8 or 16."""
         return condition_bits(self.items, self.task)
@@ -248,6 +279,7 @@ def photos_of(
         task_of(cfg),
         size,
         split,
+        cfg.num_examples if split == "train" else 64,
         zoom=cfg.max_crop_scale,
         seed=cfg.seed,
         recolour=cfg.channel_shuffle and split == "train",

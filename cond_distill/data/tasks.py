@@ -56,7 +56,8 @@ class Task:
     name: str
     about: str  # one sentence
     channels: int  # K of the condition [K, H, W] in [0, 1]
-    # (Networks, images [B,3,H,W], examples) -> {name: float}, of the model's own pictures
+    # (Networks, images [B,3,H,W], examples) -> {name: float}, of the model's own pictures; a name
+    # that ends with "error" is better if smaller, others if larger
     fidelity: Callable
     # (picture [3,H,W] in [0,1], NumPy generator) -> condition [K,H,W]
     of_image: Callable | None = None
@@ -197,12 +198,16 @@ def find_task(name: str) -> Task:
     return find(name, TASKS | OWN_PICTURES, "task", Task)
 
 
-SMALL_IS_GOOD = ("depth error", "perceptual", "FD-scenes", "FD-texture")
+SMALL_IS_GOOD = ("perceptual", "FD-scenes", "FD-texture")
 
 
 def better(measure: str, a: float, b: float) -> bool:
-    """Is `a` better than `b`, two values of the measure of that name?"""
-    return a < b if measure in SMALL_IS_GOOD else a > b
+    """Is `a` better than `b`, two values of the measure of that name?
+
+    A measure whose name ends with "error", or is in `SMALL_IS_GOOD`, is better if smaller.
+    """
+    small = measure in SMALL_IS_GOOD or measure.endswith("error")
+    return a < b if small else a > b
 
 # %% ../../nbs/library/data/tasks.ipynb #bed2dbd3
 def examples(
