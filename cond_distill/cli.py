@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from cond_distill.plan import Plan
 
 # %% auto #0
-__all__ = ['PLAIN', 'VERBS', 'ABOUT', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row',
-           'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'read_words',
-           'run', 'said_of_runtime', 'main']
+__all__ = ['PLAIN', 'VERBS', 'ABOUT', 'FULL', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check',
+           'plan_row', 'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'todays_flag',
+           'read_words', 'run', 'said_of_runtime', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -235,25 +235,37 @@ def run(words: list[str]) -> None:
     next(function for function, kind in VERBS.values() if type(cfg) is kind)(cfg)
 
 
+# of a full GPU and of a full machine, for which torch has no class; not of illegal accesses
+FULL = ("out of memory", "not enough memory", "can't allocate memory")
+
+
 def said_of_runtime(error: RuntimeError) -> str:
     """What to tell of a full GPU or machine, or of a failing task; any other error is raised."""
     from cond_distill.data.tasks import TaskError
 
     if isinstance(error, TaskError):
         return str(error)
-    if "memory" not in str(error).lower():  # torch has no class of its own for a full machine
+    if not any(words in str(error).lower() for words in FULL):
         raise error
-    advice = "a smaller batch, or accumulate and checkpointing in a training, need less"
+    advice = (
+        "a smaller --batch needs less, and in a training --gradient-accumulation-steps 8 or "
+        "--gradient-checkpointing"
+    )
     return f"{str(error).splitlines()[0]}; {advice}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C."""
+    """Run one verb; exit status 2 and one sentence on bad input, 130 after Ctrl-C.
+
+    With COND_DISTILL_DEBUG=1 in the environment errors show their whole traceback.
+    """
     print_anywhere()
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
         print(version())
         return
+    if os.environ.get("COND_DISTILL_DEBUG", "0") != "0":
+        return run(words)
     try:
         run(words)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone

@@ -207,6 +207,8 @@ def teacher_of(
         for name in ("transformer", "text_encoder_3", "tokenizer_3"):
             del own[name]
         own |= dict(force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        if own["vae"].dtype == torch.float16 and own["vae"].config.force_upcast:
+            own["vae"].float()  # a pipeline in float16 may bring the one that overflows there
         own["scheduler"] = diffusers.DDIMScheduler()
         return StableDiffusionXL(diffusers.StableDiffusionXLPipeline(**own), schedule)
     return Teacher(

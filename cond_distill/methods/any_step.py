@@ -5,6 +5,7 @@
 # %% ../../nbs/library/methods/any_step.ipynb #0b133986
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -223,9 +224,23 @@ class AnyStep(Method):
             raise ValueError(f"z_s is {cfg.z_s!r}; an any-step loss takes 'model' or 'instant'")
         self.sampler = SAMPLERS[cfg.kernel][1].method
 
+    def reads(self) -> frozenset[str]:
+        own = {"kernel", "instant", "longer", "told", "z_s", "distance", "snr_gamma"}
+        far = {"delta", "longest"} if KERNELS[self.cfg.kernel].hop is None else set()
+        return frozenset(own | far | {"ramp_start", "ramp_end"})
+
     @property
     def max_look_ahead(self) -> float:
         return self.cfg.longest
+
+    @property
+    def hops(self) -> float:
+        """Of a kernel whose Δt is a share of what is left: until the shortest Δt is left."""
+        hop = KERNELS[self.cfg.kernel].hop
+        return super().hops if hop is None else math.log(1000 / 25) / -math.log(1 - hop)
+
+    def timesteps(self, schedule: Schedule) -> list[int]:
+        return list(range(schedule.T))
 
     def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
         """The adaptor with an input for the look-ahead, if it has none."""

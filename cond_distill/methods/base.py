@@ -50,10 +50,25 @@ class Method:
     def __init__(self, cfg: TrainConfig):
         self.cfg = cfg
 
+    def reads(self) -> frozenset[str] | None:
+        """The fields of `MethodConfig` that change it; None: it does not say."""
+        return None
+
     @property
     def max_look_ahead(self) -> float:
         """L of its loss at the end, training timesteps; 0: none."""
         return 0.0
+
+    @property
+    def hops(self) -> float:
+        """In how many steps of Δt consistency travels as far as it should."""
+        return self.max_look_ahead / self.cfg.delta
+
+    def timesteps(self, schedule: Schedule) -> list[int]:
+        """Those that are trained."""
+        if self.cfg.timesteps == "all":
+            return list(range(schedule.T))
+        return schedule.timesteps(round(schedule.T / self.cfg.delta))
 
     def setup(self, teacher: Teacher):
         """Open what the loss needs beside student and target."""

@@ -5,7 +5,9 @@
 # %% ../../nbs/library/methods/catalogue.ipynb #0b133986
 from __future__ import annotations
 
-from ..config import TrainConfig
+from dataclasses import fields
+
+from ..config import MethodConfig, TrainConfig
 from ..extensions import find
 from .any_step import AnyStep
 from .base import Method
@@ -17,7 +19,7 @@ from cond_distill.methods.two_stage import (
 )
 
 # %% auto #0
-__all__ = ['METHODS', 'make_method', 'evaluations']
+__all__ = ['METHODS', 'EVERY', 'check_read', 'make_method', 'evaluations']
 
 # %% ../../nbs/library/methods/catalogue.ipynb #929b972c
 METHODS: dict[str, type[Method]] = dict(
@@ -32,9 +34,34 @@ METHODS: dict[str, type[Method]] = dict(
 )
 
 
+EVERY = {"preset", "target_decay", "ema_decay"}  # read by the trainer, whatever the method
+
+
+def check_read(method: Method):
+    """Refuse fields of `MethodConfig` that were set and that the method does not read."""
+    read, cfg = method.reads(), method.cfg
+    if read is None:
+        return
+    idle = {
+        f.name: getattr(cfg, f.name)
+        for f in fields(MethodConfig)
+        if f.name not in read | EVERY and getattr(cfg, f.name) != f.default
+    }
+    if idle:
+        raise ValueError(
+            f"preset {cfg.preset!r} does not use {', '.join(f'{k}={v!r}' for k, v in idle.items())}"
+            "; leave it out, or take another preset"
+        )
+
+
 def make_method(cfg: TrainConfig) -> Method:
-    """The method that `cfg.preset` names, or "module:class" of your own."""
-    return find(cfg.preset, METHODS, "preset", Method)(cfg)
+    """The method that `cfg.preset` names, or "module:class" of your own.
+
+    Raises `ValueError` for a setting that the method would ignore.
+    """
+    method = find(cfg.preset, METHODS, "preset", Method)(cfg)
+    check_read(method)
+    return method
 
 
 def evaluations(cfg: TrainConfig) -> int:

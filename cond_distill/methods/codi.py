@@ -32,7 +32,8 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['DATA_DISTANCES', 'feature_distance', 'CoDi', 'ConstantWeights', 'PaperCoDi', 'ConsistencyOnly', 'Finetuning']
+__all__ = ['DATA_DISTANCES', 'DRAWS', 'TERMS', 'RAMP', 'LOOK_AHEAD', 'feature_distance', 'CoDi', 'ConstantWeights', 'PaperCoDi',
+           'ConsistencyOnly', 'Finetuning']
 
 # %% ../../nbs/library/methods/codi.ipynb #1c3a64b2
 def feature_distance() -> Callable:  # a `data_distance` of `codi_loss`
@@ -46,6 +47,12 @@ DATA_DISTANCES = dict(
 )
 
 # %% ../../nbs/library/methods/codi.ipynb #0d908d76
+DRAWS = frozenset({"delta", "rounds", "timesteps", "per_sample"})  # read by `sample_noise`
+TERMS = frozenset({"z_s", "distance", "data", "boundary", "discriminator"})
+RAMP = frozenset({"ramp_start", "ramp_end"})
+LOOK_AHEAD = frozenset({"max_look_ahead", "look_ahead_fraction", "timestep_power"})
+
+
 class CoDi(Method):
     """Signal space, and a look-ahead that grows to `max_look_ahead` timesteps."""
 
@@ -60,6 +67,9 @@ class CoDi(Method):
         self.extra, self.discriminator = extra, None
         self.data_distance = DATA_DISTANCES[cfg.data]()
         self.whole_batch = bool(cfg.discriminator) or cfg.data != "latent"
+
+    def reads(self) -> frozenset[str]:
+        return DRAWS | TERMS | RAMP | LOOK_AHEAD | {"snr_gamma"}
 
     def setup(self, teacher: Teacher):
         cfg, channels = self.cfg, find_task(self.cfg.task).channels
@@ -133,6 +143,11 @@ class ConstantWeights(CoDi):
     """`codi_loss` with weights that do not change during the run."""
 
     weights: Any = None
+
+    def reads(self) -> frozenset[str]:
+        ramp = RAMP if self.cfg.discriminator else frozenset()
+        gamma = {"snr_gamma"} if self.space == "signal" else set()
+        return DRAWS | TERMS | ramp | gamma
 
     @property
     def max_look_ahead(self) -> float:

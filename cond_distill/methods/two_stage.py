@@ -164,6 +164,9 @@ class TwoStage(Method):
 
     source: Any = None  # the followed model, called as a student; set by `setup`
 
+    def reads(self) -> frozenset[str]:
+        return frozenset({"delta", "rounds", "timesteps", "per_sample", "guidance", "distance"})
+
     def setup(self, teacher: Teacher):
         start = self.cfg.init_from
         self.source = Student.load(teacher, start) if start else as_student(teacher)

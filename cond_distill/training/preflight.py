@@ -152,18 +152,16 @@ def check_range(run: Run, batch: dict) -> Check:
 def check_grid(run: Run) -> Check:
     """Were the timesteps of few-step samplers trained?"""
     ask = "samplers with 1, 2, 4, 8 steps visit trained timesteps"
-    cfg = run.cfg
     schedule = run.teacher.schedule
-    if cfg.timesteps == "all":
+    grid = set(run.method.timesteps(schedule))
+    if len(grid) == schedule.T:
         return Check(ask, True, "every timestep is trained")
-    n = round(schedule.T / cfg.delta)
-    grid = set(schedule.timesteps(n))
     odd = {k: sorted(set(schedule.timesteps(k)) - grid) for k in (1, 2, 4, 8)}
     odd = {k: v for k, v in odd.items() if v}
     return Check(
         ask,
         not odd,
-        f"{n} trained" if not odd else f"not trained: {odd}",
+        f"{len(grid)} trained" if not odd else f"not trained: {odd}",
         f"delta={schedule.T // 8} gives the grid of 8 steps; or timesteps='all'",
     )
 
@@ -172,8 +170,8 @@ def check_lag(run: Run) -> Check:
     """Is there time for consistency to travel as far as it should?"""
     ask, cfg = "consistency has time to travel the look-ahead", run.cfg
     if not run.method.max_look_ahead:
-        return Check(ask, None, f"preset {cfg.preset} has no look-ahead, or look_ahead is 0")
-    hops = run.method.max_look_ahead / cfg.delta
+        return Check(ask, None, f"preset {cfg.preset} has no look-ahead, or max_look_ahead is 0")
+    hops = run.method.hops
     lag = 1 / (1 - cfg.target_decay)
     there = cfg.steps * (1 - cfg.ramp_start)
     return Check(
@@ -217,7 +215,7 @@ def check_data(run: Run, data: Any) -> list[Check]:
             "examples are distinct",
             unique > 0.9 * n,
             f"{unique} of {n}",
-            "few pictures, or the same crop again and again: more images, larger zoom",
+            "few pictures, or the same crop again and again: more images, a larger max_crop_scale",
         ),
     ]
 

@@ -1,0 +1,57 @@
+"""What a method ignores is refused, and what it trains is what `check` asks about."""
+
+import pytest
+
+from cond_distill.cli import said_of_runtime
+from cond_distill.config import TrainConfig
+from cond_distill.experiments.jobs import ABLATIONS, METHODS
+from cond_distill.methods.catalogue import make_method
+from cond_distill.schedule import Schedule
+
+IGNORED = [
+    dict(preset="any_step", discriminator=0.05),
+    dict(preset="any_step", boundary=True),
+    dict(preset="any_step", data="pixels"),
+    dict(preset="any_step", timesteps="all"),
+    dict(preset="any_step", delta=250),
+    dict(preset="data_only", max_look_ahead=200.0),
+    dict(preset="balanced", kernel="midpoint"),
+    dict(preset="balanced", guidance=3.0),
+    dict(preset="paper", snr_gamma=1.0),
+    dict(preset="consistency", boundary=True),
+]
+
+
+@pytest.mark.parametrize("settings", IGNORED, ids=str)
+def test_a_setting_without_effect_is_refused(settings):
+    name = next(k for k in settings if k != "preset")
+    with pytest.raises(ValueError, match=f"does not use {name}="):
+        make_method(TrainConfig(**settings))
+
+
+def test_every_method_of_the_comparison_uses_its_settings():
+    for stages in (METHODS | ABLATIONS).values():
+        for settings in stages:
+            make_method(TrainConfig(**settings))
+
+
+def test_timesteps_that_are_trained():
+    schedule = Schedule.cosine()
+    grid = make_method(TrainConfig(delta=125)).timesteps(schedule)
+    assert grid == schedule.timesteps(8)
+    assert len(make_method(TrainConfig(timesteps="all")).timesteps(schedule)) == schedule.T
+    assert len(make_method(TrainConfig(preset="any_step")).timesteps(schedule)) == schedule.T
+
+
+def test_hops():
+    assert make_method(TrainConfig(max_look_ahead=400.0, delta=100)).hops == 4
+    far = dict(preset="any_step", kernel="exponential", longest=800.0, delta=100)
+    assert make_method(TrainConfig(**far)).hops == 8
+    # a quarter of what is left at a time: 1000 · 0.75 ** 13 is below 25
+    assert 12 < make_method(TrainConfig(preset="any_step")).hops < 13
+
+
+def test_only_a_full_memory_is_called_full():
+    assert "--batch" in said_of_runtime(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        said_of_runtime(RuntimeError("CUDA error: an illegal memory access was encountered"))
