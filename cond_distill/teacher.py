@@ -27,6 +27,7 @@ __all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_
            'check_captions', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
+#| code-fold: true
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
 DECODES = ("decoder.", "post_quant_conv.")  # the half of an autoencoder that draws the picture
 
@@ -56,6 +57,7 @@ def find_folder(
     return folder
 
 # %% ../nbs/course/03_teacher.ipynb #45db23f4
+#| code-fold: true
 def best_device() -> str:
     """'cuda' if this machine has it, else 'cpu'."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,6 +68,7 @@ def read_schedule(folder: Path) -> Schedule:
     return Schedule.from_diffusers(read_json(folder / "scheduler" / "scheduler_config.json"))
 
 # %% ../nbs/course/03_teacher.ipynb #dac794d2
+#| code-fold: true
 # the class of a pipeline, as its model_index.json names it → where its teacher is: "module:class"
 FAMILIES = dict(
     StableDiffusionPipeline="cond_distill.teacher:Teacher",
@@ -112,6 +115,7 @@ def classifier_free_guidance(
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 
 # %% ../nbs/course/03_teacher.ipynb #55e75ae8
+#| code-fold: true
 def as_timesteps(t: int | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """An int or a tensor of timesteps → int64 [B] on z's device."""
     t = torch.as_tensor(t, device=z.device)
@@ -211,6 +215,7 @@ def _digest(start: str, parts: Sequence[Mapping[str, torch.Tensor]], exact: bool
     return h.hexdigest()[:12]
 
 # %% ../nbs/course/03_teacher.ipynb #dac794d0
+#| code-fold: true
 class Teacher(nn.Module):
     """A frozen diffusion model: no gradients, evaluation mode, one call signature.
 
