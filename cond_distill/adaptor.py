@@ -23,6 +23,7 @@ __all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 're
            'init_condition_encoder', 'ControlNetAdaptor']
 
 # %% ../nbs/course/04_adaptor.ipynb #3cdfa4bf
+#| code-fold: true
 # names of files
 ABOUT = "cond_distill.json"
 WEIGHTS = "adaptor.safetensors"
@@ -119,6 +120,7 @@ class LowRank(nn.Module):
         }
 
 # %% ../nbs/course/04_adaptor.ipynb #8c55239d
+#| code-fold: true
 def write_weights(module: nn.Module, file: Path, dtype: torch.dtype | None):
     """The parameters of a module, except an adaptor's reader, into a safetensors file."""
     from safetensors.torch import save_file
@@ -252,6 +254,7 @@ class Adaptor(nn.Module):
         return made
 
 # %% ../nbs/course/04_adaptor.ipynb #d78e545a
+#| code-fold: true
 def init_condition_encoder(net: nn.Module):
     """Initial weights with which convolutions and SiLUs hand a signal on as strong as it came in.
 
@@ -265,6 +268,7 @@ def init_condition_encoder(net: nn.Module):
                 nn.init.zeros_(m.bias)
 
 # %% ../nbs/course/04_adaptor.ipynb #5269372e
+#| code-fold: true
 class ControlNetAdaptor(Adaptor):
     """diffusers' `ControlNetModel` and low-rank changes to the U-Net's decoder.
 
