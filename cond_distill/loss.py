@@ -20,6 +20,7 @@ __all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'PRES
            'consistency_only', 'Model', 'solve', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
+#| code-fold: true
 TIMESTEPS = ("all", "grid")
 
 
@@ -90,6 +91,7 @@ def sample_noise(
     )
 
 # %% ../nbs/course/06_loss.ipynb #51ac215b
+#| code-fold: true
 def _mean(a: torch.Tensor) -> torch.Tensor:
     return a.flatten(1).mean(1)
 
@@ -162,6 +164,7 @@ def consistency_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, 
     return 0 * w_c, w_c
 
 # %% ../nbs/course/06_loss.ipynb #496deddf
+#| code-fold: true
 SOLVERS = ("model", "noise", "teacher", "forward")
 
 
@@ -207,6 +210,7 @@ def solve(
     raise ValueError(f"z_s is {how!r}; choose one of {', '.join(SOLVERS)}")
 
 # %% ../nbs/course/06_loss.ipynb #665f5e93
+#| code-fold: true
 # (student, x, x̂, their distance as latents [B]) → another distance [B]
 DataDistance = Callable[[Model, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
