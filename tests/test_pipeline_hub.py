@@ -6,6 +6,7 @@ from pathlib import Path
 
 import drawing
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import nbformat
 import pytest
 import tiny
@@ -39,7 +40,9 @@ def hub(monkeypatch):
     address = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+    # version 0.34 of the library keeps a copy in a second module
+    for module in (huggingface_hub.constants, huggingface_hub.file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", address, raising=False)
     yield Hub
     server.shutdown()
     server.server_close()
