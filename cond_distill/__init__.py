@@ -25,10 +25,13 @@ _HOMES = {
     "Student": "student",
     "compose": "student",
     "sample": "sampler",
+    "draw_images": "sampler",
+    "open_adaptor": "drawing",
     "CoDiScheduler": "scheduler",
     "CoDiPipeline": "pipeline",
     "TrainConfig": "config",
     "distill": "trainer",
+    "distill_to_end": "trainer",
     "Scenes": "data.scenes",
 }
 _MODULES = [
