@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples
 from cond_distill.data.source import make_batch
-from cond_distill.experiments.exam import commit
+from cond_distill.experiments.evaluation import commit
 from cond_distill.loss import sample_noise
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student

@@ -25,7 +25,7 @@ from real_size import drawing, ratios, sizes
 
 from cond_distill.config import TrainConfig
 from cond_distill.data.cache import cache_examples
-from cond_distill.experiments.exam import commit
+from cond_distill.experiments.evaluation import commit
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import train_step
 from cond_distill.training.state import new_run

@@ -1,6 +1,6 @@
 """Methods of the comparison with several times its budget.
 
-`longer.py CoDi undistilled --times 6` trains and examines them; can be stopped, and goes on.
+`longer.py CoDi undistilled --times 6` trains and evaluates them; can be stopped, and goes on.
 
 The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of
 methods when each may train for longer? Batches are four times as large, so six times the budget are
@@ -25,7 +25,7 @@ from cond_distill.config import TrainConfig
 from cond_distill.evaluation.compare import held_out
 from cond_distill.evaluation.distances import load_networks
 from cond_distill.experiments.budget import demo_budget
-from cond_distill.experiments.exam import commit, exam, minutes_of, stages_of
+from cond_distill.experiments.evaluation import commit, evaluate, minutes_of, stages_of
 from cond_distill.experiments.jobs import ABLATIONS, METHODS, Job, train
 from cond_distill.experiments.reproduce import in_processes
 from cond_distill.teacher import Teacher, best_device
@@ -52,7 +52,7 @@ def searched_rate(job: Job) -> float:
 
 
 def one(method, task, seed, args):
-    """Train, examine, write."""
+    """Train, evaluate, write."""
     job = Job(method, task, seed)
     file = ROOT / "results/longer" / f"{job.name.replace('/', '_')}_times{args.times:g}.json"
     if is_made(file, args):
@@ -62,7 +62,7 @@ def one(method, task, seed, args):
     folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
     networks, held = load_networks(teacher.device), held_out(args.n, teacher.image_size, task)
-    rows = exam(replace(job, part=args.times), student, networks, held)
+    rows = evaluate(replace(job, budget_fraction=args.times), student, networks, held)
     found = dict(
         **dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch),
         scenes=TrainConfig().scenes,

@@ -118,7 +118,7 @@ def sizes(args, log):
                 teacher = None  # before the next one is made
                 teacher, at = made_teacher(name), name
                 data = made_up(teacher, 32)
-            how = dict(batch=batch, dtype="bfloat16", checkpointing=checkpointing)
+            how = dict(batch=batch, dtype="bfloat16", gradient_checkpointing=checkpointing)
             p = plan(shapes_only(name), adaptor, 1, **how)
             rows.append(row | size_row(teacher, data, p, batch, settings))
         except (RuntimeError, ValueError) as e:

@@ -18,6 +18,7 @@ MODULES = {
     "check": "training.preflight",
     "checkpoints": "training.checkpoint",
     "compare": "evaluation.compare",
+    "experiments.exam": "experiments.evaluation",
     "images": "data.images",
     "reader": "adaptors.instruction",
     "reproduce": "experiments.reproduce",
@@ -85,7 +86,7 @@ NAMES = {
         "MAX_CAPTION": "data.files",
         "list_files": "data.files",
         "is_picture": "data.files",
-        "shown": "data.files",
+        "shown": "data.files:printable",
         "read_text": "data.files",
     },
     "data.images": {
@@ -129,6 +130,9 @@ NAMES = {
         "new_text_encoder": "experiments.toy_words",
         "tokenized": "experiments.toy_words",
     },
+    "evaluation.damage": {"spoil": "evaluation.damage:degrade"},
+    "experiments.budget": {"units": "experiments.budget:cost"},
+    "experiments.evaluation": {"exam": "experiments.evaluation:evaluate"},
     "families": {"FAMILIES": "teacher"},
     "loss": {
         "Draw": "loss:NoiseSample",

@@ -159,7 +159,8 @@ def check_rank(rank: int | None, shapes: dict[str, tuple]):
             "beside it; the folder was changed: take it anew from where it came from"
         )
 
-
+# %% ../nbs/course/04_adaptor.ipynb #cc2de871
+#| code-fold: true
 class Adaptor(nn.Module):
     """Carries a condition [B, K, H, W] in [0, 1] into a frozen backbone.
 

@@ -19,7 +19,7 @@ from .data.tasks import Task, examples, find_task
 from .options import SampleConfig
 from .pipeline_inputs import check_student_guidance
 from .sampler import draw_images, figure, pick_method
-from .student import Student
+from .student import Student, info_of
 from .teacher import ASSETS, Teacher, best_device
 from .tiles import draw_tiled
 from .utils import make_folder
@@ -233,7 +233,7 @@ def progress_bar(total: int, what: str = "drawing") -> Generator[Callable[[int],
 # %% ../nbs/library/drawing.ipynb #2de4d0f3
 def measured_words(student: Student, steps: int, method: str, guidance: float) -> str:
     """What the adaptor's file says of pictures that are drawn like this; empty if nothing."""
-    rows = student.about.get("curve") or []
+    rows = info_of(student).curve
     same_way = method == pick_method(student) and guidance == 1.0
     row = next((r for r in rows if r["steps"] == steps), None) if same_way else None
     if row is None:
@@ -253,7 +253,7 @@ def _draw_tiles(
         how: dict[str, Any] = dict(method=cfg.method, guidance=cfg.guidance)
         how |= dict(any_steps=cfg.any_steps, overlap=cfg.overlap, progress=True)
         drawn = draw_tiled(student, cond, caption, cfg.steps, seed=cfg.seed + k, **how)
-        images.append(task.finish(drawn, cond))
+        images.append(task.composite(drawn, cond))
         check_drawn(images[-1], cfg.adaptor)
         file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
         save_picture(images[-1][0], file)
@@ -271,7 +271,7 @@ def _draw_alike(
     with progress_bar(n * cfg.steps) as tick:
         conds = cond.expand(n, -1, -1, -1)
         images = draw_images(student, [caption] * n, conds, seed=cfg.seed, tick=tick, **how)
-    images = task.finish(images, cond)
+    images = task.composite(images, cond)
     check_drawn(images, cfg.adaptor)
     if n == 1:
         save_picture(images[0], cfg.out)
@@ -289,7 +289,7 @@ def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
     cfg = replace(cfg, out=str(picture_file(cfg.out)))  # wrong names fail before the work
     student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch)
     check_student_guidance(student, cfg.guidance)
-    task, size = find_task(student.about["task"]), student.teacher.image_size
+    task, size = find_task(info_of(student).task), student.teacher.image_size
     cond, caption = read_condition(cfg, task, size)
     tiled = cfg.tiled or (task.enlarge > 1 and not cfg.fit)
     draw = _draw_tiles if tiled or cond.shape[-2:] != (size, size) else _draw_alike

@@ -37,7 +37,7 @@ class NoiseSample:
     progress: float = 1.0  # share of the training done, 0 … 1; schedules of weights depend on it
     # [B] uniform in [0, 1), for losses that draw something else as well
     u: torch.Tensor | None = None
-    # [B] timesteps, for a student that is told how far ahead to look
+    # [B] timesteps, for a student that takes its look-ahead as an input
     look_ahead: torch.Tensor | None = None
 
     def uniform(self) -> torch.Tensor:
@@ -120,7 +120,7 @@ def cauchy(a: torch.Tensor, b: torch.Tensor, c: float = 0.1) -> torch.Tensor:
 DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/course/06_loss.ipynb #14243b2d
-# (schedule, draw) → (w_d, w_c): float32 [B] each
+# (schedule, noise) → (w_d, w_c): float32 [B] each
 Weights = Callable[[Schedule, NoiseSample], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -257,7 +257,7 @@ def codi_loss(
     data_distance: DataDistance | None = None,  # `decoded(…)`: between pictures; None: latents
     boundary: bool = False,  # answers are z at t = 0
     extra: Callable | None = None,  # a term of your own: (x̂, batch, draw) → [B]
-    weights: Weights = look_ahead,  # (schedule, draw) -> (w_d, w_c), in signal units
+    weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); one call if w_c = 0."""
     if space not in ("signal", "noise"):
@@ -291,5 +291,5 @@ PRESETS = dict(
     # space and weights as printed
     paper=partial(codi_loss, space="noise", weights=paper_weights),
     data_only=partial(codi_loss, weights=data_only),  # no consistency
-    agreement_only=partial(codi_loss, weights=consistency_only),  # no real picture
+    consistency_only=partial(codi_loss, weights=consistency_only),  # no real picture
 )

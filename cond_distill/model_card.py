@@ -11,6 +11,7 @@ from typing import Any
 
 from .config import renamed
 from .data.tasks import find_task
+from .student import StudentInfo
 from .utils import table
 
 # %% auto #0
@@ -74,18 +75,19 @@ def model_card(
     guidance: float,  # the largest
 ) -> str:
     """The README.md of a saved pipeline."""
+    info = StudentInfo.of(about)
     return _CARD.format(
         name=name,
-        what=find_task(about["task"]).about,
-        steps=(trained_steps or [4 if about.get("samplers") else 50])[-2:],
-        size=about["image_size"],
+        what=find_task(info.task).about,
+        steps=(trained_steps or [4 if info.samplers else 50])[-2:],
+        size=info.image_size,
         said=", ".join(map(str, trained_steps or ["any number"])),
         method=method,
         guidance=f"1 … {guidance:g}",
-        kind=about["adaptor"],
-        teacher=about["teacher"],
-        trained=training_words(about.get("config", {})),
-        measured=measured_table(about.get("curve")),
+        kind=info.adaptor,
+        teacher=info.teacher,
+        trained=training_words(info.config),
+        measured=measured_table(info.curve),
     )
 
 # %% ../nbs/library/model_card.ipynb #3873a7f9

@@ -43,7 +43,7 @@ from .ranges import check_range
 from .sampler import denoise
 from .schedule import Schedule
 from .scheduler import CoDiScheduler, check_scheduler
-from .student import Prepared, Student
+from .student import Prepared, Student, StudentInfo
 from .teacher import Teacher
 from .utils import lock_of
 
@@ -220,7 +220,7 @@ def _predictor(
     guidance: float,
 ) -> Callable:  # (z, t) -> Prediction
     """The student, with its condition, text and guidance."""
-    inputs = scheduler.rule.told(student, scheduler.timesteps.tolist())
+    inputs = scheduler.rule.conditioning(student, scheduler.timesteps.tolist())
 
     def predict(z, t):
         return student(z, t, ready, text, guidance=guidance, **inputs[t])
@@ -362,7 +362,7 @@ class CoDiPipeline(DiffusionPipeline):
         check_call(output_type, names, self._callback_tensor_inputs)
         check_guidance(guidance_scale, self.max_guidance, self._embeds_guidance)
         check_range(conditioning_scale=conditioning_scale, num_images_per_prompt=n)
-        task = find_task(self.adaptor.about["task"])
+        task = find_task(StudentInfo.of(self.adaptor.about).task)
         prompts, cond = match_prompts(prompt, read_conditions(task, image, mask_image), n)
         negatives = match_negatives(negative_prompt, len(prompts), n)
         move = _mover(self, scheduler, generator, callback_on_step_end, names)

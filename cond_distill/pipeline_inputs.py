@@ -15,7 +15,7 @@ from PIL.Image import Image
 from .data.decode import read_pil
 from .data.tasks import Task, find_task
 from .ranges import check_range
-from .student import Student
+from .student import Student, StudentInfo
 
 # %% auto #0
 __all__ = ['Pictures', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions', 'match_prompts',
@@ -148,9 +148,10 @@ def max_guidance(
     1 for a model without captions, and where the caption is an instruction, which training never
     left out.
     """
+    info = StudentInfo.of(about)
     if embedded:
-        return about.get("config", {}).get("guidance", MAX_GUIDANCE)
-    return MAX_GUIDANCE if reads_text and find_task(about["task"]).captions else 1.0
+        return info.config.get("guidance", MAX_GUIDANCE)
+    return MAX_GUIDANCE if reads_text and find_task(info.task).captions else 1.0
 
 
 def check_guidance(w: float, high: float, embedded: bool) -> None:
@@ -231,6 +232,6 @@ def in_form(
     """What is known exactly is put back; then the wanted form."""
     from diffusers.image_processor import VaeImageProcessor
 
-    images = task.finish(images.cpu(), cond.cpu())
+    images = task.composite(images.cpu(), cond.cpu())
     processor: Any = VaeImageProcessor(do_normalize=False)
     return processor.postprocess(images, output_type, [False] * len(images))

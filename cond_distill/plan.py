@@ -246,9 +246,9 @@ def plan(
     batch: int = 8,
     dtype: str = "float16",  # of the frozen teacher, and of activations
     # recompute activations block by block instead of keeping them
-    checkpointing: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Plan:
-    """Count one step of distillation; in 16 bits with mixed precision (--precision bf16)."""
+    """Count one step of distillation; in 16 bits with mixed precision (--mixed-precision bf16)."""
     _check_choices(adaptor, rank, dtype)
     kind = getattr(torch, dtype)
     with torch.device("meta"):
@@ -256,13 +256,14 @@ def plan(
     own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
     # diffusers' own `to` warns of nothing here
     torch.nn.Module.to(teacher.backbone, kind)
-    kept = _largest_layer(teacher, made, batch, channels, kind) if checkpointing else 0
-    if checkpointing:
+    kept = _largest_layer(teacher, made, batch, channels, kind) if gradient_checkpointing else 0
+    if gradient_checkpointing:
         _checkpoint(teacher.backbone, getattr(made, "net", None))
     with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
         _forward(teacher, made, batch, channels, kind)
     kept += c.bytes
-    passes = 5 if checkpointing else 4  # student: 1 forward, 2 backward, 1 again; target: 1
+    # student: 1 forward, 2 backward, 1 again; target: 1
+    passes = 5 if gradient_checkpointing else 4
     return Plan(
         teacher=frozen / 1e9,
         adaptor=24 * own / 1e9,
@@ -398,7 +399,7 @@ def advise(
             f"memory is {memory:g} GB and channels {channels}; expected more than 0 and 1 or more"
         )
 
-    def of(batch: int, checkpointing: bool) -> Plan:
-        return plan(shapes_only(name), adaptor, channels, rank, batch, dtype, checkpointing)
+    def of(batch: int, recompute: bool) -> Plan:
+        return plan(shapes_only(name), adaptor, channels, rank, batch, dtype, recompute)
 
-    return [_largest(partial(of, checkpointing=c), memory) for c in (False, True)]
+    return [_largest(partial(of, recompute=c), memory) for c in (False, True)]

@@ -20,7 +20,7 @@ from .data.tasks import Task, examples, find_task, small_again
 from .drawing import fitted, open_adaptor
 from .options import PlayConfig
 from .sampler import draw_images, figure
-from .student import Student
+from .student import Student, info_of
 from .teacher import ASSETS
 from .utils import check_image
 
@@ -112,7 +112,7 @@ def draw(
     images = draw_images(
         student, [caption], cond, seed=seed, steps=steps, guidance=guidance, any_steps=True
     )
-    images = find_task(student.about["task"]).finish(images, cond)
+    images = find_task(info_of(student).task).composite(images, cond)
     return Drawn(images[0], steps, time.perf_counter() - began)
 
 
@@ -154,7 +154,7 @@ def from_editor(value: dict | Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def condition_of(student: Student, value: dict | Any) -> torch.Tensor:  # [1, K, H, W]
     """The condition for a student from the value of the page's picture."""
-    task, size = find_task(student.about["task"]), student.teacher.image_size
+    task, size = find_task(info_of(student).task), student.teacher.image_size
     picture, painted = from_editor(value)
     if task.name == "inpaint":
         return to_condition(task, size, picture, (painted > 0.5).float())
@@ -195,10 +195,10 @@ GREYS = ["#8c8c8c", "#6e6e6e", "#aaaaaa", "#000000"]  # how near a thing of the 
 
 def first_picture(student: Student) -> Image | None:
     """What stands in a tab at first: a scene; nothing for a model of other pictures."""
-    if student.about.get("config", {}).get("images"):
+    if info_of(student).config.get("images"):
         return None
     size = student.teacher.image_size
-    return as_picture(start_picture(find_task(student.about["task"]), size))
+    return as_picture(start_picture(find_task(info_of(student).task), size))
 
 
 def _input(gr: Any, task: Task, start: Image | None) -> gradio.components.Component:
@@ -240,7 +240,7 @@ def shown(seen: torch.Tensor, now: Drawn, other: Drawn | None) -> list[tuple[Ima
 def _tab(gr: Any, adaptor: str, other: str) -> None:
     """What stands in the tab of an adaptor."""
     student = opened(adaptor)
-    task = find_task(student.about["task"])
+    task = find_task(info_of(student).task)
     gr.Markdown(ABOUT.get(task.name, f"Upload a picture. The condition: {task.about}."))
     label = "caption (may be empty)" if task.captions else "instruction"
     with gr.Row():

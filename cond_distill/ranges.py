@@ -59,7 +59,7 @@ RANGES = dict(
     grid_every=(0, 10_000_000),
     # a comparison of methods
     seeds=(0, 2**62),
-    part=(1e-6, 1.0),
+    budget_fraction=(1e-6, 1.0),
     budget=(1e-6, 1e6),
     n=(2, 10_000_000),
     search_n=(2, 10_000_000),

@@ -14,7 +14,7 @@ import torch
 
 from .ranges import check_range
 from .schedule import Prediction, Schedule
-from .student import Prepared, Student
+from .student import Prepared, Student, info_of
 from .teacher import Teacher
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ METHODS = {
 
 # %% ../nbs/course/08_sampler.ipynb #de6d2124
 #| code-fold: true
-def said_curve(about: dict) -> str:
+def said_curve(rows: list[dict] | None) -> str:
     """The measured step curve that an adaptor's file carries, as a clause; empty if there is none.
 
     For example '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps (256 held-out ones)'.
     """
-    rows = about.get("curve") or []
+    rows = rows or []
     name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
     if not name:
         return ""
@@ -139,20 +139,20 @@ def said_curve(about: dict) -> str:
 
 def check_steps(model: Teacher | Student, steps: int):
     """Refuse a number of steps that the model was not trained for."""
-    about = getattr(model, "about", {})
-    made_for = about.get("sampling_steps")
+    info = info_of(model)
+    made_for = info.sampling_steps
     if made_for and steps not in made_for:
         raise ValueError(
             f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} "
-            f"steps{said_curve(about)}: use one of them, or any_steps=True (--any-steps) to see "
-            "what happens"
+            f"steps{said_curve(info.curve)}: use one of them, or any_steps=True (--any-steps) to "
+            "see what happens"
         )
 
 
 def pick_method(model: Teacher | Student, method: str = "auto") -> str:
     """The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."""
     if method == "auto":
-        return getattr(model, "about", {}).get("method", "ddim")
+        return info_of(model).method
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
     return method
@@ -160,7 +160,7 @@ def pick_method(model: Teacher | Student, method: str = "auto") -> str:
 
 @dataclass(frozen=True)
 class LookAhead:
-    """How far ahead an any-step student is told to look: `timesteps`, plus a share of the step."""
+    """How far ahead an any-step student looks: `timesteps`, plus a share of the step."""
 
     timesteps: float = 0.0
     of_step: float = 0.0  # 1: as far as the step from t to s goes
@@ -170,7 +170,7 @@ class LookAhead:
         t: int,  # the timestep of the call
         s: int,  # where the step goes, −1 for the clean end
     ) -> float:
-        """The number that is told, at most t + 1."""
+        """The number that the student takes, at most t + 1."""
         return min(float(t + 1), self.timesteps + self.of_step * (t - s))
 
 
@@ -187,13 +187,13 @@ def landing(schedule: Schedule, s: int, gamma: float) -> int:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to draw: the name of a method, and what an any-step student is told."""
+    """A way to draw: the name of a method, and the look-ahead that an any-step student takes."""
 
     method: str
     look_ahead: LookAhead = field(default_factory=LookAhead)
     gamma: float = 0.0  # of "ddim": the share of fresh noise in every step, 0 … 1
 
-    def told(self, model: Teacher | Student, ts: list[int]) -> dict[int, dict]:
+    def conditioning(self, model: Teacher | Student, ts: list[int]) -> dict[int, dict]:
         """What the model takes at each of the timesteps beside its usual arguments."""
         if not getattr(model, "any_step", False):
             return {t: {} for t in ts}
@@ -240,7 +240,7 @@ def pick_sampler(
         )
     if not any_step:
         return Sampler(pick_method(model, method))
-    best = saved_sampler(getattr(model, "about", {}).get("samplers", []), steps)
+    best = saved_sampler(info_of(model).samplers, steps)
     if method == "auto":
         return replace(best, look_ahead=look_ahead or best.look_ahead)
     # solvers for the plain denoiser get it, unless another look-ahead is asked for
@@ -276,10 +276,10 @@ def sample(
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
     ts = schedule.timesteps(steps)
-    told = sampler.told(model, ts)
+    conditioning = sampler.conditioning(model, ts)
 
     def predict(z, t):
-        return model(z, t, *conds, text, guidance=guidance, **told[t])
+        return model(z, t, *conds, text, guidance=guidance, **conditioning[t])
 
     yield from denoise(predict, z, ts, sampler.mover(schedule, ts, generator))
 
@@ -312,7 +312,7 @@ def draw_images(
     cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     batch: int = 32,
     seed: int = 0,
-    tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
+    tick: Callable[[int], object] | None = None,  # takes numbers of network evaluations
     **kwargs: Any,
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .sampler import Sampler, renoised, said_curve, saved_sampler
 from .schedule import Prediction, Schedule
-from .student import Student
+from .student import Student, info_of
 
 # %% auto #0
 __all__ = ['next_timestep', 'step_latent', 'check_trained_steps', 'CoDiSchedulerOutput', 'CoDiScheduler', 'check_scheduler']
@@ -94,19 +94,19 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def of(cls, student: Student) -> CoDiScheduler:
         """The one that a student's file asks for."""
-        about = getattr(student, "about", {})
+        info = info_of(student)
         return cls(
             student.schedule.to_config(),
-            about.get("sampling_steps"),
-            about.get("method", "ddim"),
-            about.get("curve"),
-            about.get("samplers"),
+            info.sampling_steps or None,
+            info.method,
+            info.curve or None,
+            info.samplers or None,
         )
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
         """Choose the timesteps; `ValueError` for a number of steps that it was not made for."""
         rules: Any = self.config
-        check_trained_steps(num_inference_steps, rules.trained_steps, said_curve(rules))
+        check_trained_steps(num_inference_steps, rules.trained_steps, said_curve(rules.curve))
         self.num_inference_steps = num_inference_steps
         if rules.samplers:
             self.rule = saved_sampler(rules.samplers, num_inference_steps)

@@ -25,6 +25,7 @@ from cond_distill.play import (
     opened,
     start_picture,
 )
+from .student import info_of
 
 # %% auto #0
 __all__ = ['JAVASCRIPT', 'STYLE', 'SketchPad', 'data_url', 'Start', 'add_hole', 'start_of', 'Sketch']
@@ -147,7 +148,7 @@ class Sketch:
     def __init__(self, adaptor: str = "depth_distilled", scene: int = 8):
         self.student = opened(adaptor)
         size = self.student.teacher.image_size
-        self.start = start_of(self.student.about["task"], size, scene)
+        self.start = start_of(info_of(self.student).task, size, scene)
         self.cond = self.start.cond
         self.pad = SketchPad()
         self.caption = ipywidgets.Text(description="caption", continuous_update=False)

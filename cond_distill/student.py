@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
 from .adaptors.catalogue import ADAPTOR_CLASSES
 from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
+from .config import renamed
 from .folders import check_part, read_json, tidy
 from .ranges import check_range
 from .schedule import Prediction, Schedule
@@ -31,7 +32,7 @@ from cond_distill.teacher import (
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['Prepared', 'Student', 'compose']
+__all__ = ['Prepared', 'StudentInfo', 'info_of', 'Student', 'compose']
 
 # %% ../nbs/library/student.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -44,6 +45,37 @@ class Prepared:
     n: int | None
     weights: dict
     parts: torch.Tensor | tuple
+
+# %% ../nbs/library/student.ipynb #5a1dfa02
+@dataclass(frozen=True)
+class StudentInfo:
+    """What a saved student's file says: what its adaptor is, and how to draw with it."""
+
+    adaptor: str = ""  # class of the adaptor
+    settings: dict[str, Any] = field(default_factory=dict)  # of its `from_teacher`
+    teacher: str = ""  # fingerprint of the teacher that it was trained on
+    image_size: int = 0  # pixels a side
+    reader: int = 0  # layers of its `InstructionEncoder`, 0 for none
+    task: str = ""  # what its condition is
+    method: str = "ddim"  # the sampler that it is made for
+    sampling_steps: list[int] = field(default_factory=list)  # that it is made for; none: any
+    samplers: list[dict] = field(default_factory=list)  # of an any-step student, by steps
+    curve: list[dict] = field(default_factory=list)  # what was measured with each number of steps
+    config: dict[str, Any] = field(default_factory=dict)  # of its training, under today's names
+    latents: list[Any] = field(default_factory=list)  # how its teacher scales latents
+
+    @classmethod
+    def of(cls, about: dict) -> StudentInfo:
+        """Of the JSON values of a file; it may say more, or less."""
+        names = {f.name for f in fields(cls)}
+        said: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
+        said["config"] = renamed(said.get("config", {}))
+        return cls(**said)
+
+
+def info_of(model: Any) -> StudentInfo:  # of a Student, or of a Teacher, whose file says nothing
+    """What the file of a model says."""
+    return StudentInfo.of(getattr(model, "about", {}))
 
 # %% ../nbs/library/student.ipynb #1d8ff3ad
 def _kinds() -> dict[str, type[Adaptor]]:
@@ -63,20 +95,7 @@ def _check_finite(adaptor: Adaptor, where: str | Path):
         )
 
 
-# entries of an adaptor's file and their types; a file may say more
-_FIELDS = dict(
-    adaptor=str,
-    settings=dict,
-    teacher=str,
-    image_size=int,
-    reader=int,
-    task=str,
-    method=str,
-    sampling_steps=list,
-    curve=list,
-    config=dict,
-    latents=list,
-)
+_FIELDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(StudentInfo).items()}
 _NEEDED = ("adaptor", "settings", "teacher")
 _SAID = {str: "a string", dict: "an object", int: "a whole number", list: "a list"}
 
@@ -172,7 +191,7 @@ class Student(nn.Module):
 
     @property
     def any_step(self) -> bool:
-        """Whether it can be told how far ahead to look."""
+        """Whether how far ahead to look is one of its inputs."""
         return self.adaptor.extra_input == "look_ahead"
 
     def forward(
@@ -196,8 +215,8 @@ class Student(nn.Module):
         takes = self.adaptor.extra_input
 
         def predict(z, t, text, cond, ahead):
-            told = dict(guidance=guidance, look_ahead=ahead)
-            more = {takes: told[takes]} if takes else {}
+            given = dict(guidance=guidance, look_ahead=ahead)
+            more = {takes: given[takes]} if takes else {}
             return self._predict(z, t, text, ready.weights, cond, more)
 
         return classifier_free_guidance(
@@ -221,7 +240,7 @@ class Student(nn.Module):
         cond: Any,
         more: dict,
     ) -> Prediction:
-        """One call without guidance; `more` is what the adaptor is told beside the time."""
+        """One call without guidance; `more` is what the adaptor takes beside the time."""
         if self.adaptor.reader is not None:
             text = self.adaptor.reader(text.float())
         time = self.schedule.network_time(t).to(z.device)
@@ -328,7 +347,7 @@ def compose(
         s.adaptor.reader is not None or s.adaptor.extra_input == "guidance" for s in students
     ):
         raise ValueError(
-            "an adaptor that reads instructions (a task such as 'edit') or is told the guidance "
+            "an adaptor that reads instructions (a task such as 'edit') or takes the guidance "
             "('lcm') cannot share its inputs with others; use it alone"
         )
     made = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))

@@ -134,10 +134,10 @@ def draw_tiled(
     z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
 
     def predict(z, t):
-        return _agreed(student, z, t, ready, text, places, told[t] | dict(guidance=guidance))
+        return _agreed(student, z, t, ready, text, places, extra[t] | dict(guidance=guidance))
 
     sampler, ts = pick_sampler(student, steps, method), schedule.timesteps(steps)
-    told, move = sampler.told(student, ts), sampler.mover(schedule, ts, generator)
+    extra, move = sampler.conditioning(student, ts), sampler.mover(schedule, ts, generator)
     for state in denoise(predict, z, ts, move):
         z = state.z
         bar.update()

@@ -36,15 +36,15 @@ from cond_distill.training.callbacks import (
     sampled_student,
     validation_grid,
 )
-from .training.distributed import as_launched, engines_aside, full_state
+from .training.distributed import full_state, with_launcher_settings, without_engines
 from .training.resume import alone, check_room, load_run, save_run
 from .training.state import Run, TrainState, new_run
 from .utils import calm_interrupt
 
 # %% auto #0
 __all__ = ['piece', 'shares', 'backward', 'train_step', 'update', 'note_distance', 'check_alive', 'check_converged',
-           'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe', 'steps', 'shown', 'distill',
-           'distill_to_end']
+           'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe', 'steps', 'with_progress_bar',
+           'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
 def piece(rows: torch.Tensor, i: int, n: int) -> torch.Tensor:
@@ -171,7 +171,7 @@ def open_teacher(cfg: ModelConfig) -> Teacher:
     """The teacher of a run on this process's own device."""
     from accelerate import PartialState
 
-    with engines_aside():
+    with without_engines():
         device: Any = PartialState(cpu=not torch.cuda.is_available()).device
     return Teacher.from_pretrained(
         cfg.teacher, device, getattr(torch, cfg.dtype), local_files_only=not cfg.fetch
@@ -180,7 +180,7 @@ def open_teacher(cfg: ModelConfig) -> Teacher:
 
 def begin(cfg: TrainConfig, teacher: Teacher | None, method: Method | None) -> Run:
     """A run whose settings have been checked: wrong ones fail before the work."""
-    cfg = as_launched(cfg)
+    cfg = with_launcher_settings(cfg)
     check_words(cfg)
     check_source(cfg)
     run = new_run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
@@ -233,7 +233,7 @@ def steps(
     save_run(run)
 
 # %% ../nbs/course/09_trainer.ipynb #25087356
-def shown(run: Run, records: Iterator[Record], progress: bool) -> Iterator[Record]:
+def with_progress_bar(run: Run, records: Iterator[Record], progress: bool) -> Iterator[Record]:
     """The records, with a bar on the screen."""
     numbers: dict[str, float] = {}
     done, total = run.state.step, run.cfg.steps
@@ -269,7 +269,7 @@ def distill(
             calm_interrupt() as asked,
             closing(steps(run, source, eval_fn, asked)) as records,
         ):
-            yield from shown(run, records, progress)
+            yield from with_progress_bar(run, records, progress)
         if state.step < cfg.steps:
             raise KeyboardInterrupt(
                 f"stopped at step {state.step} of {cfg.steps}, saved in {cfg.out}; the same call "

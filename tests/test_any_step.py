@@ -101,7 +101,7 @@ def test_two_numbers_are_one_too_many(teachers):
     student = new_student(teachers["sd2"])
     assert method.extend(teachers["sd2"], student.adaptor) is student.adaptor
     student.adaptor.extra_input = "guidance"
-    with pytest.raises(ValueError, match="takes one number"):
+    with pytest.raises(ValueError, match="no second number"):
         method.extend(teachers["sd2"], student.adaptor)
     with pytest.raises(ValueError, match="kernel is 'gauss'"):
         AnyStep(TrainConfig(preset="any_step", kernel="gauss"))
@@ -130,7 +130,7 @@ def test_what_a_file_says_is_what_is_drawn():
     assert pick_sampler(Model, 20) == Sampler("consistency", LookAhead(400))
     # a solver that was made for the plain denoiser gets the plain denoiser
     assert pick_sampler(Model, 20, "unipc") == Sampler("unipc", LookAhead())
-    assert pick_sampler(Model, 3).told(Model, [999, 499]) == {
+    assert pick_sampler(Model, 3).conditioning(Model, [999, 499]) == {
         999: dict(look_ahead=500.0),
         499: dict(look_ahead=500.0),
     }
@@ -267,7 +267,7 @@ def test_who_is_told_is_kept(teachers, told, tmp_path):
     student.save(tmp_path)
     again = Student.load(teacher, tmp_path)
     assert torch.equal(again(z, t, cond, text, look_ahead=400.0).x, answer)
-    with pytest.raises(ValueError, match="told is 'nobody'"):
+    with pytest.raises(ValueError, match="conditioning is 'nobody'"):
         LookAheadEmbedded.of(teacher, made.inner, "nobody")
 
 

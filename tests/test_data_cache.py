@@ -168,7 +168,7 @@ def test_sixteen_bits_of_a_pair(teacher, tmp_path):
     arrays = cache_examples(teacher, replace(cfg, cache=str(tmp_path / "c")), progress=False)
     values = arrays["cond"][0, 0]
     assert values.dtype == np.uint16 and len(np.unique(values)) > 200  # in a range of 16
-    want = Photos(tmp_path, "pairs", teacher.image_size, zoom=1.0)[0]["cond"]
+    want = Photos(tmp_path, "pairs", teacher.image_size, max_crop_scale=1.0)[0]["cond"]
     got = first_rows(arrays, 1)["cond"][0]
     assert (got - want).abs().max() < 1e-4
 

@@ -248,7 +248,7 @@ def test_crop_before_floats(tmp_path, monkeypatch):
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.Tensor, "float", spy)
-    Photos(tmp_path, "superres_x4", size=32, zoom=2.0)[0]
+    Photos(tmp_path, "superres_x4", size=32, max_crop_scale=2.0)[0]
     assert max(sizes) <= 3 * 64 * 64
 
 
@@ -309,7 +309,7 @@ def test_flips_can_be_turned_off(tmp_path):
     Image.fromarray(half).save(tmp_path / "a.png")
 
     def turned(**options):
-        photos = Photos(tmp_path, "superres_x4", size=64, zoom=1.0, **options)
+        photos = Photos(tmp_path, "superres_x4", size=64, max_crop_scale=1.0, **options)
         rows = photos.batch(range(16))["image"]
         return (rows[..., 0].mean((1, 2)) < rows[..., -1].mean((1, 2))).sum().item()
 
@@ -319,8 +319,8 @@ def test_flips_can_be_turned_off(tmp_path):
 
 
 def test_wrong_settings_are_not_broken_pictures(folder):
-    with pytest.raises(ValueError, match="zoom"):
-        Photos(folder, "superres_x4", zoom=float("nan"))
+    with pytest.raises(ValueError, match="max_crop_scale"):
+        Photos(folder, "superres_x4", max_crop_scale=float("nan"))
 
 
 @pytest.mark.parametrize("n", [2, 6, 9, 10, 15, 40])

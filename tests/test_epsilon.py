@@ -40,7 +40,7 @@ def loss_of(preset: str, student, **changes) -> float:
         return method.loss(student, student, batch, noise)[0].item()
 
 
-@pytest.mark.parametrize("preset", ["balanced", "any_step", "data_only", "agreement_only"])
+@pytest.mark.parametrize("preset", ["balanced", "any_step", "data_only", "consistency_only"])
 def test_losses(folder, preset):
     """γ matters for the model that predicts the noise, and for no other."""
     for family, matters in (("sd1", True), ("sd2", False)):

@@ -47,7 +47,7 @@ RUNS = {
     "adversary": dict(adversary=0.05, ramp_start=0.0),
     "paper": dict(preset="paper", delta=40),
     "data only": dict(preset="data_only"),
-    "agreement only": dict(preset="agreement_only"),
+    "agreement only": dict(preset="consistency_only"),
     "progressive": dict(preset="progressive", rounds=2),
     "progressive, guided": dict(preset="progressive", rounds=3, guidance=2.0),
     "consistency": dict(preset="consistency"),

@@ -102,7 +102,7 @@ def test_a_distance_between_pictures_has_the_size_of_the_latents():
 
 
 def test_a_consistency_function_agrees_with_itself():
-    """Its disagreement per Δt vanishes with Δt; that of the denoiser does not."""
+    """Its inconsistency per Δt vanishes with Δt; that of the denoiser does not."""
 
     def end_of_path(z, t, stride=10):
         stops = [*range(t, -1, -stride), -1]

@@ -12,7 +12,7 @@ import torch
 from cond_distill import _moved
 from cond_distill.adaptors.full import FullFinetune
 from cond_distill.cli import read_words
-from cond_distill.config import OLD_NAMES, TrainConfig
+from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 from cond_distill.training.resume import OtherRun, check_same_settings
@@ -53,7 +53,11 @@ def test_settings():
         cfg.lookahead  # noqa: B018
     words = "distill --scenes 8 --look-ahead=300 --recolour --no-checkpointing".split()
     assert read_words(words) == cfg
-    assert set(OLD_NAMES.values()) <= {f.name for f in fields(TrainConfig)}
+    assert TrainConfig(preset="agreement_only") == TrainConfig(preset="consistency_only")
+    assert TrainConfig(told="backbone").conditioning == "backbone"
+    assert ReproduceConfig(part=0.5) == ReproduceConfig(budget_fraction=0.5)
+    known = {f.name for kind in (TrainConfig, ReproduceConfig) for f in fields(kind)}
+    assert set(OLD_NAMES.values()) <= known
 
 
 def test_checkpoint_with_old_settings():

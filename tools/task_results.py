@@ -50,7 +50,7 @@ for task in dict.fromkeys(r["task"] for r in rows):
     student = Student.load(teacher, ASSETS / f"{task}_distilled")
     for k in (1, 2, 4, 16):
         images = draw_images(student, shown["caption"], shown["cond"], steps=k, seed=1234)
-        drawn[f"distilled\n{k} step{'s' * (k > 1)}"] = TASKS[task].finish(images, shown["cond"])
+        drawn[f"distilled\n{k} step{'s' * (k > 1)}"] = TASKS[task].composite(images, shown["cond"])
     budget.append(
         f"{task} {student.about['steps']} steps, {student.about['nfe']} an image of a batch"
     )

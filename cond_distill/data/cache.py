@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..config import TrainConfig
-from .images import Photos, load_batches, photos_of, with_conditions
+from .images import Crops, Photos, load_batches, photos_of, with_conditions
 from .scenes import WORLD
 from .tasks import examples
 from ..extensions import code_digest
@@ -43,6 +43,12 @@ def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int
     return (examples(cfg.task, r, size=size, level=cfg.captions, device=device) for r in ranges)
 
 
+def _crops_in_key(crops: Crops) -> dict:
+    """How squares are cut, under the names that the keys of older caches have."""
+    names = dict(max_crop_scale="zoom", channel_shuffle="recolour")
+    return {names.get(name, name): value for name, value in vars(crops).items()}
+
+
 def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:
     """Everything that changes the examples."""
     key = dict(
@@ -63,7 +69,7 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
     return key | dict(
         pictures=photos.digest(),
         order=hashlib.sha256("\n".join(i.name for i in photos.items).encode()).hexdigest()[:12],
-        crops=vars(photos.crops),
+        crops=_crops_in_key(photos.crops),
         bits=photos.bits(),
         estimator=of_batch.fingerprint() if of_batch else "",
     )

@@ -16,7 +16,7 @@ from .decode import PICTURES
 from .items import CAPTIONS, CONDITIONS, USUAL, Columns, as_captions, pick
 
 # %% auto #0
-__all__ = ['THUMBNAILS', 'METADATA', 'CAPTION_ENDINGS', 'MAX_METADATA', 'MAX_CAPTION', 'is_picture', 'shown', 'list_files',
+__all__ = ['THUMBNAILS', 'METADATA', 'CAPTION_ENDINGS', 'MAX_METADATA', 'MAX_CAPTION', 'is_picture', 'printable', 'list_files',
            'read_text', 'Tables', 'read_tables']
 
 # %% ../../nbs/library/data/files.ipynb #db34ac65
@@ -32,7 +32,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower()[1:] in PICTURES
 
 
-def shown(path: Path | str) -> str:
+def printable(path: Path | str) -> str:
     """A name that can be printed and written, also of a file whose name is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
@@ -70,12 +70,14 @@ def read_text(file: Path, most: int) -> str:
     """What a text file of up to `most` bytes says, without a byte-order mark."""
     if file.stat().st_size > most:
         raise ValueError(
-            f"{shown(file)} has {file.stat().st_size:,} bytes; expected {most:,} or less"
+            f"{printable(file)} has {file.stat().st_size:,} bytes; expected {most:,} or less"
         )
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
-        raise ValueError(f"{shown(file)} is not UTF-8 text (byte {e.start}); convert it") from None
+        raise ValueError(
+            f"{printable(file)} is not UTF-8 text (byte {e.start}); convert it"
+        ) from None
 
 # %% ../../nbs/library/data/files.ipynb #c5322ee4
 def _read_table(meta: Path) -> list[dict]:
@@ -89,7 +91,8 @@ def _read_table(meta: Path) -> list[dict]:
     except (csv.Error, ValueError, KeyError, TypeError, RecursionError):
         number = len(rows) + (meta.suffix == ".csv")
         raise ValueError(
-            f"{shown(meta)}, row {len(rows) + 1} is {lines[number : number + 1]!s:.70}; expected "
+            f"{printable(meta)}, row {len(rows) + 1} is {lines[number : number + 1]!s:.70}; "
+            "expected "
             '{"file_name": "a.jpg", "text": "what it shows"}, or in a .csv file the columns '
             "file_name and text"
         ) from None
@@ -100,7 +103,7 @@ def _inside(folder: Path, meta: Path, name: str) -> Path:
     """The path that a table means by a name."""
     path = Path(os.path.normpath(meta.parent / name))
     if not path.is_relative_to(os.path.normpath(folder)):
-        raise ValueError(f"{shown(meta)} names {name!r}, which is outside of the folder")
+        raise ValueError(f"{printable(meta)} names {name!r}, which is outside of the folder")
     return path
 
 # %% ../../nbs/library/data/files.ipynb #77b8578c
@@ -117,12 +120,12 @@ class Tables:
         """One more file."""
         rows = _read_table(meta)
         names = dict.fromkeys(k for row in rows for k in row)
-        words = pick(names, columns.caption, CAPTIONS, shown(meta))
-        cond = pick(names, columns.condition, CONDITIONS, shown(meta)) if pairs else ""
+        words = pick(names, columns.caption, CAPTIONS, printable(meta))
+        cond = pick(names, columns.condition, CONDITIONS, printable(meta)) if pairs else ""
         for number, row in enumerate(rows, 1):
             path = _inside(folder, meta, row["file_name"])
             self.named_by[path] = meta.name
-            where = f"{shown(meta)}, row {number}"
+            where = f"{printable(meta)}, row {number}"
             self.captions[path] = as_captions(row.get(words), where) if words else ()
             if cond and isinstance(row.get(cond), str):
                 self.inputs[path] = _inside(folder, meta, row[cond])
@@ -143,14 +146,14 @@ def read_tables(
         tables.read(folder, meta, columns, pairs)
     if any(f.name == "metadata.parquet" for f in files):
         raise ValueError(
-            f"{shown(folder)} has its captions in metadata.parquet; write them as metadata.csv: "
-            "pandas.read_parquet(a).to_csv(b, index=False)"
+            f"{printable(folder)} has its captions in metadata.parquet; write them as "
+            "metadata.csv: pandas.read_parquet(a).to_csv(b, index=False)"
         )
     missing = sorted(tables.named_by.keys() - set(files))
     if missing and len(missing) == len(tables.named_by):
         raise ValueError(
             f"none of the {len(missing):,} names in {tables.named_by[missing[0]]} is a file of "
-            f"{shown(folder)}; the first is {shown(missing[0])!r}"
+            f"{printable(folder)}; the first is {printable(missing[0])!r}"
         )
     if missing:
         tables.notes.append(f"{len(missing):,} names in the metadata match no file")

@@ -19,9 +19,9 @@ from cond_distill.data.files import (
     Tables,
     is_picture,
     list_files,
+    printable,
     read_tables,
     read_text,
-    shown,
 )
 from .items import USUAL, Columns, Found, Item
 
@@ -56,14 +56,14 @@ def _found(
     for file in pictures:
         captions, where = _caption(tables, file, texts)
         told[where] += bool(captions)
-        items.append(Item(file, shown(file.relative_to(folder)), captions, inputs.get(file)))
+        items.append(Item(file, printable(file.relative_to(folder)), captions, inputs.get(file)))
     used = {*pictures, *inputs.values()}
     used |= {f.with_suffix(end) for f in used for end in CAPTION_ENDINGS}
     ignored.update(_why_ignored(f) for f in files if f not in used and f.name not in METADATA)
     if not items:
         raise ValueError(
-            f"no pictures in {shown(folder)!r}; expected .jpg, .png, .webp … files, or the folders "
-            f"input/ and target/; here are {dict(ignored) or 'no files'}"
+            f"no pictures in {printable(folder)!r}; expected .jpg, .png, .webp … files, or the "
+            f"folders input/ and target/; here are {dict(ignored) or 'no files'}"
         )
     return Found(items, +told, ignored, tuple(tables.notes))
 
@@ -74,8 +74,8 @@ def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
     tables = read_tables(folder, files, columns, pairs)
     if columns != USUAL and not tables.named_by:
         raise ValueError(
-            f"{shown(folder)} has no metadata.jsonl or metadata.csv, so it has no columns; leave "
-            "image_column, caption_column and condition_column out"
+            f"{printable(folder)} has no metadata.jsonl or metadata.csv, so it has no columns; "
+            "leave image_column, caption_column and condition_column out"
         )
     pictures = [f for f in files if is_picture(f) and f not in set(tables.inputs.values())]
     if tables.inputs:
@@ -94,11 +94,11 @@ def _pairs(folder: Path, columns: Columns) -> Found:
         }
         for side in ("input", "target")
     }
-    alone = sorted(map(shown, sides["input"].keys() ^ sides["target"].keys()))
+    alone = sorted(map(printable, sides["input"].keys() ^ sides["target"].keys()))
     if alone:
         raise ValueError(
-            f"{len(alone)} pictures have no partner in input/ and target/ of {shown(folder)!r}: "
-            f"{', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}"
+            f"{len(alone)} pictures have no partner in input/ and target/ of "
+            f"{printable(folder)!r}: {', '.join(alone[:5])}{' …' if len(alone) > 5 else ''}"
         )
     names = sorted(sides["target"])
     inputs = {sides["target"][k]: sides["input"][k] for k in names}

@@ -36,16 +36,16 @@ class Crops:
     """How squares are cut out of pictures."""
 
     size: int = 64  # pixels a side
-    zoom: float = 4.0  # a square's side lies between size and zoom times it
+    max_crop_scale: float = 4.0  # a square's side lies between size and this many times it
     seed: int = 0
-    recolour: bool = False  # red, green and blue in random order
+    channel_shuffle: bool = False  # red, green and blue in random order
     flip: bool = True  # mirror half of them
 
     def __post_init__(self):
-        if self.size < 1 or not 1 <= self.zoom < 1000:
+        if self.size < 1 or not 1 <= self.max_crop_scale < 1000:
             raise ValueError(
-                f"size is {self.size} and zoom {self.zoom}; expected 1 pixel or more, and a zoom "
-                "of 1 or more"
+                f"size is {self.size} and max_crop_scale {self.max_crop_scale}; expected 1 pixel "
+                "or more, and a scale of 1 or more"
             )
 
 
@@ -82,7 +82,7 @@ def crop_box(
     width: int, height: int, crops: Crops, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:  # left, top, right, bottom
     """A random square."""
-    side = int(min(height, width, crops.size * rng.uniform(1, crops.zoom)))
+    side = int(min(height, width, crops.size * rng.uniform(1, crops.max_crop_scale)))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     return left, top, left + side, top + side
 
@@ -113,14 +113,14 @@ def open_views(item: Item, size: int) -> list[Image]:
 def crop_views(
     views: list[Image], caption: str, crops: Crops, rng: np.random.Generator
 ) -> list[torch.Tensor]:  # each [3, size, size] in [0, 1]
-    """The same random square of each view, perhaps mirrored and recoloured."""
+    """The same random square of each view, perhaps mirrored and with its channels shuffled."""
     mirror = rng.random() < 0.5 and not re.search(r"\b(left|right)\b", caption.lower())
     box = crop_box(*views[0].size, crops, rng)
     with readable("it"):
         out = [resize(read_pil(v, box)[None], crops.size)[0] for v in views]
     if mirror and crops.flip:
         out = [v.flip(-1) for v in out]
-    if crops.recolour:
+    if crops.channel_shuffle:
         order = rng.permutation(3)
         out = [v[order] for v in out]
     return out
@@ -216,15 +216,15 @@ class Photos(torch.utils.data.Dataset):
         size: int = 64,  # pixels a side
         split: str = "train",  # "train", "held_out" or "all"
         length: int = 1_000_000,
-        zoom: float = 4.0,
+        max_crop_scale: float = 4.0,  # crops have sides between size and this many times it
         seed: int = 0,
-        recolour: bool = False,  # red, green and blue of a crop in random order
+        channel_shuffle: bool = False,  # red, green and blue of a crop in random order
         flip: bool = True,  # mirror half of the crops
         columns: Columns = USUAL,  # where columns have unusual names
         fetch: bool = False,  # ask the hub for a data set that is not on this machine
     ):
         self.source, self.split, self.length = source, split, length
-        self.crops = Crops(size, zoom, seed, recolour, flip)
+        self.crops = Crops(size, max_crop_scale, seed, channel_shuffle, flip)
         self.task = find_task(task) if isinstance(task, str) else task
         pairs = self.task is not None and self.task.name == "pairs"
         self.found = find_images(source, columns, pairs, fetch)
@@ -280,9 +280,9 @@ def photos_of(
         size,
         split,
         cfg.num_examples if split == "train" else 64,
-        zoom=cfg.max_crop_scale,
+        max_crop_scale=cfg.max_crop_scale,
         seed=cfg.seed,
-        recolour=cfg.channel_shuffle and split == "train",
+        channel_shuffle=cfg.channel_shuffle and split == "train",
         flip=cfg.flip,
         columns=Columns(cfg.image_column, cfg.caption_column, cfg.condition_column),
         fetch=cfg.fetch,

@@ -67,7 +67,7 @@ class Task:
     # (a user's picture [3,H,W], mask [1,H,W] or None) -> condition [K,H,W]; None: the picture
     # itself
     of_user: Callable | None = None
-    finish: Callable = _as_drawn  # after sampling: put back what is known exactly
+    composite: Callable = _as_drawn  # after sampling: put back what is known exactly
     # how many times larger than a user's picture the answer is
     enlarge: int = 1
     # captions describe the answer (False: the caption is an instruction)
@@ -161,7 +161,7 @@ _CHANGED = (
         about="a picture with a hole and the mask of the hole",
         channels=4,
         fidelity=known_psnr,
-        finish=composite,
+        composite=composite,
         of_user=_hole_of_user,
         of_image=lambda picture, rng: with_hole(picture, random_mask(*picture.shape[-2:], rng)),
     ),

@@ -77,7 +77,7 @@ def measure_images(
     Fidelity of the model's own pictures; everything else of the finished ones.
     """
     task = find_task(held["task"])
-    finished = task.finish(images, held["cond"])
+    finished = task.composite(images, held["cond"])
     row = set_columns(describe(nets, held["image"]), describe(nets, finished))
     row |= task.fidelity(nets, images, held)
     if task.captions:
@@ -93,7 +93,7 @@ def score(
     steps: int,
     method: str | Sampler = "auto",
     seed: int = 1234,  # of the noise
-    tick: Callable[[int], object] | None = None,  # told of network evaluations, for progress
+    tick: Callable[[int], object] | None = None,  # takes numbers of network evaluations
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
     """Draw all held-out conditions and measure."""
     sampler, began = pick_sampler(model, steps, method).method, time.perf_counter()
@@ -101,7 +101,7 @@ def score(
     images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
     seconds = (time.perf_counter() - began) / len(images)
     row = dict(model=name, sampler=sampler, steps=steps) | measure_images(nets, images, held)
-    return row | {"s/image": seconds}, find_task(held["task"]).finish(images, held["cond"])
+    return row | {"s/image": seconds}, find_task(held["task"]).composite(images, held["cond"])
 
 
 def floor(nets: Networks, teacher: Teacher, held: dict) -> dict:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 # %% auto #0
 __all__ = ['LUMINANCE', 'YCBCR', 'WITHOUT_CHANCE', 'WITH_CHANCE', 'KINDS', 'RANGES', 'blur', 'shrink', 'add_noise',
-           'shift_colour', 'oversharpen', 'cosine_basis', 'jpeg', 'smear', 'warp', 'ghost', 'damage', 'spoil']
+           'shift_colour', 'oversharpen', 'cosine_basis', 'jpeg', 'smear', 'warp', 'ghost', 'damage', 'degrade']
 
 # %% ../../nbs/library/evaluation/damage.ipynb #03d1dd43
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -161,7 +161,7 @@ RANGES = {  # the parameter of a kind at amount 0 and at amount 1
 }
 
 
-def spoil(
+def degrade(
     images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
     kind: str,  # one of `KINDS`
     amount: float,  # 0 (hard to see) … 1 (ruined)

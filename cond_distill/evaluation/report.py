@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..config import renamed
 from ..data.images import Photos, list_images
 from ..data.tasks import find_task
 from cond_distill.drawing import (
@@ -36,7 +35,7 @@ from .folders import measure_pictures, pair_up, read_pictures
 from .standard import how_to_get
 from ..options import EvaluateConfig
 from ..sampler import draw_images, pick_method
-from ..student import Student
+from ..student import Student, info_of
 from ..teacher import best_device
 from ..utils import make_folder, table
 
@@ -54,11 +53,11 @@ def folder_examples(
     task: str,  # of the adaptor
     size: int,  # pixels a side of the model
     n: int,  # crops; of few pictures several each
-    zoom: float = 4.0,  # crops have sides between size and zoom times it
+    max_crop_scale: float = 4.0,  # crops have sides between size and this many times it
 ) -> dict:  # as `compare.held_out`: image, cond, caption, task
     """n examples of the pictures in a folder, always the same ones."""
     pairs = list_images(folder)[0].before is not None
-    data = Photos(folder, "pairs" if pairs else task, size, "all", n, zoom)
+    data = Photos(folder, "pairs" if pairs else task, size, "all", n, max_crop_scale)
     batch = data.batch(range(n))
     told = find_task(task)
     if pairs and told.of_user:
@@ -77,7 +76,7 @@ def folder_columns(
     Fidelity only where the task's needs no network that reads scenes.
     """
     task = find_task(held["task"])
-    finished = task.finish(images, held["cond"])
+    finished = task.composite(images, held["cond"])
     told = held["caption"] if task.captions else ()
     row = measure_pictures(nets.texture, finished, held["image"], told, clip=clip)
     by_pixels = task.of_image is not None or task.name == "pairs"
@@ -116,7 +115,7 @@ def add_adaptor(
     held: dict,  # all examples
     measure: Callable[[torch.Tensor], dict],  # pictures as drawn -> columns
     cfg: EvaluateConfig,
-    tick: Callable[[int], object],  # told of network evaluations
+    tick: Callable[[int], object],  # takes numbers of network evaluations
 ) -> None:
     """A row for each sampler and number of steps."""
     task, places = find_task(held["task"]), shown_places(len(held["caption"]))
@@ -131,7 +130,7 @@ def add_adaptor(
             check_drawn(images, f"{name}, {method}, {k} steps,")
             row = dict(model=name, sampler=method, steps=k) | measure(images)
             report.rows.append(row | {"s/image": seconds})
-            finished = task.finish(images, held["cond"])[places]
+            finished = task.composite(images, held["cond"])[places]
             report.drawn[f"{name}\n{method}, {k} step{'s' * (k > 1)}"] = finished
 
 
@@ -162,9 +161,8 @@ def folder_report(
 ) -> Report:
     """Adaptors of one task on the pictures of a folder."""
     size = next(iter(students.values())).teacher.image_size
-    made = next(iter(students.values())).about.get("config", {})
-    zoom = renamed(made).get("max_crop_scale", 4.0)
-    held = folder_examples(cfg.images, task, size, cfg.n, zoom)
+    scale = info_of(next(iter(students.values()))).config.get("max_crop_scale", 4.0)
+    held = folder_examples(cfg.images, task, size, cfg.n, scale)
     count = len(list_images(cfg.images))
     print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")
     report = Report(task, some_examples(held, shown_places(cfg.n)))
@@ -256,8 +254,8 @@ def evaluate_adaptors(cfg: EvaluateConfig, nets: Networks) -> list[Report]:
         for name, short in short_names(cfg.adaptors).items()
     }
     reports = []
-    for task in dict.fromkeys(s.about["task"] for s in students.values()):
-        mine = {name: s for name, s in students.items() if s.about["task"] == task}
+    for task in dict.fromkeys(info_of(s).task for s in students.values()):
+        mine = {name: s for name, s in students.items() if info_of(s).task == task}
         made = folder_report if cfg.images else scene_report
         reports.append(made(task, mine, nets, cfg))
     return reports

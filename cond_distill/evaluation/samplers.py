@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .compare import held_out, score
 from .distances import Networks, load_networks
 from ..sampler import LookAhead, Sampler
-from ..student import Student
+from ..student import Student, info_of
 from ..teacher import ASSETS, Teacher
 from ..utils import table
 
@@ -24,7 +24,7 @@ from ..utils import table
 __all__ = ['FIRST', 'GAIN', 'CANDIDATES', 'measure_samplers', 'best_samplers', 'remember', 'main']
 
 # %% ../../nbs/library/evaluation/samplers.ipynb #de7e42ed
-FIRST = 1000  # of the held-out conditions that are used here; exams begin at 0
+FIRST = 1000  # of the held-out conditions that are used here; evaluations begin at 0
 GAIN = 0.95  # another sampler has to be this much better than a jump without noise
 _LANDING = LookAhead(of_step=1.0)
 CANDIDATES = {f"γ = {g:g}": Sampler("ddim", _LANDING, g) for g in (0.0, 0.3, 0.6, 1.0)}
@@ -32,7 +32,7 @@ CANDIDATES["UniPC"] = Sampler("unipc")
 
 
 def measure_samplers(
-    student: Student,  # any-step, told a landing (`kernel="box"` or "midpoint")
+    student: Student,  # any-step, with the landing as an input (`kernel="box"` or "midpoint")
     nets: Networks,
     held: dict,  # `held_out`
     steps: Sequence[int] = (2, 4, 8, 16),
@@ -85,7 +85,7 @@ def main(words: list[str] | None = None) -> None:
     for name in asked.adaptors:
         folder = ASSETS / name if (ASSETS / name).is_dir() else Path(name)
         student = Student.load(teacher, folder)
-        held = held_out(asked.n, teacher.image_size, student.about["task"], FIRST)
+        held = held_out(asked.n, teacher.image_size, info_of(student).task, FIRST)
         found[name] = measure_samplers(student, nets, held)
         remember(folder, best_samplers(found[name]))
         print(name, best_samplers(found[name]))

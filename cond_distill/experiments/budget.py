@@ -17,7 +17,7 @@ from ..teacher import Teacher
 from ..training.state import new_run
 
 # %% auto #0
-__all__ = ['unit', 'units', 'demo_budget', 'steps_for']
+__all__ = ['unit', 'cost', 'demo_budget', 'steps_for']
 
 # %% ../../nbs/library/experiments/budget.ipynb #2cd21a1e
 @cache
@@ -41,7 +41,7 @@ def _random_batch(teacher: Teacher, cfg: TrainConfig) -> dict[str, torch.Tensor]
 
 
 @cache
-def units(
+def cost(
     cfg: TrainConfig, teacher: Teacher
 ) -> tuple[float, float]:  # (before the look-ahead grows, after it)
     """Operations of one training step per image, in calls of the teacher.
@@ -60,17 +60,17 @@ def units(
 
 # %% ../../nbs/library/experiments/budget.ipynb #310b64fe
 def demo_budget(teacher: Teacher) -> float:
-    """Units of the training that all others are compared with: 700 steps of 32 images."""
-    before, after = units(TrainConfig(), teacher)
+    """The cost of the training that all others are compared with: 700 steps of 32 images."""
+    before, after = cost(TrainConfig(), teacher)
     return 700 * 32 * (0.6 * before + 0.4 * after)
 
 
 def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
-    """How many steps of `cfg.batch` images a budget in units pays for."""
-    before, after = units(cfg, teacher)
+    """How many steps of `cfg.batch` images a budget in calls of the teacher pays for."""
+    before, after = cost(cfg, teacher)
     # guided in the first of its rounds alone
     if cfg.preset == "progressive" and cfg.guidance != 1.0:
-        plain = units(replace(cfg, guidance=1.0), teacher)[1]
+        plain = cost(replace(cfg, guidance=1.0), teacher)[1]
         before = after = (after + (abs(cfg.rounds) - 1) * plain) / abs(cfg.rounds)
     grows = cfg.preset == "any_step" or (cfg.preset == "balanced" and cfg.max_look_ahead)
     alone = cfg.ramp_start if grows else 0.0

@@ -17,7 +17,7 @@ from ..config import TrainConfig
 from ..data.tasks import find_task
 from .budget import steps_for
 from ..methods.two_stage import merged
-from ..student import Student
+from ..student import Student, info_of
 from ..teacher import Teacher
 from ..trainer import distill_to_end
 
@@ -49,13 +49,13 @@ METHODS = {
 DIFFUSERS = "as diffusers starts it"  # in the place of a folder to start from
 
 ABLATIONS = {
-    "any-step, exponential, told the rest": [dict(_ANY, kernel="exponential_rest")],
-    "any-step, a quarter told 0": [dict(_ANY, instant=0.25)],
-    "any-step, three quarters told 0": [dict(_ANY, instant=0.75)],
+    "any-step, exponential, of the rest": [dict(_ANY, kernel="exponential_rest")],
+    "any-step, a quarter at 0": [dict(_ANY, instant=0.25)],
+    "any-step, three quarters at 0": [dict(_ANY, instant=0.75)],
     "any-step, longer jumps": [dict(_ANY, longer=1.0)],
     "any-step, early": [dict(_ANY, ramp_start=0.3, ramp_end=0.4)],
-    "any-step, backbone told": [dict(_ANY, told="backbone")],
-    "any-step, adaptor told": [dict(_ANY, told="adaptor")],
+    "any-step, backbone conditioned": [dict(_ANY, conditioning="backbone")],
+    "any-step, adaptor conditioned": [dict(_ANY, conditioning="adaptor")],
     "any-step, z_s by the plain denoiser": [dict(_ANY, z_s="instant")],
     "any-step, no target average": [dict(_ANY, target_decay=0.0)],
     "PE-CoDi as printed": [dict(preset="paper", delta=40, timesteps="all", per_sample=False)],
@@ -68,8 +68,8 @@ ABLATIONS = {
     "z_s by the teacher": [dict(z_s="teacher")],
     "z_s by the forward process": [dict(z_s="forward")],
     "weights as printed": [dict(preset="paper")],
-    "no agreement": [dict(preset="data_only")],
-    "no real picture": [dict(preset="agreement_only")],
+    "no consistency": [dict(preset="data_only")],
+    "no real picture": [dict(preset="consistency_only")],
     "d_x between pixels": [dict(data="pixels")],
     "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)],
@@ -90,7 +90,7 @@ ABLATIONS = {
     "40 scenes": [dict(num_examples=40)],
     "400 scenes": [dict(num_examples=400)],
     "first weights of diffusers": [dict(init_from=DIFFUSERS)],
-    "finetuned, then agreement alone": [_FIRST, dict(preset="agreement_only")],
+    "finetuned, then consistency alone": [_FIRST, dict(preset="consistency_only")],
     "finetuned, then look-ahead t": [
         _FIRST,
         dict(max_look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0),
@@ -102,20 +102,24 @@ ABLATIONS = {
 # %% ../../nbs/library/experiments/jobs.ipynb #396c4418
 @dataclass(frozen=True)
 class Job:
-    """One training of one method, and its exam."""
+    """One training of one method, and its evaluation."""
 
     method: str
     task: str = "depth"
     seed: int = 0
     lr: float = 1e-3
-    budget: float = 0.0  # in units
-    part: float = 1.0  # of the budget, for the search of the learning rate
+    budget: float = 0.0  # in calls of the teacher
+    budget_fraction: float = 1.0  # of the budget, for the search of the learning rate
 
     @property
     def name(self) -> str:
         """The job's file and folder."""
         name = f"{self.task}/{self.method.replace(', ', '_').replace(' ', '_')}_seed{self.seed}"
-        return name if self.part == 1 else f"{name}_lr{self.lr:g}_part{self.part:g}"
+        return (
+            name
+            if self.budget_fraction == 1
+            else f"{name}_lr{self.lr:g}_part{self.budget_fraction:g}"
+        )
 
     @property
     def stages(self) -> list[dict]:
@@ -136,7 +140,7 @@ class Job:
 
     @property
     def any_step(self) -> bool:
-        """Whether its student is told how far ahead to look."""
+        """Whether its student takes how far ahead to look."""
         return self.stages[-1].get("preset") == "any_step"
 
 # %% ../../nbs/library/experiments/jobs.ipynb #2aca4844
@@ -168,10 +172,10 @@ def _run_stage(
 ) -> Student:
     """One stage with its share of the budget, or what an earlier call left of it."""
     if not (Path(cfg.out) / ABOUT).exists():
-        steps = steps_for(cfg, teacher, job.budget * job.part * share)
+        steps = steps_for(cfg, teacher, job.budget * job.budget_fraction * share)
         distill_to_end(replace(cfg, steps=steps), teacher, progress)
     student = Student.load(teacher, cfg.out)
-    if (was := student.about["config"]["lr"]) != cfg.lr:
+    if (was := info_of(student).config["lr"]) != cfg.lr:
         raise ValueError(
             f"{cfg.out} was trained with learning rate {was:g}, wanted is {cfg.lr:g}; move it away"
         )

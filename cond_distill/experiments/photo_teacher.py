@@ -59,7 +59,9 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
 
     Resumes where it stopped.
     """
-    photos = Photos(cfg.images, None, cfg.size, "train", zoom=cfg.max_crop_scale, seed=cfg.seed)
+    photos = Photos(
+        cfg.images, None, cfg.size, "train", max_crop_scale=cfg.max_crop_scale, seed=cfg.seed
+    )
     folder = make_folder(cfg.work, "work")
     crops = f"{cfg.num_examples}_{cfg.size}_zoom{cfg.max_crop_scale:g}"
     name = f"photos_{crops}_seed{cfg.seed}_{digest(cfg.images)}"
@@ -119,7 +121,7 @@ def teach(cfg: TeachConfig) -> dict:
     settings = dict(
         images=digest(cfg.images),
         size=cfg.size,
-        zoom=cfg.max_crop_scale,
+        max_crop_scale=cfg.max_crop_scale,
         scenes=cfg.num_examples,
         batch=cfg.batch,
     )

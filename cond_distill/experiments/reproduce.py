@@ -26,7 +26,7 @@ from ..data.tasks import find_task
 from ..evaluation.compare import held_out
 from ..evaluation.distances import Networks, load_networks
 from .budget import demo_budget
-from .exam import STEPS, gallery, run_job
+from .evaluation import STEPS, gallery, run_job
 from .jobs import ABLATIONS, METHODS, Job
 from ..teacher import Teacher, best_device
 
@@ -63,7 +63,7 @@ def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
     searched = dict.fromkeys(Job(m).searched for m in methods)
     search = [Job(m, "depth", SEARCH_SEED, lr, budget, 0.25) for m in searched for lr in RATES]
     order = [(seed, task, m) for seed in cfg.seeds for task in cfg.tasks for m in methods]
-    jobs = [Job(m, task, seed, cfg.lr, budget, cfg.part) for seed, task, m in order]
+    jobs = [Job(m, task, seed, cfg.lr, budget, cfg.budget_fraction) for seed, task, m in order]
     return [] if cfg.lr else search, jobs
 
 
@@ -125,24 +125,24 @@ def take_jobs(jobs: list[Job], cfg: ReproduceConfig, run: Callable[[Job], object
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #66a8c8c7
 class Bench:
-    """Teacher, measuring networks and exams of one process."""
+    """Teacher, measuring networks and conditions of one process."""
 
     def __init__(self, cfg: ReproduceConfig):
         self.cfg = cfg
         self.teacher = Teacher.from_pretrained("shipped", best_device())
-        self.exam = lru_cache(maxsize=3)(self._exam)
+        self.conditions = lru_cache(maxsize=3)(self._conditions)
 
     @cached_property
     def nets(self) -> Networks:
         return load_networks(self.teacher.device)
 
-    def _exam(self, task: str, n: int) -> dict:
+    def _conditions(self, task: str, n: int) -> dict:
         return held_out(n, self.teacher.image_size, task)
 
     def run(self, job: Job, progress: bool = True) -> dict:
-        """Train and examine a job, or read what it found."""
+        """Train and evaluate a job, or read what it found."""
         cfg, searching = self.cfg, job.seed == SEARCH_SEED
-        held = self.exam(job.task, cfg.search_n if searching else cfg.n)
+        held = self.conditions(job.task, cfg.search_n if searching else cfg.n)
         places = (Path(cfg.results), Path(cfg.runs), cfg.cache)
         steps = (4,) if searching else STEPS
         return run_job(job, self.teacher, self.nets, held, *places, steps, progress)
@@ -208,7 +208,7 @@ def reproduce(cfg: ReproduceConfig) -> dict[str, dict]:
     for job in search:
         bench.run(job)
     done = {job.name: bench.run(job) for job in (rated(job, cfg) for job in jobs)}
-    for task in cfg.tasks if cfg.part == 1 else ():
+    for task in cfg.tasks if cfg.budget_fraction == 1 else ():
         _save_gallery(task, cfg, bench.teacher)
     return done
 

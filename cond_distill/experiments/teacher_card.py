@@ -188,7 +188,7 @@ def draw_sheets(teacher: Teacher, config: TeacherCardConfig, guidance: float) ->
     pixels = (zoomed_pairs(some, round_trip(teacher, some)) * 255).round().byte()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / "round_trips.jpg", quality=92)
 
-
+# %% ../../nbs/library/experiments/teacher_card.ipynb #c1e7c0ca
 CARD = """---
 license: apache-2.0
 library_name: diffusers
@@ -253,7 +253,7 @@ def card_text(report: TeacherReport, sheet: int) -> str:
         looks=markdown_table(report.looks),
     )
 
-
+# %% ../../nbs/library/experiments/teacher_card.ipynb #33ad1002
 def read_report(folder: Path) -> TeacherReport:
     """The numbers that were measured before. Raises `FileNotFoundError` if there are none."""
     file = folder / "report.json"

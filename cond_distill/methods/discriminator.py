@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
     """A discriminator of latents and its optimiser.
 
     Called by `codi_loss` as its `extra` term, it takes a step of its own and returns what the
-    student is to be told.
+    student is to take.
     """
 
     teacher: Teacher

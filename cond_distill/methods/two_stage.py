@@ -128,13 +128,13 @@ def consistency(
     w: Any = guidance
     if embedded:
         w = 1 + (guidance - 1) * d.uniform().to(z_t)
-    z_s, told = (
+    z_s, more = (
         ddim_solver_step(source, batch, z_t, d.t, d.s, w),
         dict(guidance=w) if embedded else {},
     )
-    now = student(z_t, d.t, batch["cond"], batch["text"], **told)
+    now = student(z_t, d.t, batch["cond"], batch["text"], **more)
     with torch.no_grad():
-        then = target(z_s, d.s, batch["cond"], batch["text"], **told)
+        then = target(z_s, d.s, batch["cond"], batch["text"], **more)
     loss, dist = DISTANCES[distance](then.x, now.x), DISTANCES[distance](batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 
@@ -144,7 +144,7 @@ def merged(
 ) -> Path:  # teacher: name or folder that the student's teacher was opened from
     """Write a teacher whose weights are the backbone's with the adaptor's changes in them.
 
-    For a Backbone or a LoRAAdaptor.
+    For a FullFinetune or a LoRAAdaptor.
     """
     if not (find_folder(teacher) / "unet").is_dir():
         raise ValueError(f"{str(teacher)!r} has no unet/; only changes to a U-Net can be merged")

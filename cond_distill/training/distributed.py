@@ -22,8 +22,8 @@ from ..methods.base import Method
 from ..student import Student
 
 # %% auto #0
-__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'placed_like', 'load_module',
-           'load_optimizer', 'engines_aside', 'as_launched', 'Engine']
+__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'load_module',
+           'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
 
 # %% ../../nbs/library/training/distributed.ipynb #b3e10a41
 class LossModule(nn.Module):
@@ -103,7 +103,7 @@ def full_state(
     return tree_map(whole, state)
 
 
-def placed_like(value: Any, parameter: Any) -> Any:
+def match_layout(value: Any, parameter: Any) -> Any:
     """A tensor of a parameter's shape, cut and laid out in memory as the parameter is."""
     if not torch.is_tensor(value) or value.shape != parameter.shape:
         return value
@@ -119,7 +119,9 @@ def placed_like(value: Any, parameter: Any) -> Any:
 def load_module(module: nn.Module, state: dict):
     """`load_state_dict` of whole tensors into a module that may be sharded."""
     own = module.state_dict()
-    module.load_state_dict({k: placed_like(v, own[k]) if k in own else v for k, v in state.items()})
+    module.load_state_dict(
+        {k: match_layout(v, own[k]) if k in own else v for k, v in state.items()}
+    )
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
@@ -130,7 +132,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
             raise ValueError(f"moment {i} has another shape than its parameter")
     how = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in optimizer.param_groups]
     moments = {
-        i: {k: placed_like(v, params[i]) for k, v in of.items()} for i, of in state["state"].items()
+        i: {k: match_layout(v, params[i]) for k, v in of.items()}
+        for i, of in state["state"].items()
     }
     optimizer.load_state_dict(dict(state, state=moments))
     for group, settings in zip(optimizer.param_groups, how, strict=True):
@@ -138,7 +141,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
 
 # %% ../../nbs/library/training/distributed.ipynb #ec8d65f5
 @contextmanager
-def engines_aside() -> Generator[None]:
+def without_engines() -> Generator[None]:
     """In it accelerate sets up processes and devices as for DDP, whatever its launcher says."""
     from accelerate.utils import patch_environment
 
@@ -154,7 +157,7 @@ _UNUSED = dict(
 )
 
 
-def as_launched(cfg: TrainConfig) -> TrainConfig:
+def with_launcher_settings(cfg: TrainConfig) -> TrainConfig:
     """The configuration, with `shard` if the launcher was asked for FSDP.
 
     Raises `ValueError` where it was asked for what cannot be done here.
@@ -190,7 +193,7 @@ class Engine:
     def __init__(self, cfg: OptimConfig, device: torch.device):
         from accelerate import PartialState
 
-        with engines_aside():
+        with without_engines():
             self.processes = PartialState(cpu=device.type == "cpu")
         self.device, self.cfg = device, cfg
         self.count, self.index = self.processes.num_processes, self.processes.process_index

@@ -160,7 +160,7 @@ def check_same_run(run: Run, saved: dict, path: Path):
             "learnt)"
         )
 
-
+# %% ../../nbs/library/training/resume.ipynb #1d70dd7f
 def upgraded(state: dict, run: Run) -> dict:
     """A state of an earlier version in the form of this one."""
     if "method" in state:
@@ -202,7 +202,7 @@ def restore(run: Run, saved: dict):
                 f"steps={before['steps']}, lr={before['lr']:g})"
             )
 
-
+# %% ../../nbs/library/training/resume.ipynb #876ed9f2
 def fits(run: Run, path: Path, saved: dict) -> bool:
     """Put a saved state into a run; False, with a warning, if it is no state of such a run."""
     try:
