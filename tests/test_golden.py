@@ -343,10 +343,8 @@ def test_result(name, bench, golden):
 )
 def test_resumed(name, bench):
     """A run that is left and taken up again is the run that was not."""
-    teacher, cfg = (
-        bench.teacher(RUNS[name].get("teacher", "sd2")),
-        bench.config(name, f"{name}, twice"),
-    )
+    teacher = bench.teacher(RUNS[name].get("teacher", "sd2"))
+    cfg = bench.config(name, f"{name}, twice")
     first = distill(cfg, teacher, progress=False)
     records = [next(first) for _ in range(13)]
     first.close()
