@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,8 +176,8 @@ def test_sixteen_bits_of_a_pair(teacher, tmp_path):
 
 def test_captions_beyond_the_encoder(teacher, cfg):
     assert "cut" not in describe(teacher, Photos(cfg.images, cfg.task))
-    with open(f"{cfg.images}/0.txt", "w") as f:
-        f.write("a red sphere on a floor " * 40)
+    seen = Photos(cfg.images, cfg.task).items[0].name  # not held out
+    Path(cfg.images, seen).with_suffix(".txt").write_text("a red sphere on a floor " * 40)
     assert "1 captions are cut" in describe(teacher, Photos(cfg.images, cfg.task))
 
 

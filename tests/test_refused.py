@@ -154,7 +154,7 @@ def test_memory(message, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan"])
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "smaller batch" in said
+    assert said.count("\n") == 1 and "smaller --batch" in said
     monkeypatch.setattr(cli, "run", lambda words: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         cli.main(["plan"])
