@@ -97,7 +97,7 @@ def size_row(teacher, data, p, batch, settings):
     return dict(
         trained=p.trained,
         planned=round(p.memory, 2),
-        planned_without_reserve=round(p.memory - p.reserve, 2),
+        planned_without_reserve=round(p.teacher + p.adaptor + p.activations, 2),
         **memory(),
         seconds=round(seconds, 4),
         tflop=round(p.operations / 1e12, 2),

@@ -20,16 +20,14 @@ from .adaptor import Adaptor
 from .adaptors.catalogue import make_adaptor
 from .schedule import Schedule
 from .teacher import Teacher, find_folder, output_hooks
+from .utils import AUTOENCODER_PIXELS
 
 # %% auto #0
 __all__ = ['KNOWN', 'GPUS', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
 
 # %% ../nbs/library/plan.ipynb #b3e946f5
 class _Attention(torch.autograd.Function):
-    """Attention as GPUs compute it, without ever writing the matrix of weights.
-
-    On `meta` nothing is computed.
-    """
+    """Attention without the matrix of weights, as on GPUs; on `meta` nothing is computed."""
 
     @staticmethod
     def forward(ctx, q, k, v):
@@ -211,6 +209,7 @@ class Plan:
     teacher: float  # frozen weights
     adaptor: float  # weights, gradients, AdamW, both averages
     activations: float  # kept for the backward pass, and what is recomputed of one layer
+    autoencoder: float  # pictures that are encoded or drawn between steps, without activations
     reserve: float  # context, kernels, fragmentation
     operations: float  # of one step: student forward and backward, target forward
     trained: int  # parameters that learn
@@ -218,7 +217,7 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        return self.teacher + self.adaptor + self.activations + self.reserve
+        return self.teacher + self.adaptor + max(self.activations, self.autoencoder) + self.reserve
 
     def seconds(self, gpu: str, share: float | None = None) -> float:
         """Of one step on a GPU of the list, at this share of its data-sheet speed.
@@ -268,6 +267,7 @@ def plan(
         teacher=frozen / 1e9,
         adaptor=24 * own / 1e9,
         activations=kept / 1e9,
+        autoencoder=_autoencoder_bytes(teacher, dtype) / 1e9,
         reserve=1.5 + 0.1 * kept / 1e9,
         operations=passes * c.operations,
         trained=own,
@@ -284,6 +284,14 @@ def _frozen_bytes(teacher: Teacher, dtype: str) -> int:
     )
 
 
+def _autoencoder_bytes(teacher: Teacher, dtype: str) -> int:
+    """The feature maps at full resolution that encoding (five) and decoding (three) hold."""
+    first, second = (teacher.vae.config.block_out_channels * 2)[:2]
+    size, xl = teacher.image_size**2, teacher.backbone.config.addition_embed_type == "text_time"
+    of_pixel = max(5 * first, 3 * second) * (4 if xl else BYTES[dtype])  # XL's is in float32
+    return of_pixel * max(size, AUTOENCODER_PIXELS // size * size)
+
+
 def _checkpoint(*networks: Any):
     """Recompute activations block by block, where a network can do that."""
     for net in networks:
@@ -294,10 +302,7 @@ def _checkpoint(*networks: Any):
 def _largest_layer(
     teacher: Teacher, adaptor: Adaptor, batch: int, channels: int, kind: torch.dtype
 ) -> int:
-    """Bytes that the hungriest residual or attention layer keeps.
-
-    Checkpointing recomputes one of them at a time.
-    """
+    """Bytes of the largest residual or attention layer; checkpoints recompute one at a time."""
     layers = [
         m
         for net in (teacher.backbone, adaptor)
@@ -319,10 +324,7 @@ def _largest_layer(
 
 
 class _Mixed(TorchFunctionMode):
-    """What mixed precision does on a GPU: products in 16 bits, norms in float32.
-
-    (`torch.autocast` knows no `meta`.)
-    """
+    """Products in 16 bits, norms in float32: `torch.autocast`, which knows no `meta`."""
 
     to16 = {torch.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm}
     to32 = {F.group_norm, F.layer_norm}

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from .folders import check_folder, load_parts, read_index, read_json, teacher_of_hub
 from .schedule import Prediction, Schedule
-from .utils import check_image, lock_of
+from .utils import check_image, in_pieces, lock_of
 
 # %% auto #0
 __all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family',
@@ -311,16 +311,24 @@ class Teacher(nn.Module):
     def encode(self, image: torch.Tensor) -> torch.Tensor:  # [B,3,H,W] in [0,1] → [B,C,h,w]
         """The latent x of an image: the mean of the encoder's distribution, scaled."""
         check_image(image, 3, self.factor)
-        image = image.to(self.device, self.vae.dtype) * 2 - 1
-        x = self.vae.encode(image).latent_dist.mean
+
+        def encoded(part):
+            part = part.to(self.device, self.vae.dtype) * 2 - 1
+            return self.vae.encode(part).latent_dist.mean
+
+        x = in_pieces(encoded, image, image.shape[-2:].numel())
         shift, scale = latent_scale(self.vae, x)
         return ((x - shift) * scale).float()
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:  # [B,C,h,w] → [B,3,H,W] in [0,1]
         """The image of a latent."""
         shift, scale = latent_scale(self.vae, x)
-        image = self.vae.decode((x / scale + shift).to(self.vae.dtype)).sample
-        return (image.float() / 2 + 0.5).clamp(0, 1)
+
+        def decoded(part):
+            return self.vae.decode(part.to(self.vae.dtype)).sample.float()
+
+        image = in_pieces(decoded, x / scale + shift, x.shape[-2:].numel() * self.factor**2)
+        return (image / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> torch.Tensor:  # B captions → [B, L, D]

@@ -1,11 +1,14 @@
 """Short trainings with a tiny teacher, for the tests of the trainer."""
 
 import csv
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from cond_distill.config import TrainConfig
 from cond_distill.teacher import Teacher
@@ -77,3 +80,27 @@ def same(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that the tensors made on a device within a `with` took at a time."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device, self.live, self.now, self.most = device, set(), 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.live |= {a.untyped_storage()._cdata for a in args if torch.is_tensor(a)}
+        out = function(*args, **(kwargs or {}))
+        for a in filter(torch.is_tensor, tree_iter(out)):
+            storage = a.untyped_storage()
+            if a.device.type == self.device and storage._cdata not in self.live:
+                self.live.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        return out
+
+    def gone(self, key, size):
+        self.live.discard(key)
+        self.now -= size
