@@ -110,6 +110,18 @@ def check_training(folder: Path, name: str):
     assert len(rest) == 2 and torch.allclose(rest, here["loss"][2:], rtol=1e-2, atol=2e-3)
 
 
+def check_resuming(folder: Path, name: str):
+    """A run of the CPU goes on from its checkpoint, which is read there, on the other device."""
+    from disguise import THERE, at
+
+    cfg = replace(configuration(folder, name), out=str(folder / name / "moved"))
+    whole = train(cfg, "cpu")
+    for file in Path(cfg.out).glob("checkpoints/*4.safetensors"):
+        file.unlink()
+    rest = at(THERE, lambda device: train(cfg, device))
+    assert len(rest) == 2 and torch.allclose(rest, whole[2:], rtol=1e-2, atol=2e-3), (rest, whole)
+
+
 def students(folder: Path, device) -> dict[str, Student]:
     """Those that `check_training` has trained on the CPU."""
     teacher = Teacher.from_pretrained(folder / "teacher", device)
@@ -241,6 +253,11 @@ def test_rules(process):
 @pytest.mark.parametrize("name", RUNS)
 def test_training(process, name):
     process(check_training, name)
+
+
+@pytest.mark.parametrize("name", ["T2I-Adapter, discriminator", "LoRA, z_s by the teacher"])
+def test_resuming(process, name):
+    process(check_resuming, name)
 
 
 def test_drawing(process):

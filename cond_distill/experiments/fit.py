@@ -110,9 +110,9 @@ class _Run:
         progress = dict(seconds=self.seconds, recent=self.recent, settings=self.settings)
         write_checkpoint(self.folder, self.step, states | progress | dict(step=self.step))
 
-    def resume(self, device):
+    def resume(self):
         """Go on from the newest checkpoint; refuse one that was made with other settings."""
-        found = last_checkpoint(self.folder, device)
+        found = last_checkpoint(self.folder)
         if found is None:
             return
         path, state = found
@@ -160,7 +160,7 @@ def fit(
     """
     folder = Path(work) / name
     run = _Run(folder, module, plan, dict(settings or {}, lr=plan.lr, seed=seed))
-    run.resume(next(module.parameters()).device)
+    run.resume()
     bar = tqdm(desc=name, initial=run.step, total=plan.steps, mininterval=5)
     before, saved = run.seconds, time.monotonic()
     began = saved

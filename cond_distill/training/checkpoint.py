@@ -53,17 +53,17 @@ def pack(state: Any, tensors: dict[str, torch.Tensor], name: str = "state") -> A
     return state
 
 
-def unpack(plain: Any, tensors: dict[str, torch.Tensor], device: str | torch.device = "cpu") -> Any:
+def unpack(plain: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """What `pack` was given."""
     if not isinstance(plain, dict):
         return plain
     if "#tensor" in plain:
-        t = tensors[plain["#tensor"]].to(device)
+        t = tensors[plain["#tensor"]]
         return t.to(memory_format=torch.channels_last) if plain["channels_last"] else t
     if "#dict" in plain:
-        return {k: unpack(v, tensors, device) for k, v in plain["#dict"]}
+        return {k: unpack(v, tensors) for k, v in plain["#dict"]}
     kind, items = next(iter(plain.items()))
-    return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors, device) for v in items)
+    return {"#list": list, "#tuple": tuple}[kind](unpack(v, tensors) for v in items)
 
 # %% ../../nbs/library/training/checkpoint.ipynb #50094150
 FORMAT = "cond_distill checkpoint 2"
@@ -144,8 +144,11 @@ def read_file(path: Path) -> tuple[str, dict[str, torch.Tensor]]:  # the state's
     return about["state"], tensors
 
 
-def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """What `write_checkpoint` was given; raises `Damaged`, or `OSError` if it cannot be opened."""
+def read_checkpoint(path: Path) -> dict:
+    """What `write_checkpoint` was given; raises `Damaged`, or `OSError` if it cannot be opened.
+
+    Its tensors are on the CPU: a GPU that trains has no room for a second copy of them.
+    """
     try:
         path.open("rb").close()
     except OSError as e:
@@ -155,19 +158,14 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
         ) from e
     try:
         text, tensors = read_file(path)
-        plain = json.loads(text)
-        unpack(plain, tensors)
+        return unpack(json.loads(text), tensors)
     except (Damaged, MemoryError, OSError):
         raise
     except Exception as e:
         raise Damaged(f"{path} is damaged ({type(e).__name__}: {e})") from e
-    # outside: a full or missing GPU is no damage
-    return unpack(plain, tensors, device)
 
 
-def whole_checkpoints(
-    folder: Path, device: str | torch.device = "cpu"
-) -> Iterator[tuple[Path, dict]]:
+def whole_checkpoints(folder: Path) -> Iterator[tuple[Path, dict]]:
     """The whole checkpoints of a run, the newest first; `ValueError` after the last of them.
 
     None if there has never been one. Whoever asks for another one has found the last not to fit.
@@ -175,7 +173,7 @@ def whole_checkpoints(
     found = checkpoints(folder)
     for path in found:
         try:
-            state = read_checkpoint(path, device)
+            state = read_checkpoint(path)
         except Damaged as e:
             warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=2)
         else:
@@ -187,6 +185,6 @@ def whole_checkpoints(
         )
 
 
-def last_checkpoint(folder: Path, device: str | torch.device = "cpu") -> tuple[Path, dict] | None:
+def last_checkpoint(folder: Path) -> tuple[Path, dict] | None:
     """The newest whole checkpoint; None if there has never been one."""
-    return next(whole_checkpoints(folder, device), None)
+    return next(whole_checkpoints(folder), None)

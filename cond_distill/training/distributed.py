@@ -22,8 +22,8 @@ from ..methods.base import Method
 from ..student import Student
 
 # %% auto #0
-__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'load_module',
-           'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
+__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'shape_in',
+           'load_module', 'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
 
 # %% ../../nbs/library/training/distributed.ipynb #b3e10a41
 class LossModule(nn.Module):
@@ -116,12 +116,25 @@ def match_layout(value: Any, parameter: Any) -> Any:
     )
 
 
+def shape_in(state: dict, name: str) -> torch.Size | None:
+    """The shape of a tensor of a module's state; None if it has no such tensor."""
+    return state[name].shape if name in state else None
+
+
 def load_module(module: nn.Module, state: dict):
-    """`load_state_dict` of whole tensors into a module that may be sharded."""
+    """`load_state_dict` of whole tensors into a module that may be sharded.
+
+    Each is copied to its place before the next is cut: there is no second copy of the module.
+    """
     own = module.state_dict()
-    module.load_state_dict(
-        {k: match_layout(v, own[k]) if k in own else v for k, v in state.items()}
-    )
+    if not any(map(is_sharded, own.values())):
+        module.load_state_dict(state)
+        return
+    differ = [k for k in own.keys() | state.keys() if shape_in(own, k) != shape_in(state, k)]
+    if differ:
+        raise ValueError(f"{len(differ)} tensors are missing or have other shapes: {differ[0]} …")
+    for name, value in own.items():
+        value.copy_(match_layout(state[name], value))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
@@ -130,14 +143,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
     for i, moments in state["state"].items():
         if "exp_avg" in moments and moments["exp_avg"].shape != params[i].shape:
             raise ValueError(f"moment {i} has another shape than its parameter")
-    how = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in optimizer.param_groups]
+    # the saved groups get how this one computes before they are loaded: it decides on which device
+    # AdamW keeps the number of its steps
+    groups = [
+        saved | {k: own[k] for k in ("fused", "foreach") if k in own}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
     moments = {
         i: {k: match_layout(v, params[i]) for k, v in of.items()}
         for i, of in state["state"].items()
     }
-    optimizer.load_state_dict(dict(state, state=moments))
-    for group, settings in zip(optimizer.param_groups, how, strict=True):
-        group |= settings
+    optimizer.load_state_dict(dict(state=moments, param_groups=groups))
 
 # %% ../../nbs/library/training/distributed.ipynb #ec8d65f5
 @contextmanager

@@ -223,7 +223,7 @@ def load_run(run: Run) -> bool:
 
     Refuse one that belongs to other settings, other data or another teacher.
     """
-    saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints", run.teacher.device)
+    saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints")
     found = any(fits(run, path, state) for path, state in saved)
     forget_logs(run)
     return found
