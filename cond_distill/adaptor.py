@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .folders import check_shapes, load_network, read_shapes
+from .low_rank import changed
 from .teacher import Teacher
 from .utils import check_image
 
@@ -70,18 +71,9 @@ class LowRank(nn.Module):
             yield name, self.down[name.replace(".", "/")], self.up[name.replace(".", "/")]
 
     def forward(self, net: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, W + BA) for each weight W that is changed.
-
-        Each is made in one pass over the memory and laid out in it as W is (channels last).
-        """
+        """(name, W + BA) for each weight W that is changed; in 16 bits BA stays beside W."""
         for name, a, b in self.pairs():
-            w, a = (x.movedim(1, -1) for x in (net.get_parameter(f"{name}.weight"), a))
-            yield (
-                f"{name}.weight",
-                torch.addmm(w.flatten(1), b.flatten(1).to(w.dtype), a.flatten(1).to(w.dtype))
-                .view(w.shape)
-                .movedim(-1, 1),
-            )
+            yield f"{name}.weight", changed(net.get_parameter(f"{name}.weight"), a, b)
 
     def write(self, folder: Path, dtype: torch.dtype | None = None, prefix: str = "unet"):
         """The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."""

@@ -13,7 +13,7 @@ NO_CODE = {"__init__", "__main__", "_modidx", "_moved"}
 LAYERS = (
     ("ranges", "folders", "extensions", "schedule_settings"),
     ("schedule", "config", "utils", "data.render", "data.scenes", "training.checkpoint"),
-    ("options", "teacher", "loss", "evaluation"),
+    ("options", "teacher", "loss", "low_rank", "evaluation"),
     ("adaptor", "families"),
     ("adaptors", "data"),
     ("student", "plan"),

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..adaptor import Adaptor
 from .fusion import FusionAdaptor
+from ..low_rank import plus_change
 from ..teacher import Teacher
 
 # %% auto #0
@@ -85,7 +86,8 @@ class MultiAdaptor(Adaptor):
         for a, k in zip(self.adaptors, self.strengths):
             for name, w in a.weights(net):
                 base = net.get_parameter(name)
-                total.setdefault(name, base.clone()).add_(w - base, alpha=k)
+                so_far = total[name] if name in total else base.clone()
+                total[name] = plus_change(so_far, base, w, k)
         return total.items()
 
     def forward(
