@@ -104,12 +104,11 @@ _CLIP_L = dict(
     vocab_size=49408,
     projection_dim=768,
 )
-_CLIP_G = dict(
+_CLIP_G = _CLIP_L | dict(
     hidden_size=1280,
     intermediate_size=5120,
     num_hidden_layers=32,
     num_attention_heads=20,
-    vocab_size=49408,
     projection_dim=1280,
 )
 KNOWN = {
@@ -378,7 +377,7 @@ def _largest(of: Callable[[int], Plan], memory: float) -> Plan | None:
     """The plan `of(batch)` of the largest power of two that fits."""
     one, two = of(1), of(2)
     more = two.memory - one.memory  # memory grows linearly with the batch
-    sizes = [b for b in (2**k for k in range(9)) if one.memory + (b - 1) * more <= memory]
+    sizes = [2**k for k in range(9) if one.memory + (2**k - 1) * more <= memory]
     while sizes and (fitting := of(sizes[-1])).memory > memory:
         sizes.pop()
     return fitting if sizes else None

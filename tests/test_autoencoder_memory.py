@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import drawing
 import pytest
 import tiny
 import torch
@@ -19,9 +20,7 @@ AT_ONCE = 4  # pictures of the tiny teacher, in these tests
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Teacher:
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny.stable_diffusion(folder)
-    return Teacher.from_pretrained(folder)
+    return drawing.teacher(tmp_path_factory.mktemp("autoencoder"), "sd1")
 
 
 @pytest.fixture
