@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .folders import check_shapes, load_network, read_shapes
-from .low_rank import changed
+from .low_rank import with_change
 from .teacher import Teacher
 from .utils import check_image
 
@@ -73,7 +73,7 @@ class LowRank(nn.Module):
     def forward(self, net: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, W + BA) for each weight W that is changed; in 16 bits BA stays beside W."""
         for name, a, b in self.pairs():
-            yield f"{name}.weight", changed(net.get_parameter(f"{name}.weight"), a, b)
+            yield f"{name}.weight", with_change(net.get_parameter(f"{name}.weight"), a, b)
 
     def write(self, folder: Path, dtype: torch.dtype | None = None, prefix: str = "unet"):
         """The parameters, into the file of a folder that diffusers' `load_lora_weights` reads."""

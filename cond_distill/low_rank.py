@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_map
 
 # %% auto #0
-__all__ = ['ChangedWeight', 'changed', 'plus_change']
+__all__ = ['ChangedWeight', 'with_change', 'plus_change']
 
 # %% ../nbs/library/low_rank.ipynb #b82ad43e
 def _plain(value: Any) -> Any:
@@ -49,7 +49,7 @@ class ChangedWeight(torch.Tensor):
         return out + function(function(x, own.down, None, *how, **more), own.up)
 
 # %% ../nbs/library/low_rank.ipynb #90eb3edc
-def changed(
+def with_change(
     weight: torch.Tensor,  # W [out, in] or [out, in, h, w]
     down: torch.Tensor,  # A [rank, in] or [rank, in, h, w]
     up: torch.Tensor,  # B [out, rank] or [out, rank, 1, 1]
