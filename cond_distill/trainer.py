@@ -71,10 +71,11 @@ def backward(run: Run, batch: dict, noise: NoiseSample) -> tuple[torch.Tensor, d
     """Gradients of all shares of all processes; the mean loss and its parts."""
     said, n = [], run.cfg.gradient_accumulation_steps
     run.state.optimizer.zero_grad()
-    for share in shares(run, batch, noise):
-        with run.engine.autocast():
-            loss, parts = run.loss(*share)
-        (loss / n).backward()
+    for i, share in enumerate(shares(run, batch, noise), 1):
+        with run.engine.gradients(run.loss, last=i == n):
+            with run.engine.autocast():
+                loss, parts = run.loss(*share)
+            (loss / n).backward()
         numbers = parts | dict(loss=loss.detach())
         said.append({k: torch.as_tensor(v, dtype=torch.float32) for k, v in numbers.items()})
     mean = {k: torch.stack([s[k].to(run.engine.device) for s in said]).sum(0) / n for k in said[0]}
@@ -98,11 +99,11 @@ def train_step(
     norm = full_state(clip_grad_norm_(state.params, cfg.clip), keep=True)
     lr = state.scheduler.get_last_lr()[0]  # of this step
     if torch.isfinite(loss) and torch.isfinite(norm):
-        update(state, parts["d_x"])
+        update(state, parts.get("d_x", parts["loss"]))
     else:
         state.skipped += 1
     state.step += 1
-    state.nfe += parts.pop("forwards")
+    state.nfe += parts.pop("forwards", method.step_forwards(state.step - 1))
     return parts | dict(grad_norm=float(norm), lr=float(lr))
 
 
@@ -224,7 +225,7 @@ def steps(
         numbers: dict[str, Any] = train_step(run, source)
         check_alive(run)
         numbers |= dict(nfe=round(state.nfe), seconds=time.time() - began)
-        record = Record(step=state.step, **numbers)
+        record = Record.of(**numbers | dict(step=state.step))
         try:
             yield observe(run, record, eval_fn)
         except GeneratorExit:  # the caller left its loop
@@ -247,7 +248,7 @@ def with_progress_bar(run: Run, records: Iterator[Record], progress: bool) -> It
     hidden = not (progress and run.engine.main)
     with tqdm(None, f"distil {run.cfg.task}", total, initial=done, disable=hidden) as bar:
         for record in records:
-            numbers |= dict(loss=record.loss, **(record.measured or {}))
+            numbers |= dict(loss=record.loss) | record.parts | (record.measured or {})
             bar.update()
             bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()}, refresh=False)
             yield record

@@ -130,13 +130,27 @@ def make_folder(
     return folder
 
 
+def _columns(path: Path, row: dict) -> list[str]:
+    """The columns of a CSV file, to which those are added that only the row has."""
+    with open(path, newline="", encoding="utf-8") as f:
+        names = next(csv.reader(f), [])
+    new = [name for name in row if name not in names]
+    if new and names:
+        head, *rows = path.read_text("utf-8").splitlines()
+        part = path.with_suffix(".part")
+        lines = [",".join([head, *new]), *(r + "," * len(new) for r in rows)]
+        part.write_text("\r\n".join([*lines, ""]), "utf-8", newline="")
+        part.replace(path)
+    return names + new
+
+
 def append_row(path: Path, row: dict):
-    """One more row of a CSV file."""
+    """One more row of a CSV file; empty where it has no value for a column."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
+    names = _columns(path, row) if path.exists() else []
     with open(path, "a", newline="", encoding="utf-8") as f:
-        w = csv.DictWriter(f, row)
-        if new:
+        w = csv.DictWriter(f, names or row)
+        if not names:
             w.writeheader()
         w.writerow({k: round(v, 6) for k, v in row.items()})
 

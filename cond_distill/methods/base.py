@@ -110,8 +110,11 @@ class Method:
         target: Student,  # its moving average
         batch: dict[str, torch.Tensor],  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
         noise: NoiseSample,
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # a scalar, its parts for the log
-        """The loss; its parts are d_x, d_c, w_c and `forwards`, the network evaluations."""
+    ) -> tuple[torch.Tensor, dict]:  # a scalar, its parts for the log
+        """The loss, and what is logged of it: d_x, d_c, w_c, or scalars of any name.
+
+        `forwards` are its network evaluations an image, if they are not what `step_forwards` says.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def step_forwards(self, step: int) -> float:

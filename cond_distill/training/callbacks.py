@@ -9,7 +9,7 @@ import csv
 import math
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,38 @@ __all__ = ['EvalFn', 'Record', 'log_record', 'logged_minutes', 'sampled_student'
            'measure_curve', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
 
 # %% ../../nbs/library/training/callbacks.ipynb #32044a0a
-@dataclass
+@dataclass(kw_only=True)
 class Record:
     """What `distill` yields at every step."""
 
     step: int
     loss: float
-    d_x: float
-    d_c: float
-    w_c: float
+    # distances and weight of `codi_loss`; NaN where a method of your own has no such part
+    d_x: float = math.nan
+    d_c: float = math.nan
+    w_c: float = math.nan
     lr: float
     grad_norm: float
     nfe: int  # network evaluations per image so far (forward passes of student and target)
     seconds: float  # since this process started the run
     extra: float = 0.0  # what a discriminator added to the loss
+    parts: dict[str, float] = field(default_factory=dict)  # further ones, of the method's own
     grid: Image.Image | None = None  # when a validation grid was drawn
     measured: dict[str, float] | None = None  # what `eval_fn` returned at that moment
+
+    @classmethod
+    def of(cls, **numbers: Any) -> Record:
+        """A record of these numbers; those that are no fields of it are its `parts`."""
+        own = {f.name for f in fields(cls)} - {"parts", "grid", "measured"}
+        parts = {name: value for name, value in numbers.items() if name not in own}
+        return cls(parts=parts, **{name: numbers[name] for name in numbers if name in own})
+
+    def row(self) -> dict[str, float]:
+        """Its numbers, as the log has them."""
+        hidden = ("parts", "grid", "measured")
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in hidden
+        } | self.parts
 
     @property
     def judged(self) -> dict[str, float] | None:
@@ -55,8 +71,7 @@ class Record:
 
 def log_record(run: Run, record: Record):
     """One more row of log.csv."""
-    names = [f.name for f in fields(record) if f.name not in ("grid", "measured")]
-    append_row(Path(run.cfg.out) / "log.csv", {name: getattr(record, name) for name in names})
+    append_row(Path(run.cfg.out) / "log.csv", record.row())
 
 
 def logged_minutes(out: str | Path) -> float:  # the folder of a run

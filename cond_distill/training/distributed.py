@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -234,6 +234,15 @@ class Engine:
         return nn.parallel.DistributedDataParallel(
             loss, broadcast_buffers=False, find_unused_parameters=True
         )
+
+    def gradients(self, loss: nn.Module, last: bool) -> AbstractContextManager:
+        """Around a forward and backward pass: processes exchange gradients in the last one only.
+
+        Where weights are sharded they do so in each: whole gradients would have to be kept.
+        """
+        if last or not isinstance(loss, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return loss.no_sync()
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The mean over the processes."""

@@ -1,0 +1,88 @@
+"""What a step logs, and how often processes talk to each other in it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from training import Bench, rows
+
+from cond_distill.data.cache import cache_examples
+from cond_distill.methods.codi import CoDi
+from cond_distill.trainer import train_step
+from cond_distill.training.callbacks import Record
+from cond_distill.training.state import new_run
+from cond_distill.utils import append_row
+
+
+class Own(CoDi):
+    """A method that logs one number of its own at first, later two, and nothing else."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.step = 0
+
+    def loss(self, student, target, batch, noise):
+        loss, _ = super().loss(student, target, batch, noise)
+        self.step += 1
+        return loss, dict(mine=loss.detach() + 1, **(dict(later=2.0) if self.step > 2 else {}))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    torch.set_num_threads(1)
+    return Bench(tmp_path_factory.mktemp("parts"))
+
+
+def test_own_parts(bench):
+    """They are in the records and in the log, as many as there are."""
+    cfg = bench.config("own", steps=4)
+    records = bench.train(cfg, method=Own(cfg))
+    assert [r.parts["mine"] for r in records] == pytest.approx([r.loss + 1 for r in records])
+    assert [r.parts.get("later") for r in records] == [None, None, 2.0, 2.0]
+    assert [row["later"] for row in rows(cfg)] == ["", "", "2.0", "2.0"]
+    assert float(rows(cfg)[0]["mine"]) == pytest.approx(records[0].loss + 1, abs=1e-5)
+    assert records[0].d_x != records[0].d_x and records[-1].nfe > 0  # NaN: nobody measured it
+
+
+def test_names_of_the_record():
+    """Numbers that a record has always had stay its attributes."""
+    known = dict(step=1, loss=0.5, d_x=0.4, lr=0.1, grad_norm=1.0, nfe=2, seconds=0.0)
+    record = Record.of(**known, sharpness=3.0)
+    assert record.d_x == 0.4 and record.parts == dict(sharpness=3.0)
+    assert {"d_c", "w_c", "sharpness"} < record.row().keys() and "parts" not in record.row()
+
+
+def test_new_column(tmp_path):
+    """Earlier rows are empty there, and later ones where they have no value."""
+    for row in (dict(step=1, a=1.0), dict(step=2, b=2.0), dict(step=3, a=3.0, b=4.0)):
+        append_row(tmp_path / "log.csv", row)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines == ["step,a,b", "1,1.0,", "2,,2.0", "3,3.0,4.0"]
+
+
+def test_one_exchange(bench):
+    """With gradients of four pieces, processes exchange them once a step."""
+    cfg = bench.config("exchange", gradient_accumulation_steps=4)
+    run, data = new_run(cfg, bench.teacher), cache_examples(bench.teacher, cfg, progress=False)
+    alone = train_step(run, data)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        run = new_run(cfg, bench.teacher)
+        loss, seen = DistributedDataParallel(run.loss, broadcast_buffers=False), []
+
+        def hook(state, bucket):
+            seen.append(bucket.index())
+            return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(first)
+
+        loss.register_comm_hook(None, hook)
+        together = train_step(replace(run, loss=loss), data)
+    finally:
+        dist.destroy_process_group()
+    assert len(seen) == len(set(seen)) > 0
+    assert together == pytest.approx(alone)
+
+
+def first(future):
+    return future.value()[0]
