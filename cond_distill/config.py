@@ -165,8 +165,13 @@ class OptimConfig:
 
     steps: int = 700  # optimiser steps
     batch: int = 32  # images a step
-    # learning rate of AdamW, after 50 steps of warm-up; over the last quarter it falls to 5 %
-    lr: float = 1e-3
+    lr: float = 1e-3  # learning rate of AdamW
+    warmup_steps: int = 50  # over which the rate rises to `lr`
+    decay_share: float = 0.25  # of the steps, the last ones, over which it falls …
+    final_lr: float = 0.05  # … to this share of `lr`
+    beta1: float = 0.9  # of AdamW: decay of the mean of gradients …
+    beta2: float = 0.99  # … and of the mean of their squares
+    weight_decay: float = 1e-3  # of AdamW; a step multiplies weights by 1 − lr · weight_decay
     clip: float = 1.0  # largest norm of the gradient
     # "adamw8bit" needs bitsandbytes and a GPU, and takes a quarter of the optimiser's memory
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"

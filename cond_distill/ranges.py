@@ -52,6 +52,12 @@ RANGES = dict(
     ema_decay=(0.0, 1.0),
     # a run
     lr=(1e-12, 10.0),
+    warmup_steps=(0, 10_000_000),
+    decay_share=(0.0, 1.0),
+    final_lr=(0.0, 1.0),
+    beta1=(0.0, 0.999999),
+    beta2=(0.0, 0.999999),
+    weight_decay=(0.0, 10.0),
     clip=(1e-6, 1e6),
     gradient_accumulation_steps=(1, 1_000_000),
     save_every=(1, 10_000_000),

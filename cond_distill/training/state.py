@@ -121,7 +121,7 @@ class MovingAverage(AveragedModel):
 # %% ../../nbs/library/training/state.ipynb #8dba9c52
 def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW, or bitsandbytes' with 8-bit moments."""
-    betas, decay = (0.9, 0.99), 1e-3
+    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
     if cfg.optimizer == "adamw":
         how = dict(fused=not cfg.shard, foreach=False)
         return torch.optim.AdamW(params, cfg.lr, betas, weight_decay=decay, **how)
@@ -136,11 +136,13 @@ def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.
 
 
 def learning_rate(cfg: OptimConfig, step: int) -> float:  # as a share of cfg.lr
-    """Linear warm-up over 50 steps, constant, over the last quarter down to 5 %.
+    """Linear warm-up, constant, and over the last steps (a quarter, say) linear down again.
 
     Consistency comes late and needs a rate that is not spent.
     """
-    return min(1.0, (step + 1) / 50, 0.05 + 0.95 * max(0.0, 1 - step / cfg.steps) / 0.25)
+    rise = (step + 1) / max(1, cfg.warmup_steps)
+    left = max(0.0, 1 - step / cfg.steps) / max(cfg.decay_share, 1e-12)
+    return min(1.0, rise, cfg.final_lr + (1 - cfg.final_lr) * left)
 
 # %% ../../nbs/library/training/state.ipynb #56eff775
 @dataclass
