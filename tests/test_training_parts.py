@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from training import Bench, rows
 
+from cond_distill.adaptors.concat import as_latent
 from cond_distill.data.cache import cache_examples
 from cond_distill.methods.codi import CoDi
 from cond_distill.trainer import train_step
@@ -86,3 +87,24 @@ def test_one_exchange(bench):
 
 def first(future):
     return future.value()[0]
+
+
+@pytest.mark.parametrize("adaptor", ["concat", "fusion"])
+def test_condition_is_encoded_once(bench, adaptor, monkeypatch):
+    """Student, target and discriminator take the same latent of a batch's conditions."""
+    cfg = bench.config(f"once {adaptor}", adaptor=adaptor, discriminator=0.1, ramp_start=0.0)
+    run, data = new_run(cfg, bench.teacher), cache_examples(bench.teacher, cfg, progress=False)
+    calls, real = [], bench.teacher.vae.encode
+    monkeypatch.setattr(bench.teacher.vae, "encode", lambda x: calls.append(len(x)) or real(x))
+    for _ in range(2):
+        train_step(run, data)
+    assert calls == [cfg.batch, cfg.batch]
+
+
+def test_changed_condition_is_encoded_again(bench):
+    cond = torch.rand(2, 3, 16, 16)
+    before = as_latent(bench.teacher, cond)
+    cond.mul_(0.5)
+    assert not torch.equal(as_latent(bench.teacher, cond), before)
+    with torch.inference_mode():
+        assert torch.equal(as_latent(bench.teacher, cond.clone()), as_latent(bench.teacher, cond))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..adaptor import Adaptor, LowRank
 from ..teacher import Teacher
@@ -19,14 +20,30 @@ from ..teacher import Teacher
 __all__ = ['as_latent', 'latent_channels', 'ConcatAdaptor']
 
 # %% ../../nbs/library/adaptors/concat.ipynb #6deb06f1
-@torch.no_grad()
+# condition → (its teacher, its version, its latent), for as long as somebody has the condition
+_KNOWN = WeakIdKeyDictionary()
+
+
 def as_latent(
     teacher: Teacher, cond: torch.Tensor
 ) -> torch.Tensor:  # [B,K,H,W] in [0,1] → [B,C+K−3,h,w]
     """The condition as the teacher's latent.
 
-    Channels after the third are pooled and mapped to [−1, 1].
+    Channels after the third are pooled and mapped to [−1, 1]. A condition is encoded once, though
+    a training step asks for student, target and discriminator.
     """
+    if cond.is_inference():  # such a tensor does not tell whether it has been changed
+        return _encoded(teacher, cond)
+    made_by, version, latent = _KNOWN.get(cond, (None, 0, None))
+    if made_by is not teacher or version != cond._version:
+        latent = _encoded(teacher, cond)
+        _KNOWN[cond] = (teacher, cond._version, latent)
+    return latent
+
+
+@torch.no_grad()
+def _encoded(teacher: Teacher, cond: torch.Tensor) -> torch.Tensor:
+    """What `as_latent` gives."""
     if cond.shape[1] == 2:
         raise ValueError(
             "condition has 2 channels; expected 1 (grey), 3 (a picture), or 3 and more"
