@@ -23,7 +23,7 @@ from .teacher import Teacher, find_folder, output_hooks
 from .utils import AUTOENCODER_PIXELS
 
 # %% auto #0
-__all__ = ['KNOWN', 'GPUS', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
+__all__ = ['KNOWN', 'GPUS', 'SHARE', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
 
 # %% ../nbs/library/plan.ipynb #b3e946f5
 class _Attention(torch.autograd.Function):
@@ -188,16 +188,16 @@ def shapes_only(
     return teacher
 
 # %% ../nbs/library/plan.ipynb #e68ac1e2
-# GB, dense TFLOP/s in 16 bits (data sheets), the share of them that a step gets: .2 was measured on
-# an H200 at batches of 16, .4 is assumed
+# GB, and dense TFLOP/s in 16 bits by the data sheet
 GPUS = {
-    "T4": (16, 65, 0.4),
-    "RTX 3090": (24, 71, 0.4),
-    "L4": (24, 121, 0.4),
-    "RTX 4090": (24, 165, 0.4),
-    "A100": (40, 312, 0.4),
-    "H100": (80, 989, 0.2),
+    "T4": (16, 65),
+    "RTX 3090": (24, 71),
+    "L4": (24, 121),
+    "RTX 4090": (24, 165),
+    "A100": (40, 312),
+    "H100": (80, 989),
 }
+SHARE = 0.2  # of them that a step gets: measured on an H200 at batches of 16, assumed elsewhere
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -223,7 +223,7 @@ class Plan:
 
         Without a share: what the list says. Small batches take longer.
         """
-        return self.operations / (GPUS[gpu][1] * 1e12 * (share or GPUS[gpu][2]))
+        return self.operations / (GPUS[gpu][1] * 1e12 * (share or SHARE))
 
 # %% ../nbs/library/plan.ipynb #03fde520
 def _check_choices(adaptor: str, rank: int, dtype: str):
