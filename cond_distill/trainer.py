@@ -264,9 +264,13 @@ def distill(
 ) -> Iterator[Record]:
     """Train an adaptor; yields a `Record` per step; resumes from `cfg.out`.
 
-    Leaves the finished adaptor there.
+    Leaves the finished adaptor there. Settings are checked at once; the training runs as its
+    records are asked for.
     """
-    run, eval_fn = begin(cfg, teacher, method), eval_fn or judge
+    return _records(begin(cfg, teacher, method), progress, eval_fn or judge)
+
+
+def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Record]:
     cfg, state, engine = run.cfg, run.state, run.engine
     check_room(run)
     with alone(run):

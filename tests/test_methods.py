@@ -1,12 +1,16 @@
 """What a method ignores is refused, and what it trains is what `check` asks about."""
 
+from dataclasses import fields
+
 import pytest
 
 from cond_distill.cli import said_of_runtime
-from cond_distill.config import TrainConfig
+from cond_distill.config import MethodConfig, TrainConfig
 from cond_distill.experiments.jobs import ABLATIONS, METHODS
+from cond_distill.methods.catalogue import METHODS as PRESETS
 from cond_distill.methods.catalogue import make_method
 from cond_distill.schedule import Schedule
+from cond_distill.trainer import distill
 
 IGNORED = [
     dict(preset="any_step", discriminator=0.05),
@@ -55,3 +59,13 @@ def test_only_a_full_memory_is_called_full():
     assert "--batch" in said_of_runtime(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
     with pytest.raises(RuntimeError, match="illegal"):
         said_of_runtime(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_a_training_is_refused_when_it_is_called_not_when_it_is_iterated():
+    with pytest.raises(ValueError, match="nonsense"):
+        distill(TrainConfig(task="nonsense"), progress=False)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_method_reads_are_settings(preset):
+    assert make_method(TrainConfig(preset=preset)).reads() <= {f.name for f in fields(MethodConfig)}

@@ -225,7 +225,7 @@ class AnyStep(Method):
         self.sampler = SAMPLERS[cfg.kernel][1].method
 
     def reads(self) -> frozenset[str]:
-        own = {"kernel", "instant", "longer", "told", "z_s", "distance", "snr_gamma"}
+        own = {"kernel", "instant", "longer", "conditioning", "z_s", "distance", "snr_gamma"}
         far = {"delta", "longest"} if KERNELS[self.cfg.kernel].hop is None else set()
         return frozenset(own | far | {"ramp_start", "ramp_end"})
 
