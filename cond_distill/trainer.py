@@ -6,6 +6,7 @@
 #| code-fold: true
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -43,7 +44,7 @@ from .training.state import Run, TrainState, new_run
 from .utils import calm_interrupt
 
 # %% auto #0
-__all__ = ['piece', 'shares', 'backward', 'train_step', 'update', 'note_distance', 'check_alive', 'check_converged',
+__all__ = ['piece', 'shares', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive', 'check_converged',
            'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe', 'steps', 'with_progress_bar',
            'distill', 'distill_to_end']
 
@@ -67,7 +68,7 @@ def shares(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, No
         yield {name: piece(rows, i, n) for name, rows in batch.items()}, replace(noise, **drawn)
 
 
-def backward(run: Run, batch: dict, noise: NoiseSample) -> tuple[torch.Tensor, dict[str, float]]:
+def backward(run: Run, batch: dict, noise: NoiseSample) -> dict[str, torch.Tensor]:
     """Gradients of all shares of all processes; the mean loss and its parts."""
     said, n = [], run.cfg.gradient_accumulation_steps
     run.state.optimizer.zero_grad()
@@ -79,8 +80,13 @@ def backward(run: Run, batch: dict, noise: NoiseSample) -> tuple[torch.Tensor, d
         numbers = parts | dict(loss=loss.detach())
         said.append({k: torch.as_tensor(v, dtype=torch.float32) for k, v in numbers.items()})
     mean = {k: torch.stack([s[k].to(run.engine.device) for s in said]).sum(0) / n for k in said[0]}
-    mean = run.engine.mean(mean)
-    return mean["loss"], {k: v.item() for k, v in mean.items()}
+    return run.engine.mean(mean)
+
+
+def as_numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """All in one transfer: for each that is read, a GPU waits."""
+    device = values["loss"].device
+    return dict(zip(values, torch.stack([v.to(device) for v in values.values()]).tolist()))
 
 # %% ../nbs/course/09_trainer.ipynb #be999e26
 #| code-fold: true
@@ -95,16 +101,17 @@ def train_step(
     batch = make_batch(source, cfg, empty, generator, device, state.step)
     method.begin_step(state.step, state.ema.student)
     noise = method.sample_noise(run.teacher.schedule, batch["x"], generator, state.step)
-    loss, parts = backward(run, batch, noise)
+    parts = backward(run, batch, noise)
     norm = full_state(clip_grad_norm_(state.params, cfg.clip), keep=True)
     lr = state.scheduler.get_last_lr()[0]  # of this step
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        update(state, parts.get("d_x", parts["loss"]))
+    numbers = as_numbers(parts | dict(grad_norm=norm))
+    if math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"]):
+        update(state, numbers.get("d_x", numbers["loss"]))
     else:
         state.skipped += 1
     state.step += 1
-    state.nfe += parts.pop("forwards", method.step_forwards(state.step - 1))
-    return parts | dict(grad_norm=float(norm), lr=float(lr))
+    state.nfe += numbers.pop("forwards", method.step_forwards(state.step - 1))
+    return numbers | dict(lr=float(lr))
 
 
 def update(state: TrainState, distance: float):

@@ -1,6 +1,7 @@
 """What a step logs, and how often processes talk to each other in it."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from training import Bench, rows
 from cond_distill.adaptors.concat import as_latent
 from cond_distill.data.cache import cache_examples
 from cond_distill.methods.codi import CoDi
-from cond_distill.trainer import train_step
+from cond_distill.trainer import as_numbers, train_step
 from cond_distill.training.callbacks import Record
 from cond_distill.training.state import new_run
 from cond_distill.utils import append_row
@@ -108,3 +109,23 @@ def test_changed_condition_is_encoded_again(bench):
     assert not torch.equal(as_latent(bench.teacher, cond), before)
     with torch.inference_mode():
         assert torch.equal(as_latent(bench.teacher, cond.clone()), as_latent(bench.teacher, cond))
+
+
+def test_average_counts_where_it_is(bench):
+    """The number of averaged values is read on the CPU, not on the device of the weights."""
+    run = new_run(bench.config("average"), bench.teacher)
+    now = [p.detach() for p in run.state.ema.module.parameters()]
+    before = [p.clone() for p in now]
+    unread = torch.empty((), device="meta")  # as a number that must not be read
+    values = [p.detach() + 1 for p in before]
+    run.state.ema.multi_avg_fn(
+        [p.detach() for p in run.state.ema.module.parameters()], values, unread
+    )
+    for p, old in zip(run.state.ema.module.parameters(), before):
+        torch.testing.assert_close(p, old + 0.9)  # decay 1 / 10 at first
+
+
+def test_numbers_are_read_at_once():
+    values = dict(loss=torch.tensor(0.5), grad_norm=torch.tensor(float("inf")))
+    with patch.object(torch.Tensor, "item", side_effect=AssertionError):
+        assert as_numbers(values) == dict(loss=0.5, grad_norm=float("inf"))

@@ -113,10 +113,15 @@ class MovingAverage(AveragedModel):
     student: Student
 
     def __init__(self, student: Student, decay: float):
-        super().__init__(student.adaptor, multi_avg_fn=partial(warm_average, decay=decay))
+        self.decay = decay
+        super().__init__(student.adaptor, multi_avg_fn=self._add)
         self.requires_grad_(False).eval()
         # with the same weights, which are not to be registered twice
         object.__setattr__(self, "student", Student(student.teacher, self.module))
+
+    def _add(self, averages: Any, values: Any, n: torch.Tensor) -> None:
+        # `n` is a copy where the weights lie; reading it there would make a GPU wait
+        warm_average(averages, values, int(self.n_averaged), self.decay)
 
 # %% ../../nbs/library/training/state.ipynb #8dba9c52
 def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
