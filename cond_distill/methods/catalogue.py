@@ -34,18 +34,19 @@ METHODS: dict[str, type[Method]] = dict(
 )
 
 
-EVERY = {"preset", "target_decay", "ema_decay"}  # read by the trainer, whatever the method
+# read by the trainer, or harmless, whatever the method
+EVERY = {"preset", "target_decay", "ema_decay", "ramp_start", "ramp_end"}
 
 
 def check_read(method: Method):
-    """Refuse fields of `MethodConfig` that were set and that the method does not read."""
+    """Refuse fields of `MethodConfig` that ask for something that the method does not do."""
     read, cfg = method.reads(), method.cfg
     if read is None:
         return
     idle = {
         f.name: getattr(cfg, f.name)
         for f in fields(MethodConfig)
-        if f.name not in read | EVERY and getattr(cfg, f.name) != f.default
+        if f.name not in read | EVERY and getattr(cfg, f.name) not in (f.default, 0)
     }
     if idle:
         raise ValueError(
