@@ -39,14 +39,15 @@ class ChangedWeight(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
         plain, more = tree_map(_plain, (tuple(args), kwargs or {}))
-        out = function(*plain, **more)
-        if function not in (F.linear, F.conv2d):
+        out = func(*plain, **more)
+        if func not in (F.linear, F.conv2d):
             return out
-        x, own, _, *how = (*args, None)[: max(3, len(args))]
+        given: tuple[Any, ...] = (*args, None)
+        x, own, _, *how = given[: max(3, len(args))]
         more.pop("bias", None)
-        return out + function(function(x, own.down, None, *how, **more), own.up)
+        return out + func(func(x, own.down, None, *how, **more), own.up)
 
 # %% ../nbs/library/low_rank.ipynb #90eb3edc
 def with_change(

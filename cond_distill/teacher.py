@@ -316,7 +316,7 @@ class Teacher(nn.Module):
             part = part.to(self.device, self.vae.dtype) * 2 - 1
             return self.vae.encode(part).latent_dist.mean
 
-        x = in_pieces(encoded, image, image.shape[-2:].numel())
+        x = in_pieces(encoded, image, image[0, 0].numel())
         shift, scale = latent_scale(self.vae, x)
         return ((x - shift) * scale).float()
 
@@ -327,7 +327,7 @@ class Teacher(nn.Module):
         def decoded(part):
             return self.vae.decode(part.to(self.vae.dtype)).sample.float()
 
-        image = in_pieces(decoded, x / scale + shift, x.shape[-2:].numel() * self.factor**2)
+        image = in_pieces(decoded, x / scale + shift, x[0, 0].numel() * self.factor**2)
         return (image / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()

@@ -119,7 +119,7 @@ class MovingAverage(AveragedModel):
         # with the same weights, which are not to be registered twice
         object.__setattr__(self, "student", Student(student.teacher, self.module))
 
-    def _add(self, averages: Any, values: Any, n: torch.Tensor) -> None:
+    def _add(self, averages: Any, values: Any, n: torch.Tensor | int, /) -> None:
         # `n` is a copy where the weights lie; reading it there would make a GPU wait
         warm_average(averages, values, int(self.n_averaged), self.decay)
 
