@@ -64,9 +64,9 @@ decoder: env  ## Train the decoder of the small world's autoencoder further, aga
 # the three of depth with as many network evaluations each; those of other tasks are shorter
 ANY_STEP := .venv/bin/cond-distill distill --preset any_step
 adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_undistilled --preset data_only --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_fixed
-	$(ANY_STEP) --out runs/depth_distilled --steps 816
+	.venv/bin/cond-distill distill --out runs/depth_undistilled --adaptor controlnet --preset data_only --steps 979 --timesteps all
+	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet
+	$(ANY_STEP) --out runs/depth_distilled --adaptor controlnet --steps 816
 	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
 	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
 	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600

@@ -319,7 +319,7 @@ def main():
     args = args.parse_args()
     teacher = Teacher.from_pretrained("shipped", best_device())
     torch.manual_seed(0)
-    cfg = TrainConfig(num_examples=1200, cache=args.cache, grid_every=0)
+    cfg = TrainConfig(adaptor="controlnet", num_examples=1200, cache=args.cache, grid_every=0)
     found = measure(cfg, teacher, cache_examples(teacher, cfg), args.rounds)
     Path(f"{args.out}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     shown = table([r | dict(met=met(r["ratio"], r["aim"])) for r in found["ratios"]])

@@ -166,9 +166,8 @@ def drawing(args, log):
 def ratios(args, log):
     """What a step costs beside what it needs, with the shapes of Stable Diffusion 1.5."""
     teacher = real_size("sd15" if CUDA else "shipped")
-    cfg = TrainConfig(
-        batch=16 if CUDA else 2, mixed_precision="bf16", dtype="bfloat16", grid_every=0
-    )
+    how = dict(adaptor="controlnet", mixed_precision="bf16", dtype="bfloat16", grid_every=0)
+    cfg = TrainConfig(batch=16 if CUDA else 2, **how)
     rows, seconds = training(cfg, teacher, made_up(teacher, 32), 8 if CUDA else 1, apart=True)
     found = dict(
         batch=cfg.batch,

@@ -71,8 +71,10 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     # allow fetching the teacher from the hub, if `teacher` is a name there
     fetch: bool = False
-    # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi)
-    adaptor: str = "controlnet"
+    # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi);
+    # "auto": that of `init_from` or of the run in `out`, else what was measured for the task (such
+    # as "controlnet" for depth, "concat" for superres), said with its reason when a run begins
+    adaptor: str = "auto"
     rank: int = 16  # of the adaptor's changes to the backbone's weights, 0 for none
     # layers of a small transformer that reads captions anew; -1: two where the caption is an
     # instruction, else none

@@ -32,7 +32,7 @@ from cond_distill.teacher import (
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['Prepared', 'StudentInfo', 'info_of', 'Student', 'compose']
+__all__ = ['Prepared', 'StudentInfo', 'info_of', 'adaptor_class', 'Student', 'compose']
 
 # %% ../nbs/library/student.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -148,6 +148,12 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
             "line with cond-distill --plugin MODULE …"
         )
     return info
+
+
+def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
+    """Of what `Student.save` wrote for this teacher; without the input that a method adds to it."""
+    info, kinds = _read_about(Path(folder), teacher), _kinds()
+    return kinds.get(info["settings"].get("inner", ""), kinds[info["adaptor"]])
 
 # %% ../nbs/library/student.ipynb #f5aa5fd2
 class Student(nn.Module):

@@ -27,7 +27,7 @@ from .data.tasks import find_task
 from .extensions import find, import_modules
 from .loss import NoiseSample
 from .methods.base import Method
-from .methods.catalogue import METHODS, make_method
+from .methods.catalogue import METHODS
 from .teacher import Teacher
 from cond_distill.training.callbacks import (
     EvalFn,
@@ -164,7 +164,7 @@ def check_converged(state: TrainState, lr: float):
 def check_words(cfg: TrainConfig):
     """Import your own modules that the configuration names; refuse a word that names nothing."""
     import_modules(cfg.task, cfg.adaptor, cfg.preset)
-    if cfg.adaptor != "backbone":
+    if cfg.adaptor not in ("auto", "backbone"):
         find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
     find(cfg.preset, METHODS, "preset", Method)
 
@@ -191,12 +191,19 @@ def open_teacher(cfg: ModelConfig) -> Teacher:
     )
 
 
-def begin(cfg: TrainConfig, teacher: Teacher | None, method: Method | None) -> Run:
-    """A run whose settings have been checked: wrong ones fail before the work."""
+def begin(
+    cfg: TrainConfig, teacher: Teacher | None, method: Method | None, progress: bool = False
+) -> Run:
+    """A run whose settings have been checked: wrong ones fail before the work.
+
+    With `progress` it says which adaptor "auto" stands for, and why.
+    """
     cfg = with_launcher_settings(cfg)
     check_words(cfg)
     check_source(cfg)
-    run = new_run(cfg, teacher or open_teacher(cfg), method or make_method(cfg))
+    run = new_run(cfg, teacher or open_teacher(cfg), method)
+    if run.choice and progress and run.engine.main:
+        print(run.choice, flush=True)
     return replace(run, data=data_identity(run.teacher, cfg))
 
 
@@ -274,7 +281,7 @@ def distill(
     Leaves the finished adaptor there. Settings are checked at once; the training runs as its
     records are asked for.
     """
-    return _records(begin(cfg, teacher, method), progress, eval_fn or judge)
+    return _records(begin(cfg, teacher, method, progress), progress, eval_fn or judge)
 
 
 def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Record]:

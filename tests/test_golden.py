@@ -76,6 +76,7 @@ RUNS = {
 }
 SMALL = dict(
     task="superres_x4",
+    adaptor="controlnet",
     steps=STEPS,
     batch=4,
     rank=2,

@@ -48,7 +48,7 @@ class Bench:
 
     def train(self, cfg: TrainConfig, **settings) -> list:
         """The records of a run."""
-        return list(distill(cfg, self.teacher, progress=False, **settings))
+        return list(distill(cfg, self.teacher, **dict(progress=False) | settings))
 
     def stop(self, cfg: TrainConfig, step: int):
         """A run that is left after a step."""

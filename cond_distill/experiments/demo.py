@@ -91,6 +91,7 @@ def demo(cfg: DemoConfig) -> list[dict]:
     print(f"1/2  distilling a depth adaptor, {cfg.steps} steps; watch {cfg.out}/grids", flush=True)
     training = TrainConfig(
         out=cfg.out,
+        adaptor="controlnet",
         preset="any_step",
         steps=cfg.steps,
         num_examples=cfg.num_examples,

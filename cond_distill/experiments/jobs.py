@@ -193,6 +193,7 @@ def train(
     """All stages of a job; returns the student."""
     start, name, stages = "", "shipped", job.stages
     same: dict[str, Any] = dict(task=job.task, seed=job.seed, lr=job.lr, cache=cache, grid_every=0)
+    same["adaptor"] = "controlnet"  # unless a stage names another
     for k, stage in enumerate(stages):
         if stage.get("init_from") == DIFFUSERS:
             stage = dict(

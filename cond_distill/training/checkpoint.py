@@ -19,7 +19,7 @@ from ..folders import tidy
 
 # %% auto #0
 __all__ = ['FORMAT', 'WITHOUT_CHECKSUM', 'pack', 'unpack', 'checksum', 'checkpoints', 'write_checkpoint', 'Damaged', 'read_file',
-           'read_checkpoint', 'whole_checkpoints', 'last_checkpoint']
+           'read_checkpoint', 'whole_checkpoints', 'saved_config', 'last_checkpoint']
 
 # %% ../../nbs/library/training/checkpoint.ipynb #4ca154f2
 def pack(state: Any, tensors: dict[str, torch.Tensor], name: str = "state") -> Any:
@@ -183,6 +183,20 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[Path, dict]]:
             f"none of the {len(found)} checkpoints in {folder} can be used; restore one, or "
             "delete the folder to begin from nothing"
         )
+
+
+def saved_config(folder: Path) -> dict:
+    """The configuration in the newest checkpoint whose head can be read; {} if there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in checkpoints(folder):
+        try:
+            with safe_open(path, "pt") as f:
+                items = json.loads(f.metadata()["state"])["#dict"]
+            return dict(unpack(dict(items)["config"], {}))
+        except (SafetensorError, OSError, LookupError, ValueError, TypeError):
+            continue
+    return {}
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, dict] | None:

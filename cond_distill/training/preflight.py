@@ -357,7 +357,7 @@ def preflight(
 
     Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
     """
-    run, out = begin(cfg, teacher, method), make_folder(cfg.out, "out")
+    run, out = begin(cfg, teacher, method, progress), make_folder(cfg.out, "out")
     data = training_data(run.teacher, cfg, progress)
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -120,8 +121,10 @@ class OtherRun(ValueError):
 
 def check_same_settings(cfg: TrainConfig, there: dict, path: Path):
     """Refuse to go on with other settings than a checkpoint was made with."""
-    # an older version may not know every setting
-    there = {f.name: f.default for f in fields(TrainConfig)} | renamed(there)
+    # an older version may not know every setting, and "auto" is never saved
+    usual: dict[str, Any] = {f.name: f.default for f in fields(TrainConfig)}
+    usual["adaptor"] = "controlnet"
+    there = usual | renamed(there)
     if there["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
         there["optimizer"] = "adamw"
     free = set(RESUME_OVERRIDES)

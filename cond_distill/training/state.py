@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..adaptor import Adaptor
 from ..adaptors.catalogue import make_adaptor
+from ..adaptors.choice import Choice, choose_adaptor, name_of
 from ..adaptors.full import FullFinetune
 from ..adaptors.instruction import InstructionEncoder
 from ..config import OptimConfig, TrainConfig
@@ -25,16 +27,32 @@ from ..data.tasks import find_task
 from ..loss import check_step_size
 from ..methods.base import Method
 from ..methods.catalogue import make_method
-from ..student import Student
+from ..student import Student, adaptor_class
 from ..teacher import Teacher
+from .checkpoint import saved_config
 from .distributed import Engine, LossModule, local, shard
 from ..utils import lock_of
 
 # %% auto #0
-__all__ = ['build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average', 'MovingAverage',
+__all__ = ['chosen', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average', 'MovingAverage',
            'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares', 'new_run']
 
 # %% ../../nbs/library/training/state.ipynb #b56b0618
+def chosen(cfg: TrainConfig, teacher: Teacher) -> Choice | None:
+    """What adaptor "auto" stands for in a run; None if the configuration names one."""
+    if cfg.adaptor != "auto":
+        return None
+    begun = saved_config(Path(cfg.out) / "checkpoints").get("adaptor")
+    if begun:
+        reason = f"the run in {cfg.out} was begun with it"
+        return Choice(begun, reason, "another one needs another --out, in Python out=")
+    if cfg.init_from:
+        name = name_of(adaptor_class(teacher, cfg.init_from))
+        other = "begin from another folder, or leave --init-from (init_from=) out"
+        return Choice(name, f"{cfg.init_from} holds one", other)
+    return choose_adaptor(cfg.task, teacher)
+
+
 def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor:
     """A fresh adaptor, or what `cfg.init_from` holds; with the inputs that the method adds."""
     task = find_task(cfg.task)
@@ -189,6 +207,7 @@ class Run:
     loss: nn.Module  # (batch, noise) → (scalar, parts)
     whole: Student | None = None  # of a sharded run: a whole copy to draw from and to save
     data: str = ""  # what tells its examples from others; "": not known
+    choice: Choice | None = None  # why it has its adaptor, if its configuration said "auto"
 
     @property
     def teacher(self) -> Teacher:
@@ -215,6 +234,8 @@ def check_shares(cfg: OptimConfig, method: Method, processes: int):
 
 def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) -> Run:
     """A run before its first step; the method is what `cfg.preset` names unless it is given."""
+    choice = chosen(cfg, teacher)
+    cfg = replace(cfg, adaptor=choice.adaptor) if choice else cfg
     engine, method = Engine(cfg, teacher.device), method or make_method(cfg)
     check_shares(cfg, method, engine.count)
     torch.manual_seed(cfg.seed)
@@ -240,4 +261,4 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     method.setup(teacher)
     check_step_size(cfg.delta, teacher.schedule)
     state = TrainState(student, target, ema, optimizer, scheduler)
-    return Run(cfg, method, engine, state, loss, whole)
+    return Run(cfg, method, engine, state, loss, whole, choice=choice)
