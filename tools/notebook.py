@@ -33,6 +33,9 @@ if "google.colab" in str(get_ipython()):
     get_ipython().run_line_magic("pip", "install -q cond_distill[notebooks]")"""
 INSTALL_ID = "install-on-colab"
 MAX_KB = 300  # of outputs, a notebook
+# source that JupyterLab and Colab show folded, as the site does (or does not show at all)
+FOLDED = re.compile(r"^#\|\s*(hide|code-fold:\s*true)\s*$", re.M)
+FOLD = {"cellView": "form", "jupyter": {"source_hidden": True}}
 FLAGS = re.compile(r"^#\|\s*(?:eval:\s*false|(notest|slow|cuda))\s*$", re.M)
 ADDRESS = re.compile(r"(<.*?)( at 0x[0-9a-fA-F]+)(>)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -126,7 +129,8 @@ def clean(nb):
     nb["metadata"] = nbformat.from_dict({"kernelspec": KERNEL})
     nb["cells"] = with_install(nb.cells)
     for n, cell in enumerate(nb.cells):
-        cell["metadata"] = nbformat.from_dict({})
+        folded = cell.cell_type == "code" and FOLDED.search(cell.source)
+        cell["metadata"] = nbformat.from_dict(FOLD if folded else {})
         if not cell.get("id") or cell["id"] in seen:
             cell["id"] = hashlib.sha1(f"{n}{cell.source}".encode()).hexdigest()[:8]
         seen.add(cell["id"])
