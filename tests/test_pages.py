@@ -77,3 +77,9 @@ def test_course_pages_say_how_long_they_take(name):
     """Minutes to read or to run in the head of each page of the course, as numbers."""
     head = "\n".join(cell.source for cell in PAGES[name][:3])
     assert re.search(r"\*\*(takes|runs in)\*\* (about |under )?\d+ min", head)
+
+
+def test_every_page_links_itself_on_colab():
+    for path in notebooks():
+        text = "\n".join(c.source for c in nbformat.read(path, 4).cells)
+        assert path.name == "index.ipynb" or f"/blob/main/{short(path)})" in text, short(path)
