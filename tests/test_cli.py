@@ -173,6 +173,7 @@ def test_every_shipped_adaptor_draws_for_a_file(folder, tmp_path):
     assert len(set(Image.open(tmp_path / "a.png").size)) == 1  # the picture alone
 
 
+@pytest.mark.slow
 def test_plan_says_no_with_its_exit_status():
     assert status("plan --model sd15 --memory 1") == 1
 

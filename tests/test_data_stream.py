@@ -140,6 +140,7 @@ def test_no_commands_from_names(folder, monkeypatch):
     assert not (folder / "x").exists()
 
 
+@pytest.mark.slow
 def test_each_process_its_share(folder):
     files = shard_files(f"{folder}/{{0..2}}.tar")
 

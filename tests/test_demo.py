@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from cond_distill.experiments.demo import demo
 from cond_distill.options import DemoConfig
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     """Eight rows with every column, a table and a picture; the path of the picture is said."""
     out, cache = str(tmp_path / "demo"), str(tmp_path / "cache")
