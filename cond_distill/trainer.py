@@ -110,7 +110,8 @@ def train_step(
     else:
         state.skipped += 1
     state.step += 1
-    state.nfe += numbers.pop("forwards", method.step_forwards(state.step - 1))
+    calls = numbers.pop("forwards", None)
+    state.nfe += method.step_forwards(state.step - 1) if calls is None else calls
     return numbers | dict(lr=float(lr))
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from cond_distill.data import decode
 from cond_distill.data.decode import open_image, open_upright, read_pil
 from cond_distill.data.folder import digest, find_images
-from cond_distill.data.images import Photos
+from cond_distill.data.images import Photos, is_held_out
 from cond_distill.data.items import Columns
 
 
@@ -262,7 +262,7 @@ def test_pixel_limit(tmp_path, monkeypatch):
 MEASURE = """
 import resource, sys
 from cond_distill.data.decode import open_image
-from cond_distill.data.images import Photos
+from cond_distill.data.images import Photos, is_held_out
 scale = 2**10 if sys.platform == "darwin" else 1
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale / 1e6
 Photos(sys.argv[1], "superres_x4", size=64)
@@ -331,6 +331,14 @@ def test_held_out_pictures_are_never_trained_on(tmp_path, n):
     assert splits["held_out"] and splits["train"] and not splits["held_out"] & splits["train"]
     assert len(splits["all"]) == n
     assert f"{len(splits['held_out'])} of them held out" in Photos(tmp_path, None).report()
+
+
+def test_names_that_would_all_be_held_out(tmp_path):
+    for name in ("held11.png", "held20.png", "held25.png"):
+        assert is_held_out(name)
+        draw(tmp_path / name)
+    train, held = (Photos(tmp_path, None, split=s).items for s in ("train", "held_out"))
+    assert (len(train), len(held)) == (2, 1) and held[0] not in train
 
 
 def test_a_single_picture_is_in_both_splits(tmp_path):

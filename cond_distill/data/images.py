@@ -69,10 +69,12 @@ def split_items(
     One name in ten is held out, and at least one of several. A single item is in both splits. If
     there are more items than examples, the order is random: the first names may all be alike.
     """
-    if split != "all" and len(items) > 1:
-        least = min(items, key=lambda item: _number(item.name)).name
-        held = {item.name for item in items if is_held_out(item.name)} or {least}
-        items = [item for item in items if (item.name in held) == (split == "held_out")] or items
+    names = {item.name for item in items}
+    if split != "all" and len(names) > 1:
+        held = {name for name in names if is_held_out(name)}
+        if held in (set(), names):
+            held = {min(names, key=_number)}
+        items = [item for item in items if (item.name in held) == (split == "held_out")]
     if len(items) <= length:
         return items
     return [items[k] for k in np.random.default_rng(seed).permutation(len(items))]
@@ -255,12 +257,13 @@ class Photos(torch.utils.data.Dataset):
 
     def report(self) -> str:
         """What was found, how much of it is held out, and whether all of it will be seen."""
-        n, used = len(self.found.items), len(self.items)
-        held = f"{n - used:,} of them held out" if used < n or n > 1 else "none held out"
-        held = "the only one is also the one to measure with" if n == 1 else held
-        line = f"{self.found.report()}; {held}"
+        line, n, used = self.found.report(), len(self.found.items), len(self.items)
+        if n == 1:
+            line += "; the only one is also the one to measure with"
+        elif self.split == "train":
+            line += f"; {n - used:,} of them held out"
         if used > self.length:
-            line += f"; {self.length:,} examples, so as many of the other {used:,} are used"
+            line += f"; {self.length:,} examples, so as many of these {used:,} are used"
         return line
 
     def bits(self) -> int:
