@@ -7,6 +7,8 @@ from cond_distill.data.scenes import Caption, Scenes
 from cond_distill.evaluation import distances, evaluator, fidelity, ladder, texture
 from cond_distill.evaluation.damage import KINDS, blur, degrade
 
+pytestmark = pytest.mark.slow
+
 COUNT = 96
 
 

@@ -12,6 +12,8 @@ from cond_distill.evaluation import folders
 from cond_distill.evaluation.damage import blur
 from cond_distill.evaluation.texture import load_texture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):

@@ -100,6 +100,7 @@ def test_gradients(folder):
         assert (a - b).norm() < 0.05 * a.norm()
 
 
+@pytest.mark.slow
 def test_compiled(folder):
     """`torch.compile` takes weights of this kind."""
     (student,) = loras(folder, torch.bfloat16)

@@ -12,6 +12,8 @@ from cond_distill.loss import codi_loss, sample_noise
 from cond_distill.sampler import LookAhead, Sampler, draw_images
 from cond_distill.student import Student
 
+pytestmark = pytest.mark.slow
+
 THREADS = 4
 CAPTIONS = ("a red cube", "", "a cone left of a dome", "a blue sphere")
 

@@ -18,6 +18,7 @@ def folder(tmp_path_factory):
     return made / "sd1"
 
 
+@pytest.mark.slow
 def test_advice_is_the_largest_batch_that_fits(folder, capsys, monkeypatch):
     """What is advised fits, twice as much does not, and the command's table says the same."""
     # one picture at a time: beside so small a network the autoencoder would take the most

@@ -30,6 +30,8 @@ from cond_distill.training.checkpoint import (
 )
 from cond_distill.training.state import new_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Bench:
@@ -230,7 +232,6 @@ def test_check_converged(bench, last, fine):
             check_converged(state, 1e-3)
 
 
-@pytest.mark.slow
 def test_sigterm(bench):
     """A cluster that ends a job: the step is finished, the run saved, exit status 130."""
     cfg = bench.config("ended", steps=100_000, save_every=100_000)

@@ -20,6 +20,8 @@ from cond_distill.training.callbacks import logged_minutes
 from cond_distill.training.checkpoint import read_checkpoint, write_checkpoint
 from cond_distill.training.state import new_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Bench:
@@ -57,7 +59,6 @@ def test_signal(bench, number):
     assert saved(cfg)["step"] == 3 and signal.getsignal(number) is handler
 
 
-@pytest.mark.slow
 def test_killed(bench):
     """SIGKILL at random moments, the first two before there is a checkpoint."""
     kills = int(os.environ.get("COND_DISTILL_KILLS", 4))
