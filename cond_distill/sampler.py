@@ -36,6 +36,7 @@ class State:
     z: torch.Tensor  # [B,C,h,w] the latent after the step
 
 # %% ../nbs/course/08_sampler.ipynb #e9e5325e
+#| code-fold: true
 # (number of the step, Prediction at z, z) → the next z: what a sampler decides
 Move = Callable[[int, Prediction, torch.Tensor], torch.Tensor]
 
@@ -53,6 +54,7 @@ def denoise(
         yield State(i, len(timesteps), t, pred.x, z)
 
 # %% ../nbs/course/08_sampler.ipynb #bc917e36
+#| code-fold: true
 def _ddim(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
     """z_s from the prediction's own noise."""
     return lambda i, pred, z: schedule.step(pred, (ts[1:] + [-1])[i])
