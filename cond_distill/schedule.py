@@ -95,6 +95,7 @@ class Prediction:
     v: torch.Tensor  # v = αε − σx; of a flow schedule the velocity u = ε − x
 
 # %% ../nbs/course/02_schedule.ipynb #6485f62d
+#| code-fold: true
 SMALLEST = 1e-6  # α and σ are kept above this where something is divided by them
 
 

@@ -85,6 +85,7 @@ def find_family(kind: str) -> type[Teacher]:
     return getattr(import_module(module), name)
 
 # %% ../nbs/course/03_teacher.ipynb #1dad07ea
+#| code-fold: true
 def classifier_free_guidance(
     predict: Callable[..., Prediction],  # (z, t, text, *conds) -> Prediction, on a batch
     z: torch.Tensor,  # latents [B,C,h,w]
