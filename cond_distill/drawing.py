@@ -8,8 +8,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'open_adaptor', 'read_settings', 'picture_file',
-           'check_drawn', 'save_picture', 'save_figure', 'sheet', 'progress_bar', 'measured_words', 'sample']
+           'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet', 'progress_bar', 'measured_words',
+           'sample']
 
 # %% ../nbs/library/drawing.ipynb #30093819
 def read_picture(path: str, grey: bool = False) -> torch.Tensor:  # [3 or 1, H, W] in [0, 1]
@@ -38,7 +40,7 @@ def read_picture(path: str, grey: bool = False) -> torch.Tensor:  # [3 or 1, H, 
 
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no file {path!r}; give a picture, or the number of a held-out scene"
+            f"no file {path!r}; give a picture, or a held-out scene: --scene NUMBER"
         )
     picture = open_image(path)
     if not grey:
@@ -92,17 +94,19 @@ def _user_condition(cfg: SampleConfig, task: Task, size: int) -> torch.Tensor:
 def read_condition(
     cfg: SampleConfig, task: Task, size: int
 ) -> tuple[torch.Tensor, str]:  # [1, K, H, W] in [0, 1] and the caption
-    """Condition and caption from files, or of a held-out scene given by its number.
+    """Condition and caption from files, or of a held-out scene.
 
     The condition has the model's size, unless it is drawn in tiles.
     """
-    if cfg.mask and (task.name != "inpaint" or cfg.image.isdecimal()):
+    scene = cfg.held_out_scene
+    if cfg.mask and (task.name != "inpaint" or scene is not None):
+        given = f"--image {cfg.image}" if scene is None else f"scene {scene}"
         raise ValueError(
             "a mask belongs to a picture of yours and an adaptor for inpainting; here are "
-            f"--image {cfg.image} and an adaptor for {task.name}"
+            f"{given} and an adaptor for {task.name}"
         )
-    if cfg.image.isdecimal():
-        held = examples(task, [int(cfg.image)], "held_out", size, "none")
+    if scene is not None:
+        held = examples(task, [scene], "held_out", size, "none")
         return held["cond"], cfg.caption or held["caption"][0]
     if not (task.captions or cfg.caption):
         raise ValueError('editing needs an instruction: --caption "make the sphere green"')
@@ -167,6 +171,11 @@ def picture_file(name: str) -> Path:
         raise ValueError(f"{name} ends in {path.suffix!r}; expected {', '.join(ENDINGS)}")
     make_folder(path.parent, "out")
     return path
+
+
+def numbered(path: Path, n: int) -> list[Path]:
+    """The files of n single pictures: out.png → out_0.png, out_1.png, …; of one, out.png itself."""
+    return [path] if n == 1 else [path.with_stem(f"{path.stem}_{k}") for k in range(n)]
 
 
 def check_drawn(images: torch.Tensor, what: str) -> None:
@@ -248,45 +257,64 @@ def _draw_tiles(
     cfg: SampleConfig, student: Student, task: Task, cond: torch.Tensor, caption: str
 ) -> torch.Tensor:
     """Pictures of the condition's size, one file each."""
-    images, out = [], Path(cfg.out)
-    for k in range(cfg.n or 1):
-        how: dict[str, Any] = dict(method=cfg.method, guidance=cfg.guidance)
-        how |= dict(any_steps=cfg.any_steps, overlap=cfg.overlap, progress=True)
-        drawn = draw_tiled(student, cond, caption, cfg.steps, seed=cfg.seed + k, **how)
-        images.append(task.composite(drawn, cond))
-        check_drawn(images[-1], cfg.adaptor)
-        file = out if k == 0 else out.with_stem(f"{out.stem}_{k}")
-        save_picture(images[-1][0], file)
+    images = []
+    for k, file in enumerate(numbered(Path(cfg.out), cfg.n or 1)):
+        drawn = draw_tiled(
+            student,
+            cond,
+            caption,
+            cfg.steps,
+            method=cfg.method,
+            guidance=cfg.guidance,
+            seed=cfg.seed + k,
+            overlap=cfg.overlap,
+            any_steps=cfg.any_steps,
+            progress=True,
+        )
+        image = task.composite(drawn, cond)
+        check_drawn(image, cfg.adaptor)
+        save_picture(image[0], file)
         print(f"wrote {file}")
+        images.append(image)
     return torch.cat(images)
 
 
 def _draw_alike(
     cfg: SampleConfig, student: Student, task: Task, cond: torch.Tensor, caption: str
 ) -> torch.Tensor:
-    """Pictures of the model's size, all of them in one file."""
+    """Pictures of the model's size, one file each; of several, a sheet that shows them all."""
     n = cfg.n or 4
-    how: dict[str, Any] = dict(steps=cfg.steps, method=cfg.method, guidance=cfg.guidance)
-    how |= dict(any_steps=cfg.any_steps)
     with progress_bar(n * cfg.steps) as tick:
-        conds = cond.expand(n, -1, -1, -1)
-        images = draw_images(student, [caption] * n, conds, seed=cfg.seed, tick=tick, **how)
+        images = draw_images(
+            student,
+            [caption] * n,
+            cond.expand(n, -1, -1, -1),
+            steps=cfg.steps,
+            method=cfg.method,
+            guidance=cfg.guidance,
+            seed=cfg.seed,
+            any_steps=cfg.any_steps,
+            tick=tick,
+        )
     images = task.composite(images, cond)
     check_drawn(images, cfg.adaptor)
-    if n == 1:
-        save_picture(images[0], cfg.out)
-    else:
+    files = numbered(Path(cfg.out), n)
+    for image, file in zip(images, files, strict=True):
+        save_picture(image, file)
+    wrote = f"{files[0]}" if n == 1 else f"{files[0]} … {files[-1].name}"
+    if n > 1 and cfg.sheet:
         save_figure(sheet(cond[0], images, task.name, caption, cfg.steps), cfg.out, 120)
+        wrote = f"{cfg.out} with all pictures, and single ones: {wrote}"
     method = pick_method(student, cfg.method)
-    print(f"wrote {cfg.out}{measured_words(student, cfg.steps, method, cfg.guidance)}")
+    print(f"wrote {wrote}{measured_words(student, cfg.steps, method, cfg.guidance)}")
     return images
 
 
 def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
-    """Draw pictures for one condition into a file, or into one file each if in tiles."""
-    from dataclasses import replace
-
+    """Draw pictures for one condition: a file each, and a sheet that shows all of them."""
     cfg = replace(cfg, out=str(picture_file(cfg.out)))  # wrong names fail before the work
+    if cfg.image and cfg.held_out_scene is not None:
+        print(f"{cfg.image} is no file, so it is taken as a scene's number: --scene {cfg.image}")
     student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch)
     check_student_guidance(student, cfg.guidance)
     task, size = find_task(info_of(student).task), student.teacher.image_size

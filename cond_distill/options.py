@@ -78,8 +78,8 @@ class SampleConfig:
     cond-distill sample --image small.png --adaptor photos_superres_distilled --out large.png
     """
 
-    # a file with what the adaptor's task takes, or the number of a held-out scene
-    image: str = "0"
+    image: str = ""  # a file with what the adaptor's task takes; empty: the held-out scene
+    scene: int = 0  # number of a held-out scene, whose condition is taken where there is no image
     # for inpainting: a file of the same size, white where the picture is to be filled
     mask: str = ""
     caption: str = ""  # what to draw, may be empty; for editing the instruction
@@ -94,24 +94,38 @@ class SampleConfig:
     method: Sampler = "auto"  # "auto": the sampler that the adaptor was made for
     # on the caption, 0 to 100: at 2 the picture follows it more, for twice the evaluations
     guidance: float = 1.0
-    # how many pictures, from different noise; 1: the picture alone, without labels; 0: four, or one
-    # if it is drawn in tiles
+    # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
     n: int = 0
+    # of several pictures: `out` shows them beside their condition, with labels
+    sheet: bool = True
     seed: int = 0  # of the noise
     any_steps: bool = False  # allow numbers of steps that the model was not made for
     fetch: bool = False  # allow fetching the teacher from the hub, if its name is one there
-    out: str = "sample.png"  # file to write
+    # file to write; several pictures are also written one by one: sample_0.png, sample_1.png, …
+    out: str = "sample.png"
 
     def __post_init__(self):
         require_whole("steps", self.steps, 1, MOST_STEPS)
         check_range(guidance=self.guidance, seed=self.seed, overlap=self.overlap)
         require_whole("n", self.n, 0, 1000)
         require("out", self.out, bool(self.out), "the name of a file to write")
-        number, there = self.image.isdecimal(), Path(self.image).is_file()
-        require(
-            "image", self.image, number or there, "a picture file, or a held-out scene's number"
-        )
+        require_whole("scene", self.scene, 0)
+        there = not self.image or Path(self.image).is_file() or self.image.isdecimal()
+        require("image", self.image, there, "a picture file; a held-out scene is --scene NUMBER")
+        require("image", self.image, not (self.image and self.scene), "no image where a scene is")
         require("mask", self.mask, not self.mask or Path(self.mask).is_file(), "a picture file")
+
+    @property
+    def held_out_scene(self) -> int | None:
+        """The number of the scene to draw for; None: `image` is a file.
+
+        An `image` of digits that is no file is a scene's number, as it was in earlier versions.
+        """
+        if not self.image:
+            return self.scene
+        if self.image.isdecimal() and not Path(self.image).is_file():
+            return int(self.image)
+        return None
 
 # %% ../nbs/library/options.ipynb #cc7e21b5
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def test_a_useless_picture_is_an_error(value, monkeypatch, tmp_path, capsys):
         drawing, "draw_images", lambda *args, **kwargs: torch.full((4, 3, 64, 64), value)
     )
     out = tmp_path / "drawn.png"
-    assert status(f"sample --image 3 --out {out}") == 2 and not out.exists()
+    assert status(f"sample --scene 3 --out {out}") == 2 and not out.exists()
     assert "depth_distilled drew" in capsys.readouterr().err
 
 
@@ -198,3 +198,37 @@ def test_options_load_nothing_heavy():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
     assert options.SampleConfig().guidance == 1.0
+
+
+@pytest.fixture
+def quick_draw(monkeypatch):
+    """Pictures without a network."""
+
+    def drawn(student, captions, *args, **kwargs):
+        return torch.rand(len(captions), 3, 64, 64)
+
+    monkeypatch.setattr(drawing, "draw_images", drawn)
+
+
+@pytest.mark.parametrize("more", ["", "--no-sheet"])
+def test_several_pictures_are_also_written_one_by_one(more, quick_draw, tmp_path):
+    """out.png shows all of them with labels; out_0.png … are the pictures themselves."""
+    assert status(f"sample --scene 5 --n 3 --out {tmp_path / 'out.png'} {more}") == 0
+    sizes = {f.name: Image.open(f).size for f in sorted(tmp_path.iterdir())}
+    sheet = sizes.pop("out.png", None)
+    assert sizes == {f"out_{k}.png": (64, 64) for k in range(3)}
+    assert (sheet is None) == bool(more)
+
+
+def test_a_file_whose_name_is_a_number(quick_draw, tmp_path, monkeypatch, capsys):
+    """`--image 5` is the file of that name; without it, scene 5, as in earlier versions."""
+    monkeypatch.chdir(tmp_path)
+    assert status("sample --image 5 --n 1") == 0
+    assert "--scene 5" in capsys.readouterr().out
+    Image.new("L", (64, 64), 77).save("5.png")
+    os.rename("5.png", "5")
+    cfg, task = options.SampleConfig(image="5"), drawing.find_task("depth")
+    assert (drawing.read_condition(cfg, task, 64)[0] == 77 / 255).all()
+    assert status("sample --image 5 --n 1") == 0
+    assert "--scene" not in capsys.readouterr().out
+    assert status("sample --image 5 --scene 6") == 2
