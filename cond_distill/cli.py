@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['PLAIN', 'VERBS', 'ABOUT', 'FULL', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check',
-           'plan_row', 'plan', 'in_plain_letters', 'print_anywhere', 'version', 'import_plugins', 'todays_flag',
-           'read_words', 'run', 'said_of_runtime', 'main']
+           'plan_row', 'plan', 'in_plain_letters', 'short_warning', 'print_anywhere', 'version', 'import_plugins',
+           'todays_flag', 'read_words', 'run', 'said_of_runtime', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -159,6 +160,11 @@ def in_plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
     return "".join(plain).encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
+def short_warning(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """A warning as a line of the terminal, without the place in the code."""
+    return f"cond-distill: {message}\n"
+
+
 def print_anywhere() -> None:
     """Let the terminal print every text, whatever its encoding."""
     codecs.register_error("plain_letters", in_plain_letters)
@@ -260,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     With COND_DISTILL_DEBUG=1 in the environment errors show their whole traceback.
     """
     print_anywhere()
+    warnings.formatwarning = short_warning
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
         print(version())

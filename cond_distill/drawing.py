@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -21,7 +22,7 @@ from .options import SampleConfig
 from .pipeline_inputs import check_student_guidance
 from .sampler import draw_images, figure, pick_method
 from .student import Student, info_of
-from .teacher import ASSETS, Teacher, best_device
+from .teacher import ASSETS, Teacher, best_device, find_folder
 from .tiles import draw_tiled
 from .utils import make_folder
 
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'open_adaptor', 'read_settings', 'picture_file',
-           'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet', 'progress_bar', 'measured_words',
-           'sample']
+__all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'shared_teacher', 'open_adaptor',
+           'read_settings', 'picture_file', 'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet',
+           'progress_bar', 'measured_words', 'sample']
 
 # %% ../nbs/library/drawing.ipynb #30093819
 def read_picture(path: str, grey: bool = False) -> torch.Tensor:  # [3 or 1, H, W] in [0, 1]
@@ -132,22 +133,41 @@ def find_adaptor(name: str) -> Path:
     )
 
 
+_OPEN: WeakValueDictionary[tuple, Teacher] = WeakValueDictionary()  # teachers in use
+
+
+def shared_teacher(
+    name: str,  # folder, "shipped", or a model of the hub
+    dtype: str = "float32",
+    fetch: bool = False,  # allow fetching it from the hub
+) -> Teacher:
+    """A teacher on the best device; the one that is open already, if its files are the same."""
+    folder = find_folder(name, local_files_only=not fetch).resolve()
+    files = sorted(folder.rglob("*.safetensors"))
+    written = tuple((str(file), file.stat().st_mtime_ns) for file in files)
+    key = (folder, dtype, best_device(), written)
+    teacher = _OPEN.get(key)
+    if teacher is None:
+        teacher = Teacher.from_pretrained(folder, best_device(), getattr(torch, dtype))
+        _OPEN[key] = teacher
+    return teacher
+
+
 def open_adaptor(
     name: str,  # folder, or name of a shipped one
     teacher: str = "",  # folder; empty: the one that it was trained with
     fetch: bool = False,  # allow fetching it from the hub
+    strict: bool = True,  # False: allow a teacher that the adaptor was not trained on
 ) -> Student:
-    """An adaptor on its teacher, on the best device of this machine."""
+    """An adaptor on its teacher, on the best device of this machine.
+
+    Adaptors of one teacher that are open at the same time share it.
+    """
     folder = find_adaptor(name)
-    made = read_settings(folder)
-    half = made.get("dtype", "float32") if best_device() == "cuda" else "float32"
-    opened = Teacher.from_pretrained(
-        teacher or made.get("teacher", "shipped"),
-        best_device(),
-        getattr(torch, half),
-        local_files_only=not fetch,
-    )
-    return Student.load(opened, folder)
+    settings = read_settings(folder)
+    dtype = settings.get("dtype", "float32") if best_device() == "cuda" else "float32"
+    shared = shared_teacher(teacher or settings.get("teacher", "shipped"), dtype, fetch)
+    return Student.load(shared, folder, strict)
 
 
 def read_settings(folder: Path) -> dict:
@@ -315,7 +335,7 @@ def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
     cfg = replace(cfg, out=str(picture_file(cfg.out)))  # wrong names fail before the work
     if cfg.image and cfg.held_out_scene is not None:
         print(f"{cfg.image} is no file, so it is taken as a scene's number: --scene {cfg.image}")
-    student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch)
+    student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch, not cfg.any_teacher)
     check_student_guidance(student, cfg.guidance)
     task, size = find_task(info_of(student).task), student.teacher.image_size
     cond, caption = read_condition(cfg, task, size)

@@ -59,7 +59,7 @@ pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       
 `DiffusionPipeline.from_pretrained` of diffusers opens it as well, after `import \
 cond_distill.pipeline`.
 
-- steps: {said}; sampling: {method}; guidance: {guidance}. Other values are refused.
+- steps: {said}; sampling: {method}; guidance: {guidance}.
 - adaptor: {kind}, for the teacher with the fingerprint {teacher}
 - training: {trained}
 

@@ -90,9 +90,10 @@ class SampleConfig:
     # share of a tile's side that neighbours share: 0.25 takes half the time of 0.5
     overlap: float = 0.5
     teacher: str = ""  # folder of its teacher; empty: the one that it was trained with
+    any_teacher: bool = False  # allow a finetuned teacher that the adaptor was not trained on
     steps: int = 4  # network evaluations a picture, 1 to 1000
     method: Sampler = "auto"  # "auto": the sampler that the adaptor was made for
-    # on the caption, 0 to 100: at 2 the picture follows it more, for twice the evaluations
+    # on the caption, 1 or more: at 2 the picture follows it more, for twice the evaluations
     guidance: float = 1.0
     # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
     n: int = 0

@@ -19,7 +19,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 
-from .adaptor import ABOUT, READER, Adaptor, write_weights
+from .adaptor import ABOUT, Adaptor
 from .adaptors.several import MultiAdaptor
 from .data.tasks import find_task
 from .families import needs_float32, parts_of, teacher_of
@@ -43,7 +43,7 @@ from .ranges import check_range
 from .sampler import denoise
 from .schedule import Schedule
 from .scheduler import CoDiScheduler, check_scheduler
-from .student import Prepared, Student, StudentInfo
+from .student import Prepared, Student, StudentInfo, write_student
 from .teacher import Teacher
 from .utils import lock_of
 
@@ -77,13 +77,7 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 
     def save_pretrained(self, save_directory: str | Path, **_: Any):
         """The weights, and what is known about them."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.inner.write(folder, None)
-        if self.inner.reader is not None:
-            write_weights(self.inner.reader, folder / READER, None)
-        text = json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"
-        (folder / ABOUT).write_text(text, "utf-8")
+        write_student(self.inner, self.about, Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
@@ -92,7 +86,8 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
         """To a device; the dtype stays."""
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        given = [*args, kwargs.get("device")]
+        device = next((a for a in given if isinstance(a, (str, int, torch.device))), None)
         return self if device is None else torch.nn.Module.to(self, device)
 
 # %% ../nbs/library/pipeline.ipynb #04894ada
@@ -282,6 +277,7 @@ class CoDiPipeline(DiffusionPipeline):
         cls,
         pipeline: DiffusionPipeline,
         adaptor: str | Path | None = None,  # folder of an adaptor; None: that of `pipeline`
+        strict: bool = True,  # False: warn where the adaptor was trained on another teacher
         **kwargs: Any,
     ) -> CoDiPipeline:
         """Share the networks of a plain pipeline of diffusers, or of another `CoDiPipeline`."""
@@ -297,7 +293,8 @@ class CoDiPipeline(DiffusionPipeline):
         schedule = getattr(own, "schedule", None) or Schedule.from_diffusers(own)
         shared = {k: v for k, v in pipeline.components.items() if k in cls._optional_components}
         zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
-        return cls.from_student(Student.load(teacher_of(shared, schedule, zeros), adaptor))
+        teacher = teacher_of(shared, schedule, zeros)
+        return cls.from_student(Student.load(teacher, adaptor, strict=strict))
 
     @classmethod
     def from_pretrained(
@@ -326,7 +323,7 @@ class CoDiPipeline(DiffusionPipeline):
 
     @property
     def max_guidance(self) -> float:
-        """The largest `guidance_scale` that the model takes."""
+        """The largest `guidance_scale` that the model takes without a warning."""
         return max_guidance(self.adaptor.about, self._embeds_guidance, self.vae is not None)
 
     @property

@@ -5,6 +5,7 @@
 # %% ../nbs/library/pipeline_inputs.ipynb #0a56b507
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sized
 from typing import Any, get_args, get_type_hints
 
@@ -135,7 +136,7 @@ def match_negatives(
     return [p or "" for p in negative for _ in range(n)]
 
 # %% ../nbs/library/pipeline_inputs.ipynb #3eb100cc
-MAX_GUIDANCE = 3.0  # of a student that was distilled without guidance
+MAX_GUIDANCE = 3.0  # without a warning, of a student that was distilled without guidance
 
 
 def max_guidance(
@@ -143,7 +144,7 @@ def max_guidance(
     embedded: bool,  # the student takes the guidance as an input, and was trained with it
     reads_text: bool,  # the teacher has a text encoder
 ) -> float:
-    """The largest guidance that a model takes.
+    """The largest guidance that a model takes without a warning.
 
     1 for a model without captions, and where the caption is an instruction, which training never
     left out.
@@ -155,21 +156,24 @@ def max_guidance(
 
 
 def check_guidance(w: float, high: float, embedded: bool) -> None:
-    """Refuse guidance that the model was not made for."""
+    """Refuse guidance that means nothing to the model; warn above what it was made for."""
     check_range(guidance=w)
     if 1.0 <= w <= high:
         return
+    if w > high > 1.0:
+        reason = f"was distilled for 1 … {high:g}"
+        if not embedded:
+            reason = f"was distilled without guidance, and above {high:g} pictures may burn"
+        warnings.warn(f"guidance_scale is {w}; this model {reason}", stacklevel=3)
+        return
+    takes = "1 or more"
     if high == 1.0:
         takes = "1 (it takes no captions, or always needs its instruction)"
-    elif embedded:
-        takes = f"1 … {high:g}, for which it was distilled"
-    else:
-        takes = f"1 … {high:g}: it was distilled without guidance, and more burns its pictures"
     raise ValueError(f"guidance_scale is {w}; this model takes {takes}")
 
 
 def check_student_guidance(student: Student, w: float) -> None:
-    """Refuse guidance that a student was not made for."""
+    """`check_guidance` for a student."""
     about, embedded = student.about, student.adaptor.extra_input == "guidance"
     check_guidance(w, max_guidance(about, embedded, student.teacher.has_text), embedded)
 

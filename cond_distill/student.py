@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -32,7 +33,7 @@ from cond_distill.teacher import (
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['Prepared', 'StudentInfo', 'info_of', 'adaptor_class', 'Student', 'compose']
+__all__ = ['Prepared', 'StudentInfo', 'info_of', 'write_student', 'adaptor_class', 'Student', 'compose']
 
 # %% ../nbs/library/student.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -115,13 +116,30 @@ def _check_settings(settings: dict, folder: Path):
         _check_settings(inner, folder)
 
 
-def _read_about(folder: Path, teacher: Teacher) -> dict:
+def _check_teacher(info: dict, folder: Path, teacher: Teacher, strict: bool):
+    """Refuse an adaptor of another teacher, or warn: a finetuned one of the same shape may do."""
+    mine = teacher.fingerprint()
+    if info["teacher"] == mine:
+        return
+    message = (
+        f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
+        f"teacher is {mine}"
+    )
+    if strict:
+        raise ValueError(
+            f"{message}; open the teacher it was trained on, or, for a finetuned one of the same "
+            "shape, allow it: strict=False (--any-teacher)"
+        )
+    warnings.warn(f"{message}; look at its pictures before you trust them", stacklevel=4)
+
+
+def _read_about(folder: Path, teacher: Teacher, strict: bool = True) -> dict:
     """What an adaptor's file says about it; refuses one that was made for another teacher."""
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
         )
-    info, mine = read_json(folder / ABOUT), teacher.fingerprint()
+    info = read_json(folder / ABOUT)
     for name, kind in _FIELDS.items():
         given = info.get(name)
         if not isinstance(given, kind) and (given is not None or name in _NEEDED):
@@ -129,11 +147,7 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
                 f"{name} in {str(folder / ABOUT)!r} is {given!r}; expected "
                 f"{_SAID[kind]}: the file was changed, or is not one that Student.save wrote"
             )
-    if info["teacher"] != mine:
-        raise ValueError(
-            f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
-            f"teacher is {mine}; open the teacher it was trained on"
-        )
+    _check_teacher(info, folder, teacher, strict)
     scaled = latent_settings(teacher.vae)
     if info.get("latents", scaled) != scaled:  # earlier versions did not write it
         raise ValueError(
@@ -148,6 +162,20 @@ def _read_about(folder: Path, teacher: Teacher) -> dict:
             "line with cond-distill --plugin MODULE …"
         )
     return info
+
+
+def write_student(
+    adaptor: Adaptor, info: dict, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """The files of a student: weights, and the JSON values that say whose they are."""
+    _check_finite(adaptor, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    adaptor.write(folder, dtype)
+    if adaptor.reader is not None:
+        write_weights(adaptor.reader, folder / READER, dtype)
+    text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+    (folder / ABOUT).write_text(text, "utf-8")
+    tidy(folder)
 
 
 def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
@@ -275,13 +303,7 @@ class Student(nn.Module):
         **about: Any,  # JSON values to keep beside the weights: task, steps, command …
     ):
         """Write the adaptor and what it belongs to."""
-        _check_finite(self.adaptor, folder)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.adaptor.write(folder, dtype)
         reader = self.adaptor.reader
-        if reader is not None:
-            write_weights(reader, folder / READER, dtype)
         info = dict(
             adaptor=type(self.adaptor).__name__,
             settings=self.adaptor.settings,
@@ -291,15 +313,17 @@ class Student(nn.Module):
             reader=reader.layers if reader is not None else 0,
             **about,
         )
-        text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
-        (folder / ABOUT).write_text(text, "utf-8")
-        tidy(folder)
+        write_student(self.adaptor, info, Path(folder), dtype)
 
     @staticmethod
-    def load(teacher: Teacher, folder: str | Path) -> Student:
+    def load(
+        teacher: Teacher,
+        folder: str | Path,
+        strict: bool = True,  # False: warn where it was trained on another teacher
+    ) -> Student:
         """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
         folder = Path(folder)
-        info = _read_about(folder, teacher)
+        info = _read_about(folder, teacher, strict)
         check_part(folder, strict=False)
         _check_settings(info["settings"], folder)
         try:
@@ -315,6 +339,9 @@ class Student(nn.Module):
             read_weights(adaptor.reader, folder / READER)
         _check_finite(adaptor, folder)
         student = Student(teacher, adaptor)
+        mine = teacher.fingerprint()
+        if info["teacher"] != mine:
+            info |= dict(teacher=mine, trained_on=info["teacher"])
         student.about = info
         return student
 

@@ -54,7 +54,6 @@ COMMANDS = {
     "sample --image ² --out F/x.png": "expected a picture file",
     "sample --scene 3 --out F/x.mpg": "ends in '.mpg'; expected .png",
     "sample --scene 3 --out F/file/x.png": "cannot write into F/file",
-    "sample --scene 3 --guidance 50 --out F/x.png": "guidance_scale is 50.0; this model takes 1",
     "sample --scene 3 --guidance 0.5 --out F/x.png": "guidance_scale is 0.5",
     "sample --adaptor edit_distilled --image F/rgb.png --caption red --guidance 2 --out F/x.png": (
         "it takes no captions, or always needs its instruction"
