@@ -218,14 +218,15 @@ class Adaptor(nn.Module):
         self,
         cond: Any,
         n: int,  # captions
+        size: tuple[int, int] | None = None,  # height and width of the pictures; None: its own
     ):
         """Refuse conditions of another shape, number or range than this was made for."""
         check_image(cond, self.channels, 1, "condition")
-        size = self.image_size
-        if cond.shape[-2:] != (size, size):
+        height, width = size or (self.image_size, self.image_size)
+        if cond.shape[-2:] != (height, width):
             raise ValueError(
-                f"condition is {cond.shape[-2]} × {cond.shape[-1]} pixels; this adaptor was made "
-                f"for {size} × {size}: resize it"
+                f"condition is {cond.shape[-2]} × {cond.shape[-1]} pixels; expected "
+                f"{height} × {width}: resize it"
             )
         if len(cond) != n:
             raise ValueError(

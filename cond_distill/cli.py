@@ -125,7 +125,8 @@ def plan(cfg: PlanConfig) -> list[dict]:
     from cond_distill import plan as module
     from cond_distill.utils import table
 
-    fits = module.advise(cfg.model, cfg.adaptor, cfg.memory, cfg.channels, cfg.rank, cfg.dtype)
+    wanted = (cfg.adaptor, cfg.memory, cfg.channels, cfg.rank, cfg.dtype, cfg.image_size)
+    fits = module.advise(cfg.model, *wanted)
     rows = []
     for checkpointing, fit in zip((False, True), fits, strict=True):
         if fit is not None:

@@ -66,6 +66,8 @@ class ModelConfig:
     """What is trained: a teacher, and the adaptor on it."""
 
     teacher: str = "shipped"  # folder of a Stable-Diffusion-shaped teacher, or "shipped"
+    # pixels a side of the pictures (of U-Nets on latents); 0: as the teacher was made
+    image_size: int = 0
     # of the frozen teacher; "float16" is for drawing: gradients through it are not scaled, and
     # vanish where batch or picture are large
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -12,13 +12,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .folders import load_parts, read_json
+from cond_distill.folders import (
+    CLASSES,
+    check_folder,
+    check_part,
+    hub_folder,
+    load_parts,
+    read_json,
+)
 from .schedule import Schedule
 from .teacher import Teacher, check_captions, read_schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
-__all__ = ['PARTS', 'pack', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher', 'parts_of', 'teacher_of']
+__all__ = ['PARTS', 'HUB_SETTINGS', 'pack', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher', 'parts_of',
+           'teacher_of', 'find_pipeline', 'load_networks']
 
 # %% ../nbs/library/families.ipynb #f93e9ee8
 def pack(
@@ -88,10 +96,9 @@ class StableDiffusionXL(Teacher):
         return made
 
     def text_inputs(self, text: torch.Tensor) -> dict:
-        side = self.image_size
         # original size, crop, target size
         sizes = torch.tensor(
-            [[side, side, 0, 0, side, side]], device=text.device, dtype=text.dtype
+            [[*self.size, 0, 0, *self.size]], device=text.device, dtype=text.dtype
         ).expand(len(text), -1)
         return dict(
             encoder_hidden_states=text[:, :-1],
@@ -214,3 +221,25 @@ def teacher_of(
     return Teacher(
         *(own[name] for name in ("unet", "vae", "text_encoder", "tokenizer")), schedule=schedule
     )
+
+# %% ../nbs/library/families.ipynb #de1425e2
+HUB_SETTINGS = ("local_files_only", "revision", "cache_dir", "token")
+
+
+def find_pipeline(name: str | Path, given: dict[str, Any]) -> Path:
+    """The folder of that name, or of that model on the hub; takes the hub's settings out."""
+    hub = {k: given.pop(k) for k in HUB_SETTINGS if k in given}
+    return Path(name) if Path(name).is_dir() else hub_folder(str(name), **hub)
+
+
+def load_networks(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The networks of a folder that are not given, after a look through it."""
+    check_part(folder / "adaptor", strict=False)
+    found = check_folder(folder)
+    names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
+    dtype = given.get("torch_dtype", given.get("dtype"))
+    dtype = dtype if isinstance(dtype, torch.dtype) else None
+    parts = load_parts(folder, dtype, *(name for name in names if name not in given))
+    if parts.get("vae") is not None and needs_float32(folder):
+        parts["vae"] = parts["vae"].float()
+    return parts

@@ -192,13 +192,14 @@ class PlanConfig:
     # of the condition: 1 for depth, 3 for a picture, 4 for a picture with a mask
     channels: int = 3
     rank: int = 16  # of the low-rank changes, 0 for none
+    image_size: int = 0  # pixels a side; 0: those that the model was made for
     memory: float = 24.0  # of your GPU, GB
     # of the frozen teacher and of activations
     dtype: Literal["float32", "bfloat16", "float16"] = "float16"
 
     def __post_init__(self):
         require_whole("channels", self.channels, 1, 64)
-        check_range(rank=self.rank)
+        check_range(rank=self.rank, image_size=self.image_size)
         check_number("memory", self.memory, 0.1, 10_000.0)
 
 

@@ -22,8 +22,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from .adaptor import ABOUT, Adaptor
 from .adaptors.several import MultiAdaptor
 from .data.tasks import find_task
-from .families import needs_float32, parts_of, teacher_of
-from .folders import CLASSES, check_folder, check_part, hub_folder, load_parts, tidy
+from .families import find_pipeline, load_networks, parts_of, teacher_of
+from .folders import tidy
 from .model_card import model_card, upload_folder
 from cond_distill.pipeline_inputs import (
     Generators,
@@ -99,28 +99,6 @@ def _check_student(student: Student):
             "this student knows nothing about itself; save it (Student.save) and load it again"
         )
 
-# %% ../nbs/library/pipeline.ipynb #de1425e2
-_OF_THE_HUB = ("local_files_only", "revision", "cache_dir", "token")
-
-
-def _find_folder(name: str | Path, given: dict[str, Any]) -> Path:
-    """The folder of that name, or of that model on the hub; takes the hub's settings out."""
-    hub = {k: given.pop(k) for k in _OF_THE_HUB if k in given}
-    return Path(name) if Path(name).is_dir() else hub_folder(str(name), **hub)
-
-
-def _load_networks(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The networks of a folder that are not given, after a look through it."""
-    check_part(folder / "adaptor", strict=False)
-    found = check_folder(folder)
-    names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
-    dtype = given.get("torch_dtype", given.get("dtype"))
-    dtype = dtype if isinstance(dtype, torch.dtype) else None
-    parts = load_parts(folder, dtype, *(name for name in names if name not in given))
-    if parts.get("vae") is not None and needs_float32(folder):
-        parts["vae"] = parts["vae"].float()
-    return parts
-
 # %% ../nbs/library/pipeline.ipynb #75cad66f
 def _refuse_offload(self, *args, **kwargs):
     """Refuse: an adaptor changes all weights of the backbone before its first layer is called."""
@@ -137,12 +115,17 @@ def _fetch(network: Any):
         network._hf_hook.pre_forward(network)
 
 
+def _teacher_at(teacher: Teacher, height: int | None, width: int | None) -> Teacher:
+    """The teacher at the size that a call asks for; None: at its own."""
+    return teacher.at_size(height or teacher.size[0], width or teacher.size[1])
+
+
 def _prepare(
     pipe: CoDiPipeline, teacher: Teacher, n: int, cond: torch.Tensor, scale: float
 ) -> tuple[Student, Prepared]:
     """The student with the adaptor at this strength, and its prepared conditions of n pictures."""
     adaptor, cond = pipe.adaptor.inner, cond.to(pipe._execution_device)
-    adaptor.check(cond, n)
+    adaptor.check(cond, n, teacher.size)
     student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
     _fetch(pipe.backbone)
     ready = student.prepare(cond if scale == 1.0 else [cond])
@@ -301,8 +284,8 @@ class CoDiPipeline(DiffusionPipeline):
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> CoDiPipeline:
         """Open a folder or a model of the hub, after a look through its files."""
-        folder = _find_folder(pretrained_model_name_or_path, kwargs)
-        networks = _load_networks(folder, kwargs)
+        folder = find_pipeline(pretrained_model_name_or_path, kwargs)
+        networks = load_networks(folder, kwargs)
         return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
 
     @classmethod
@@ -314,7 +297,9 @@ class CoDiPipeline(DiffusionPipeline):
         """The frozen model, put together from the parts as they are now."""
         parts = {name: getattr(self, name) for name in self._optional_components}
         how = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
-        return teacher_of(parts, *how)
+        made = teacher_of(parts, *how)
+        size = StudentInfo.of(self.adaptor.about).image_size
+        return made.at_size(size) if size else made
 
     @property
     def backbone(self) -> Any:
@@ -352,6 +337,8 @@ class CoDiPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Collection[str] = ("latents",),
+        height: int | None = None,  # pixels, of picture and condition; None: as in training
+        width: int | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw."""
         scheduler = _chosen_scheduler(self, num_inference_steps)
@@ -364,7 +351,7 @@ class CoDiPipeline(DiffusionPipeline):
         negatives = match_negatives(negative_prompt, len(prompts), n)
         move = _mover(self, scheduler, generator, callback_on_step_end, names)
         with _one_call(self):
-            teacher = self.teacher
+            teacher = _teacher_at(self.teacher, height, width)
             shape = (len(prompts), *teacher.latent_shape)
             z = start_noise(shape, self._execution_device, latents, generator)
             text, teacher._empty = teacher.embed(prompts), teacher.embed(negatives)

@@ -162,8 +162,8 @@ def _parts(name: str) -> dict:
 
 def shapes_only(
     name: str,
-    # another device: with random weights, to measure what does not depend on them
-    device: str | torch.device = "meta",
+    device: str | torch.device = "meta",  # on another: random weights, to measure speed
+    image_size: int = 0,  # pixels a side; 0: those that the model was made for
 ) -> Teacher:
     """A teacher on the `meta` device.
 
@@ -185,7 +185,7 @@ def shapes_only(
             schedule,
         )
     teacher.__dict__["words"] = c["words"]
-    return teacher
+    return teacher.at_size(image_size) if image_size else teacher
 
 # %% ../nbs/library/plan.ipynb #e68ac1e2
 # GB, and dense TFLOP/s in 16 bits by the data sheet
@@ -243,8 +243,7 @@ def plan(
     rank: int = 16,
     batch: int = 8,
     dtype: str = "float16",  # of the frozen teacher, and of activations
-    # recompute activations block by block instead of keeping them
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: bool = False,  # recompute activations instead of keeping them
 ) -> Plan:
     """Count one step of distillation; in 16 bits with mixed precision (--mixed-precision bf16)."""
     _check_choices(adaptor, rank, dtype)
@@ -275,7 +274,7 @@ def plan(
 
 
 def _frozen_bytes(teacher: Teacher, dtype: str) -> int:
-    """The teacher's weights; its autoencoder stays in float32."""
+    """The teacher's weights; the autoencoder's as in float32, which SDXL's needs."""
     return sum(
         p.numel() * (4 if part is teacher.vae and dtype != "float32" else BYTES[dtype])
         for part in teacher.children()
@@ -390,6 +389,7 @@ def advise(
     channels: int = 3,
     rank: int = 16,
     dtype: str = "float16",
+    image_size: int = 0,  # pixels a side; 0: as the model was made
 ) -> list[Plan | None]:
     """The largest batch that fits into `memory` GB, without and with checkpointing.
 
@@ -401,6 +401,7 @@ def advise(
         )
 
     def of(batch: int, recompute: bool) -> Plan:
-        return plan(shapes_only(name), adaptor, channels, rank, batch, dtype, recompute)
+        teacher = shapes_only(name, image_size=image_size)
+        return plan(teacher, adaptor, channels, rank, batch, dtype, recompute)
 
     return [_largest(partial(of, recompute=c), memory) for c in (False, True)]

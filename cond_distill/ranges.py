@@ -32,6 +32,7 @@ RANGES = dict(
     # data
     num_examples=(1, 10**9),
     size=(16, 4096),  # pixels a side
+    image_size=(0, 16_384),  # the same; 0: as the model was made
     max_crop_scale=(1.0, 64.0),
     caption_dropout=(0.0, 1.0),
     workers=(0, 256),

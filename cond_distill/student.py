@@ -325,6 +325,9 @@ class Student(nn.Module):
         folder = Path(folder)
         info = _read_about(folder, teacher, strict)
         check_part(folder, strict=False)
+        if info.get("image_size"):
+            check_range(image_size=info["image_size"])
+            teacher = teacher.at_size(info["image_size"])
         _check_settings(info["settings"], folder)
         try:
             adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])

@@ -5,9 +5,9 @@
 # %% ../nbs/course/03_teacher.ipynb #d6050369
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import copy
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -18,18 +18,17 @@ from torch import nn
 from torch.func import functional_call
 
 from .folders import check_folder, load_parts, read_index, read_json, teacher_of_hub
+from .networks import cast, check_size, weights_digest, without_autocast
 from .schedule import Prediction, Schedule
 from .utils import check_image, in_pieces, lock_of
 
 # %% auto #0
-__all__ = ['ASSETS', 'DECODES', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family',
-           'classifier_free_guidance', 'as_timesteps', 'latent_scale', 'latent_settings', 'output_hooks',
-           'check_captions', 'Teacher']
+__all__ = ['ASSETS', 'FAMILIES', 'find_folder', 'best_device', 'read_schedule', 'find_family', 'classifier_free_guidance',
+           'as_timesteps', 'latent_scale', 'latent_settings', 'output_hooks', 'check_captions', 'Teacher']
 
 # %% ../nbs/course/03_teacher.ipynb #4aa7475f
 #| code-fold: true
 ASSETS = Path(str(files("cond_distill"))) / "assets"  # what ships with the package
-DECODES = ("decoder.", "post_quant_conv.")  # the half of an autoencoder that draws the picture
 
 
 def find_folder(
@@ -180,41 +179,6 @@ def _token_ids(tokenizer: Any, captions: Sequence[str], longest: int) -> torch.T
     how = dict(padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return tokenizer(list(captions), **how).input_ids
 
-
-def _cast(a: Any, dtype: torch.dtype) -> Any:
-    """A tensor, or all those in a dict, list or tuple, as another type of number."""
-    if isinstance(a, dict):
-        return {k: _cast(v, dtype) for k, v in a.items()}
-    return tuple(_cast(v, dtype) for v in a) if isinstance(a, (tuple, list)) else a.to(dtype)
-
-
-def _as_it_is(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """No mixed precision around a network in 16 bits.
-
-    It would take the norms to float32 and keep those for the backward pass.
-    """
-    half = dtype in (torch.float16, torch.bfloat16)
-    if half and torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
-def _digest(start: str, parts: Sequence[Mapping[str, torch.Tensor]], exact: bool) -> str:
-    """Twelve hex digits from the named weights of some networks."""
-    h = hashlib.sha256(start.encode())
-    for part in parts:
-        # transformers 4 and 5 name the text encoder's differently
-        plain = {
-            name.removeprefix("text_model."): p
-            for name, p in part.items()
-            if exact or not name.startswith(DECODES)
-        }
-        for name, p in sorted(plain.items()):
-            p = p.detach().flatten().cpu()
-            h.update(f"{name}{len(p)}".encode())
-            h.update((p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes())
-    return h.hexdigest()[:12]
-
 # %% ../nbs/course/03_teacher.ipynb #dac794d0
 #| code-fold: true
 class Teacher(nn.Module):
@@ -224,6 +188,7 @@ class Teacher(nn.Module):
     """
 
     has_text = True  # does the network take captions?
+    other_size: tuple[int, int] | None = None  # None: that of the backbone's config
     # the networks are diffusers' own, of whatever class the folder names
     backbone: Any
     vae: Any
@@ -251,16 +216,32 @@ class Teacher(nn.Module):
     def device(self) -> torch.device:
         return self.backbone.device
 
+    def at_size(self, height: int, width: int | None = None) -> Teacher:
+        """The same networks for pictures of another size, in pixels; `width` None: square."""
+        size = (height, width or height)
+        if size == self.size:
+            return self
+        check_size(self.backbone, self.factor, size)
+        other = copy.copy(self)
+        other.other_size = size
+        return other
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the pictures it draws."""
+        side = self.backbone.config.sample_size * self.factor
+        return self.other_size or (side, side)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """[C, h, w] of the latents the U-Net was made for."""
-        c = self.backbone.config
-        return c.in_channels, c.sample_size, c.sample_size
+        """[C, h, w] of the latents of these pictures."""
+        height, width = self.size
+        return self.backbone.config.in_channels, height // self.factor, width // self.factor
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the images the model was made for."""
-        return self.backbone.config.sample_size * self.factor
+        """Pixels a side of its pictures, where they are square."""
+        return self.size[0]
 
     @property
     def factor(self) -> int:
@@ -362,13 +343,13 @@ class Teacher(nn.Module):
         # once: diffusers looks through all parameters for it
         dtype = self.backbone.dtype if network is None else z.dtype
         time = self.schedule.network_time(t).to(z.device)
-        inputs = dict(_cast(self.text_inputs(text) | inputs, dtype), return_dict=False)
+        inputs = dict(cast(self.text_inputs(text) | inputs, dtype), return_dict=False)
         if network is not None:
             out = network(z, time, **inputs)[0]
         else:
             net, inputs = self.backbone, inputs | dict(timestep=time)
-            added, start = _cast(outputs or {}, dtype), (_cast(z, dtype),)
-            with lock_of(net), output_hooks(net, added), _as_it_is(z.device, dtype):
+            added, start = cast(outputs or {}, dtype), (cast(z, dtype),)
+            with lock_of(net), output_hooks(net, added), without_autocast(z.device, dtype):
                 out = functional_call(net, weights or {}, start, inputs, tie_weights=False)[0]
         # a model with learned variance: our samplers do not use it
         if out.shape[1] == 2 * z.shape[1]:
@@ -407,4 +388,4 @@ class Teacher(nn.Module):
         """
         with lock_of(self.backbone):
             parts = [dict(part.named_parameters()) for part in self.children()]
-        return _digest(self.schedule.fingerprint(), parts, exact)
+        return weights_digest(self.schedule.fingerprint(), parts, exact)

@@ -202,7 +202,10 @@ def begin(
     cfg = with_launcher_settings(cfg)
     check_words(cfg)
     check_source(cfg)
-    run = new_run(cfg, teacher or open_teacher(cfg), method)
+    teacher = teacher or open_teacher(cfg)
+    if cfg.image_size:
+        teacher = teacher.at_size(cfg.image_size)
+    run = new_run(cfg, teacher, method)
     if run.choice and progress and run.engine.main:
         print(run.choice, flush=True)
     return replace(run, data=data_identity(run.teacher, cfg))

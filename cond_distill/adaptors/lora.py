@@ -39,7 +39,7 @@ class LoRAAdaptor(Adaptor):
     def prepare(self, teacher: Teacher, cond: torch.Tensor) -> tuple:
         return ()
 
-    def check(self, cond: torch.Tensor | None, n: int):
+    def check(self, cond: torch.Tensor | None, n: int, size: tuple[int, int] | None = None):
         pass
 
     def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:

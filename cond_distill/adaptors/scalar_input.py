@@ -117,8 +117,8 @@ class ScalarInput(Adaptor):
     def weights(self, net: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
         return self.inner.weights(net)
 
-    def check(self, cond: Condition, n: int):
-        self.inner.check(cond, n)
+    def check(self, cond: Condition, n: int, size: tuple[int, int] | None = None):
+        self.inner.check(cond, n, size)
 
     def forward(
         self,

@@ -63,14 +63,14 @@ class MultiAdaptor(Adaptor):
         inputs = [a.extra_input for a in adaptors if a.extra_input]
         self.extra_input = inputs[0] if inputs else None
 
-    def check(self, cond: Any, n: int):
+    def check(self, cond: Any, n: int, size: tuple[int, int] | None = None):
         if not isinstance(cond, (list, tuple)) or len(cond) != len(self.adaptors):
             raise ValueError(
                 f"{len(self.adaptors)} adaptors need a list of {len(self.adaptors)} conditions "
                 "(None for one that takes none)"
             )
         for a, c in zip(self.adaptors, cond):
-            a.check(c, n)
+            a.check(c, n, size)
 
     def prepare(self, teacher: Teacher, cond: Any) -> tuple:
         return tuple(a.prepare(teacher, c) for a, c in zip(self.adaptors, cond))

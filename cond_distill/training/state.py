@@ -34,8 +34,8 @@ from .distributed import Engine, LossModule, local, shard
 from ..utils import lock_of
 
 # %% auto #0
-__all__ = ['chosen', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average', 'MovingAverage',
-           'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares', 'new_run']
+__all__ = ['chosen', 'set_image_size', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average',
+           'MovingAverage', 'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares', 'new_run']
 
 # %% ../../nbs/library/training/state.ipynb #b56b0618
 def chosen(cfg: TrainConfig, teacher: Teacher) -> Choice | None:
@@ -53,11 +53,19 @@ def chosen(cfg: TrainConfig, teacher: Teacher) -> Choice | None:
     return choose_adaptor(cfg.task, teacher)
 
 
+def set_image_size(adaptor: Adaptor, size: int) -> None:
+    """Let an adaptor, and those inside of it, take conditions of this size."""
+    for part in adaptor.modules():
+        if isinstance(part, Adaptor):
+            part.image_size = size
+
+
 def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor:
     """A fresh adaptor, or what `cfg.init_from` holds; with the inputs that the method adds."""
     task = find_task(cfg.task)
     if cfg.init_from:
         made = Student.load(teacher, cfg.init_from).adaptor.requires_grad_(True)
+        set_image_size(made, teacher.image_size)
         if made.channels not in (0, task.channels):
             raise ValueError(
                 f"the adaptor in {cfg.init_from!r} takes conditions of {made.channels} channels, "

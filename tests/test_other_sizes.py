@@ -1,0 +1,90 @@
+"""A Stable Diffusion drawn and trained at another size than its config's."""
+
+import drawing
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from cond_distill import TrainConfig, distill
+from cond_distill.drawing import open_adaptor
+from cond_distill.options import PlanConfig
+from cond_distill.pipeline import CoDiPipeline
+from cond_distill.plan import advise
+from cond_distill.sampler import draw_images
+from cond_distill.student import Student
+
+SIDE = tiny.SIDE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sizes")
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.parametrize("adaptor", ["controlnet", "t2i", "concat", "fusion"])
+def test_a_pipeline_draws_at_another_height_and_width(folder, family, adaptor):
+    """Height and width are those of the picture and of the condition."""
+    pipe = drawing.pipeline(folder, family, adaptor)
+    cond = torch.rand(1, 3, 2 * SIDE, SIDE)
+    image = pipe("", cond, num_inference_steps=1, height=2 * SIDE, width=SIDE).images[0]
+    assert image.size == (SIDE, 2 * SIDE)
+    with pytest.raises(ValueError, match=f"condition is {SIDE} × {SIDE} pixels; expected {SIDE} ×"):
+        pipe("", drawing.condition(), height=SIDE, width=2 * SIDE)
+    with pytest.raises(ValueError, match="expected multiples of"):
+        pipe("", drawing.condition(), height=SIDE + 1)
+    same = dict(num_inference_steps=1, output_type="pt")
+    plain = pipe("", drawing.condition(), generator=drawing.noise(), **same).images
+    asked = dict(height=SIDE, width=SIDE)
+    wanted = pipe("", drawing.condition(), generator=drawing.noise(), **same, **asked).images
+    assert torch.equal(plain, wanted)
+
+
+@pytest.mark.parametrize("family, adaptor", [("pixels", "concat"), ("sd3", "controlnet")])
+def test_other_networks_have_one_size(folder, family, adaptor):
+    pipe = drawing.pipeline(folder, family, adaptor)
+    with pytest.raises(ValueError, match="draws at the size of its config only"):
+        pipe("", drawing.condition(), height=2 * SIDE)
+
+
+def test_training_at_another_size(folder, tmp_path):
+    """The adaptor that is trained at a size is opened, drawn and saved at that size."""
+    teacher = drawing.teacher(folder)
+    (tmp_path / "pictures").mkdir()
+    for k in range(4):
+        pixels = torch.rand(64, 64, 3).mul(255).byte().numpy()
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{k}.png")
+    cfg = TrainConfig(
+        teacher=str(folder / "sd2"),
+        image_size=2 * SIDE,
+        task="superres_x4",
+        adaptor="t2i",
+        images=str(tmp_path / "pictures"),
+        max_crop_scale=1.0,
+        num_examples=4,
+        batch=2,
+        steps=2,
+        workers=0,
+        grid_every=2,
+        out=str(tmp_path / "run"),
+        cache=str(tmp_path / "cache"),
+    )
+    for _ in distill(cfg, progress=False):
+        pass
+    student = Student.load(teacher, cfg.out)
+    for opened in (student, open_adaptor(cfg.out)):
+        assert opened.teacher.size == (2 * SIDE, 2 * SIDE)
+        cond = drawing.condition(side=2 * SIDE)
+        assert draw_images(opened, [""], cond, steps=1).shape == (1, 3, 2 * SIDE, 2 * SIDE)
+    CoDiPipeline.from_student(student).save_pretrained(tmp_path / "pipe")
+    pipe = CoDiPipeline.from_pretrained(tmp_path / "pipe")
+    assert pipe("", drawing.condition(side=2 * SIDE)).images[0].size == (2 * SIDE, 2 * SIDE)
+    assert teacher.size == (SIDE, SIDE)
+
+
+def test_a_plan_for_another_size():
+    """A quarter of the pixels takes less memory, so that more of them fit."""
+    assert PlanConfig(image_size=256).image_size == 256
+    whole, quarter = (advise("shipped", "lora", 2.0, image_size=n)[0] for n in (64, 32))
+    assert quarter.batch > whole.batch or quarter.activations < whole.activations
