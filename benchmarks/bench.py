@@ -97,11 +97,11 @@ def training(
     calls = {
         "PE-CoDi": codi,
         "bare modules": bare(run, data),
-        "finetuning": after_ramp(cfg, teacher, data, preset="data_only")[1],
+        "finetuning": after_ramp(cfg, teacher, data, method="data_only")[1],
     }
     with tempfile.TemporaryDirectory() as out:
         run.state.ema.student.save(out)
-        calls["LCM"] = after_ramp(cfg, teacher, data, preset="lcm", init_from=out, guidance=3.0)[1]
+        calls["LCM"] = after_ramp(cfg, teacher, data, method="lcm", init_from=out, guidance=3.0)[1]
         best = fastest(calls | ({} if apart else full_codi(cfg, teacher, data)), rounds)
     if apart:
         del run, codi, calls
@@ -191,7 +191,7 @@ def sampling(teacher, rounds, n=32):
         "4 steps": lambda: draw_images(student, captions, cond, steps=4),
         "bare": four,
         "50 guided": lambda: draw_images(
-            student, captions, cond, steps=50, guidance=3.0, method="ddim", any_steps=True
+            student, captions, cond, steps=50, guidance=3.0, sampler="ddim", any_steps=True
         ),
     }
     best = fastest({k: calls[k] for k in ("4 steps", "bare")}, 3 * rounds) | fastest(

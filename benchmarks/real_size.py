@@ -144,12 +144,14 @@ def drawing(args, log):
         )
 
         draw(steps=1)
-        draw(steps=1, guidance=3.0, method="ddim")
+        draw(steps=1, guidance=3.0, sampler="ddim")
         memory(True)
         took = {
-            f"{k} steps": min(timed(partial(draw, steps=k, method="consistency"), 3))
+            f"{k} steps": min(timed(partial(draw, steps=k, sampler="consistency"), 3))
             for k in (1, 2, 4, 8)
-        } | {"50 guided steps": min(timed(partial(draw, steps=50, guidance=3.0, method="ddim"), 2))}
+        } | {
+            "50 guided steps": min(timed(partial(draw, steps=50, guidance=3.0, sampler="ddim"), 2))
+        }
         rows.append(
             dict(
                 model=name,

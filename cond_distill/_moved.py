@@ -151,10 +151,18 @@ NAMES = {
         "FOLLOWERS": "methods.catalogue:METHODS",
         "TWO_STAGE_LOSSES": "methods.catalogue:METHODS",
     },
-    "options": {"require_finite": "ranges:check_number"},
+    "options": {
+        "require_finite": "ranges:check_number",
+        "Sampler": "options:SamplerName",
+    },
     "pipeline": {
         "CoDiSchedulerOutput": "scheduler",
         "MAX_GUIDANCE": "pipeline_inputs",
+    },
+    "sampler": {
+        "METHODS": "sampler:SAMPLERS",
+        "pick_method": "sampler:sampler_name",
+        "said_curve": "sampler:curve_text",
     },
     "teacher": {
         "guide": "teacher:classifier_free_guidance",

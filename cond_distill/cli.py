@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from cond_distill.plan import Plan
 
 # %% auto #0
-__all__ = ['PLAIN', 'VERBS', 'ABOUT', 'FULL', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check',
-           'plan_row', 'plan', 'in_plain_letters', 'short_warning', 'print_anywhere', 'version', 'import_plugins',
-           'todays_flag', 'read_words', 'run', 'said_of_runtime', 'main']
+__all__ = ['PLAIN', 'VERBS', 'ABOUT', 'DRAWING_FLAGS', 'FULL', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach',
+           'reproduce', 'check', 'plan_row', 'plan', 'in_plain_letters', 'short_warning', 'print_anywhere', 'version',
+           'import_plugins', 'todays_flag', 'read_words', 'run', 'said_of_runtime', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -215,11 +215,15 @@ def import_plugins(words: list[str]) -> list[str]:
     return words
 
 
-def todays_flag(word: str) -> str:
+DRAWING_FLAGS = dict(method="sampler", methods="samplers")  # of `sample` and `evaluate`
+
+
+def todays_flag(word: str, verb: str = "") -> str:
     """A flag such as "--scenes=8" by today's name of the setting; other words as they are."""
     flag, equals, value = word.partition("=")
     no = "no-" if flag.startswith("--no-") else ""
-    new = OLD_NAMES.get(flag.removeprefix(f"--{no}").replace("-", "_"))
+    names = DRAWING_FLAGS if verb in ("sample", "evaluate") else OLD_NAMES
+    new = names.get(flag.removeprefix(f"--{no}").replace("-", "_"))
     if new is None or not flag.startswith("--"):
         return word
     return f"--{no}{new.replace('_', '-')}{equals}{value}"
@@ -230,7 +234,7 @@ def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     import tyro
 
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
-    words = [todays_flag(word) for word in words]
+    words = [todays_flag(word, words[0]) for word in words]
     return tyro.extras.subcommand_cli_from_dict(
         kinds, prog="cond-distill", args=words, description=ABOUT
     )

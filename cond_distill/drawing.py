@@ -20,7 +20,7 @@ from .data.decode import open_image
 from .data.tasks import Task, examples, find_task
 from .options import SampleConfig
 from .pipeline_inputs import check_student_guidance
-from .sampler import draw_images, figure, pick_method
+from .sampler import draw_images, figure, sampler_name
 from .student import Student, info_of
 from .teacher import ASSETS, Teacher, best_device, find_folder
 from .tiles import draw_tiled
@@ -260,10 +260,10 @@ def progress_bar(total: int, what: str = "drawing") -> Generator[Callable[[int],
         yield bar.update
 
 # %% ../nbs/library/drawing.ipynb #2de4d0f3
-def measured_words(student: Student, steps: int, method: str, guidance: float) -> str:
+def measured_words(student: Student, steps: int, sampler: str, guidance: float) -> str:
     """What the adaptor's file says of pictures that are drawn like this; empty if nothing."""
     rows = info_of(student).curve
-    same_way = method == pick_method(student) and guidance == 1.0
+    same_way = sampler == sampler_name(student) and guidance == 1.0
     row = next((r for r in rows if r["steps"] == steps), None) if same_way else None
     if row is None:
         return ""
@@ -284,7 +284,7 @@ def _draw_tiles(
             cond,
             caption,
             cfg.steps,
-            method=cfg.method,
+            sampler=cfg.sampler,
             guidance=cfg.guidance,
             seed=cfg.seed + k,
             overlap=cfg.overlap,
@@ -310,7 +310,7 @@ def _draw_alike(
             [caption] * n,
             cond.expand(n, -1, -1, -1),
             steps=cfg.steps,
-            method=cfg.method,
+            sampler=cfg.sampler,
             guidance=cfg.guidance,
             seed=cfg.seed,
             any_steps=cfg.any_steps,
@@ -325,8 +325,8 @@ def _draw_alike(
     if n > 1 and cfg.sheet:
         save_figure(sheet(cond[0], images, task.name, caption, cfg.steps), cfg.out, 120)
         wrote = f"{cfg.out} with all pictures, and single ones: {wrote}"
-    method = pick_method(student, cfg.method)
-    print(f"wrote {wrote}{measured_words(student, cfg.steps, method, cfg.guidance)}")
+    sampler = sampler_name(student, cfg.sampler)
+    print(f"wrote {wrote}{measured_words(student, cfg.steps, sampler, cfg.guidance)}")
     return images
 
 

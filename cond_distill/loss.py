@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +14,9 @@ import torch
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'PRESETS', 'NoiseSample', 'check_step_size',
-           'sample_noise', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights', 'ramp', 'look_ahead', 'data_only',
-           'consistency_only', 'Model', 'solve', 'at_boundary', 'decoded', 'codi_loss']
+__all__ = ['TIMESTEPS', 'DISTANCES', 'Weights', 'SOLVERS', 'DataDistance', 'NoiseSample', 'check_step_size', 'sample_noise',
+           'squared', 'pseudo_huber', 'cauchy', 'paper_weights', 'ramp', 'look_ahead', 'data_only', 'consistency_only',
+           'Model', 'solve', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 #| code-fold: true
@@ -283,13 +282,3 @@ def codi_loss(
         return loss, parts
     more = extra(x_hat, batch, d).mean()
     return loss + more, parts | dict(extra=more.item())
-
-# %% ../nbs/course/06_loss.ipynb #d00911ce
-PRESETS = dict(
-    # signal space, look-ahead ramps to min(400, t)
-    balanced=codi_loss,
-    # space and weights as printed
-    paper=partial(codi_loss, space="noise", weights=paper_weights),
-    data_only=partial(codi_loss, weights=data_only),  # no consistency
-    consistency_only=partial(codi_loss, weights=consistency_only),  # no real picture
-)

@@ -31,7 +31,7 @@ def measured_table(
     return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table(rows)
 
 # %% ../nbs/library/model_card.ipynb #29e30bf9
-_SHOWN = ("preset", "steps", "batch", "lr", "delta", "max_look_ahead", "seed")
+_SHOWN = ("method", "steps", "batch", "lr", "delta", "max_look_ahead", "seed")
 
 
 def training_words(config: Mapping[str, Any]) -> str:
@@ -59,7 +59,7 @@ pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       
 `DiffusionPipeline.from_pretrained` of diffusers opens it as well, after `import \
 cond_distill.pipeline`.
 
-- steps: {said}; sampling: {method}; guidance: {guidance}.
+- steps: {said}; sampler: {sampler}; guidance: {guidance}.
 - adaptor: {kind}, for the teacher with the fingerprint {teacher}
 - training: {trained}
 
@@ -71,7 +71,7 @@ def model_card(
     name: str,  # of the folder, or of the repository on the hub
     about: dict,  # what the adaptor's file says
     trained_steps: list[int] | None,  # None: any number
-    method: str,  # of sampling
+    sampler: str,
     guidance: float,  # the largest
 ) -> str:
     """The README.md of a saved pipeline."""
@@ -82,7 +82,7 @@ def model_card(
         steps=(trained_steps or [4 if info.samplers else 50])[-2:],
         size=info.image_size,
         said=", ".join(map(str, trained_steps or ["any number"])),
-        method=method,
+        sampler=sampler,
         guidance=f"1 … {guidance:g}",
         kind=info.adaptor,
         teacher=info.teacher,

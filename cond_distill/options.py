@@ -15,7 +15,7 @@ from .config import TrainConfig, with_old_names
 from .ranges import check_number, check_range
 
 # %% auto #0
-__all__ = ['MOST_STEPS', 'Sampler', 'SHIPPED', 'require', 'require_whole', 'require_folder', 'require_some', 'DemoConfig',
+__all__ = ['MOST_STEPS', 'SamplerName', 'SHIPPED', 'require', 'require_whole', 'require_folder', 'require_some', 'DemoConfig',
            'SampleConfig', 'EvaluateConfig', 'CheckConfig', 'PlanConfig', 'PlayConfig']
 
 # %% ../nbs/library/options.ipynb #5395da71
@@ -43,7 +43,7 @@ def require_some(name: str, values: Collection, expected: str) -> None:
 
 
 MOST_STEPS = 1000  # timesteps of a schedule
-Sampler = Literal["auto", "ddim", "consistency", "dpm++", "unipc"]
+SamplerName = Literal["auto", "ddim", "consistency", "dpm++", "unipc"]
 
 # %% ../nbs/library/options.ipynb #46d73e7c
 @with_old_names
@@ -92,7 +92,7 @@ class SampleConfig:
     teacher: str = ""  # folder of its teacher; empty: the one that it was trained with
     any_teacher: bool = False  # allow a finetuned teacher that the adaptor was not trained on
     steps: int = 4  # network evaluations a picture, 1 to 1000
-    method: Sampler = "auto"  # "auto": the sampler that the adaptor was made for
+    sampler: SamplerName = "auto"  # "auto": the one that the adaptor was made for
     # on the caption, 1 or more: at 2 the picture follows it more, for twice the evaluations
     guidance: float = 1.0
     # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
@@ -149,7 +149,7 @@ class EvaluateConfig:
     teacher: str = ""  # folder of their teacher; empty: the one that they were trained with
     fetch: bool = False  # allow fetching the teacher from the hub, if its name is one there
     steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with
-    methods: tuple[Sampler, ...] = ("auto",)  # "auto": the sampler each adaptor was made for
+    samplers: tuple[SamplerName, ...] = ("auto",)  # "auto": the one each adaptor was made for
     n: int = 512  # held-out conditions, or at most so many pictures of a folder
     seed: int = 1234  # of the noise
     clip: str = "openai/clip-vit-base-patch16"  # for the CLIP score: a folder, or a cached name
@@ -162,7 +162,7 @@ class EvaluateConfig:
         require_some("steps", self.steps, "numbers of steps")
         for k in self.steps:
             require_whole("steps", k, 1, MOST_STEPS)
-        require_some("methods", self.methods, "samplers")
+        require_some("samplers", self.samplers, "names of samplers")
         for folder in (*self.drawn, *([self.images] if self.images or self.drawn else ())):
             require_folder("images" if folder == self.images else "drawn", folder)
         if not self.drawn:

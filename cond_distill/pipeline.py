@@ -375,7 +375,7 @@ class CoDiPipeline(DiffusionPipeline):
         DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
         folder, about, rules = Path(save_directory), self.adaptor.about, self.scheduler.config
         name = repo_id or folder.name
-        card = model_card(name, about, rules.trained_steps, rules.method, self.max_guidance)
+        card = model_card(name, about, rules.trained_steps, rules.sampler, self.max_guidance)
         (folder / "README.md").write_text(card, encoding="utf-8")
         tidy(folder, *(part for part in folder.iterdir() if part.is_dir()))
         if push_to_hub:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Move', 'METHODS', 'State', 'denoise', 'renoised', 'said_curve', 'check_steps', 'pick_method', 'LookAhead', 'landing',
-           'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
+__all__ = ['Move', 'SAMPLERS', 'State', 'denoise', 'renoised', 'curve_text', 'check_steps', 'sampler_name', 'LookAhead',
+           'landing', 'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]
 
         if schedule.is_flow:
             raise ValueError(
-                "methods 'dpm++' and 'unipc' need a variance-preserving schedule, this one is a "
+                "samplers 'dpm++' and 'unipc' need a variance-preserving schedule, this one is a "
                 "flow; use 'ddim'"
             )
         # as diffusers, where a schedule ends at zero
@@ -116,7 +116,7 @@ def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]
     return make
 
 
-METHODS = {
+SAMPLERS = {
     "ddim": _ddim,
     "consistency": _renoising(1.0),
     "dpm++": _solver("DPMSolverMultistepScheduler"),
@@ -125,7 +125,7 @@ METHODS = {
 
 # %% ../nbs/course/08_sampler.ipynb #de6d2124
 #| code-fold: true
-def said_curve(rows: list[dict] | None) -> str:
+def curve_text(rows: list[dict] | None) -> str:
     """The measured step curve that an adaptor's file carries, as a clause; empty if there is none.
 
     For example '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps (256 held-out ones)'.
@@ -146,18 +146,18 @@ def check_steps(model: Teacher | Student, steps: int):
     if made_for and steps not in made_for:
         raise ValueError(
             f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} "
-            f"steps{said_curve(info.curve)}: use one of them, or any_steps=True (--any-steps) to "
+            f"steps{curve_text(info.curve)}: use one of them, or any_steps=True (--any-steps) to "
             "see what happens"
         )
 
 
-def pick_method(model: Teacher | Student, method: str = "auto") -> str:
+def sampler_name(model: Teacher | Student, sampler: str = "auto") -> str:
     """The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."""
-    if method == "auto":
-        return info_of(model).method
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose auto or one of {', '.join(METHODS)}")
-    return method
+    if sampler == "auto":
+        return info_of(model).sampler
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; choose auto or one of {', '.join(SAMPLERS)}")
+    return sampler
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ def landing(schedule: Schedule, s: int, gamma: float) -> int:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to draw: the name of a method, and the look-ahead that an any-step student takes."""
+    """A way to draw: a rule of `SAMPLERS`, and the look-ahead that an any-step student takes."""
 
-    method: str
+    name: str
     look_ahead: LookAhead = field(default_factory=LookAhead)
     gamma: float = 0.0  # of "ddim": the share of fresh noise in every step, 0 … 1
 
@@ -204,12 +204,12 @@ class Sampler:
 
     def mover(self, schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
         """What `denoise` calls after each call of the network: (i, prediction, z) → the next z."""
-        make = _renoising(self.gamma) if self.gamma else METHODS[self.method]
+        make = _renoising(self.gamma) if self.gamma else SAMPLERS[self.name]
         return make(schedule, ts, generator)
 
     def to_row(self, steps: int) -> dict:
         """What an adaptor's file keeps: the sampler for this number of steps or more."""
-        row = dict(steps=steps, method=self.method, **asdict(self.look_ahead))
+        row = dict(steps=steps, sampler=self.name, **asdict(self.look_ahead))
         return row | dict(gamma=self.gamma) if self.gamma else row
 
 
@@ -223,31 +223,32 @@ def saved_sampler(
         return Sampler("ddim")  # nothing is known: the plain denoiser
     best = known[max((n for n in known if n <= steps), default=min(known))]
     ahead = LookAhead(best["timesteps"], best["of_step"])
-    return Sampler(best["method"], ahead, best.get("gamma", 0.0))
+    name = best.get("sampler") or best["method"]  # as earlier versions wrote it
+    return Sampler(name, ahead, best.get("gamma", 0.0))
 
 
 def pick_sampler(
     model: Teacher | Student,
     steps: int,
-    method: str | Sampler = "auto",  # or a name of `METHODS`
+    sampler: str | Sampler = "auto",  # or a name of `SAMPLERS`
     look_ahead: LookAhead | None = None,  # of an any-step student; None: what suits the steps
 ) -> Sampler:
     """How a model draws with that many steps, as its file says or as it is asked for."""
-    if isinstance(method, Sampler):
-        return method
+    if isinstance(sampler, Sampler):
+        return sampler
     any_step = getattr(model, "any_step", False)
     if look_ahead and not any_step:
         raise ValueError(
             "look_ahead is for students that were trained for any number of steps; leave it out"
         )
     if not any_step:
-        return Sampler(pick_method(model, method))
+        return Sampler(sampler_name(model, sampler))
     best = saved_sampler(info_of(model).samplers, steps)
-    if method == "auto":
+    if sampler == "auto":
         return replace(best, look_ahead=look_ahead or best.look_ahead)
     # solvers for the plain denoiser get it, unless another look-ahead is asked for
-    usual = best.look_ahead if pick_method(model, method) == best.method else LookAhead()
-    return Sampler(method, look_ahead or usual)
+    usual = best.look_ahead if sampler_name(model, sampler) == best.name else LookAhead()
+    return Sampler(sampler, look_ahead or usual)
 
 # %% ../nbs/course/08_sampler.ipynb #3a4196ee
 #| code-fold: true
@@ -259,7 +260,7 @@ def sample(
     cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     steps: int = 4,
     # "ddim", "consistency", "dpm++" or "unipc", or a `Sampler`; "auto": what the model is made for
-    method: str | Sampler = "auto",
+    sampler: str | Sampler = "auto",
     guidance: float = 1.0,  # on the caption; costs a second evaluation per step unless 1
     seed: int = 0,  # of the noise, drawn on the CPU: the same on every device
     any_steps: bool = False,
@@ -267,7 +268,7 @@ def sample(
 ) -> Iterator[State]:
     """Yield a `State` per step."""
     check_range(steps=steps, guidance=guidance, seed=seed)
-    sampler = pick_sampler(model, steps, method, look_ahead)
+    rule = pick_sampler(model, steps, sampler, look_ahead)
     conds = (_checked(model, cond, captions),) if isinstance(model, Student) else ()
     if cond is not None and not conds:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
@@ -278,12 +279,12 @@ def sample(
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)
     z = torch.randn(len(captions), *teacher.latent_shape, generator=generator).to(teacher.device)
     ts = schedule.timesteps(steps)
-    conditioning = sampler.conditioning(model, ts)
+    conditioning = rule.conditioning(model, ts)
 
     def predict(z, t):
         return model(z, t, *conds, text, guidance=guidance, **conditioning[t])
 
-    yield from denoise(predict, z, ts, sampler.mover(schedule, ts, generator))
+    yield from denoise(predict, z, ts, rule.mover(schedule, ts, generator))
 
 
 def _checked(

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .sampler import Sampler, renoised, said_curve, saved_sampler
+from .sampler import Sampler, curve_text, renoised, saved_sampler
 from .schedule import Prediction, Schedule
 from .student import Student, info_of
 
@@ -34,12 +34,12 @@ def step_latent(
     schedule: Schedule,
     pred: Prediction,
     s: int,  # the next timestep, -1 after the last
-    method: str,  # "consistency" or "ddim"
+    sampler: str,  # "consistency" or "ddim"
     generator: torch.Generator | list[torch.Generator] | None = None,  # of the fresh noise
     gamma: float = 0.0,  # of "ddim": the share of fresh noise, 0 … 1
 ) -> torch.Tensor:  # [B, C, H, W] z_s
     """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("consistency")."""
-    gamma = 1.0 if method == "consistency" else gamma
+    gamma = 1.0 if sampler == "consistency" else gamma
     if not gamma or s < 0:
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
@@ -81,15 +81,21 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         self,
         schedule: dict | None = None,  # `Schedule.to_config`
         trained_steps: list[int] | None = None,  # None: any number
-        method: str = "consistency",
+        sampler: str = "consistency",
         curve: list[dict] | None = None,  # measured with each number of steps
         samplers: list[dict] | None = None,  # of an any-step student: `Sampler.to_row`
     ):
-        if method not in ("consistency", "ddim"):
-            raise ValueError(f"method is {method!r}; choose 'consistency' or 'ddim'")
+        if sampler not in ("consistency", "ddim"):
+            raise ValueError(f"sampler is {sampler!r}; choose 'consistency' or 'ddim'")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
-        self.rule = Sampler(method)  # how it moves from step to step
+        self.rule = Sampler(sampler)  # how it moves from step to step
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs: Any) -> tuple:
+        """What diffusers takes of a config; earlier versions wrote `sampler` as `method`."""
+        known = {"sampler" if k == "method" else k: v for k, v in config_dict.items()}
+        return super().extract_init_dict(known, **kwargs)
 
     @classmethod
     def of(cls, student: Student) -> CoDiScheduler:
@@ -98,7 +104,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         return cls(
             student.schedule.to_config(),
             info.sampling_steps or None,
-            info.method,
+            info.sampler,
             info.curve or None,
             info.samplers or None,
         )
@@ -106,7 +112,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
         """Choose the timesteps; `ValueError` for a number of steps that it was not made for."""
         rules: Any = self.config
-        check_trained_steps(num_inference_steps, rules.trained_steps, said_curve(rules.curve))
+        check_trained_steps(num_inference_steps, rules.trained_steps, curve_text(rules.curve))
         self.num_inference_steps = num_inference_steps
         if rules.samplers:
             self.rule = saved_sampler(rules.samplers, num_inference_steps)
@@ -125,7 +131,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("no timesteps are chosen yet; call set_timesteps first")
         s = next_timestep(self.timesteps, int(timestep))
         pred = self.schedule.predict(model_output, sample, int(timestep))
-        z = step_latent(self.schedule, pred, s, self.rule.method, generator, self.rule.gamma)
+        z = step_latent(self.schedule, pred, s, self.rule.name, generator, self.rule.gamma)
         z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
         return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 

@@ -33,7 +33,7 @@ from cond_distill.teacher import (
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['Prepared', 'StudentInfo', 'info_of', 'write_student', 'adaptor_class', 'Student', 'compose']
+__all__ = ['Prepared', 'with_todays_keys', 'StudentInfo', 'info_of', 'write_student', 'adaptor_class', 'Student', 'compose']
 
 # %% ../nbs/library/student.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Prepared:
     parts: torch.Tensor | tuple
 
 # %% ../nbs/library/student.ipynb #5a1dfa02
+def with_todays_keys(about: dict) -> dict:
+    """What a file of an earlier version says, under today's names."""
+    return {"sampler" if key == "method" else key: value for key, value in about.items()}
+
+
 @dataclass(frozen=True)
 class StudentInfo:
     """What a saved student's file says: what its adaptor is, and how to draw with it."""
@@ -58,7 +63,7 @@ class StudentInfo:
     image_size: int = 0  # pixels a side
     reader: int = 0  # layers of its `InstructionEncoder`, 0 for none
     task: str = ""  # what its condition is
-    method: str = "ddim"  # the sampler that it is made for
+    sampler: str = "ddim"  # that it is made for
     sampling_steps: list[int] = field(default_factory=list)  # that it is made for; none: any
     samplers: list[dict] = field(default_factory=list)  # of an any-step student, by steps
     curve: list[dict] = field(default_factory=list)  # what was measured with each number of steps
@@ -68,7 +73,7 @@ class StudentInfo:
     @classmethod
     def of(cls, about: dict) -> StudentInfo:
         """Of the JSON values of a file; it may say more, or less."""
-        names = {f.name for f in fields(cls)}
+        names, about = {f.name for f in fields(cls)}, with_todays_keys(about)
         said: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
         said["config"] = renamed(said.get("config", {}))
         return cls(**said)
@@ -139,7 +144,7 @@ def _read_about(folder: Path, teacher: Teacher, strict: bool = True) -> dict:
         raise FileNotFoundError(
             f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
         )
-    info = read_json(folder / ABOUT)
+    info = with_todays_keys(read_json(folder / ABOUT))
     for name, kind in _FIELDS.items():
         given = info.get(name)
         if not isinstance(given, kind) and (given is not None or name in _NEEDED):
@@ -359,7 +364,7 @@ def _drawn_together(students: list[Student]) -> dict:
                 f"the students are drawn by different samplers ({about.get('samplers')} and "
                 f"{other.about.get('samplers')}); give both files the same"
             )
-    return {k: about[k] for k in ("method", "samplers", "sampling_steps") if k in about}
+    return {k: about[k] for k in ("sampler", "samplers", "sampling_steps") if k in about}
 
 
 def compose(

@@ -109,7 +109,7 @@ def draw_tiled(
     cond: torch.Tensor,  # [1, K, H, W] in [0, 1], any H and W
     caption: str = "",
     steps: int = 4,
-    method: str = "auto",
+    sampler: str = "auto",
     guidance: float = 1.0,
     seed: int = 0,
     overlap: float = 0.5,  # share of a tile's side that neighbours share, at least
@@ -136,8 +136,8 @@ def draw_tiled(
     def predict(z, t):
         return _agreed(student, z, t, ready, text, places, extra[t] | dict(guidance=guidance))
 
-    sampler, ts = pick_sampler(student, steps, method), schedule.timesteps(steps)
-    extra, move = sampler.conditioning(student, ts), sampler.mover(schedule, ts, generator)
+    rule, ts = pick_sampler(student, steps, sampler), schedule.timesteps(steps)
+    extra, move = rule.conditioning(student, ts), rule.mover(schedule, ts, generator)
     for state in denoise(predict, z, ts, move):
         z = state.z
         bar.update()

@@ -164,10 +164,10 @@ def check_converged(state: TrainState, lr: float):
 #| code-fold: true
 def check_words(cfg: TrainConfig):
     """Import your own modules that the configuration names; refuse a word that names nothing."""
-    import_modules(cfg.task, cfg.adaptor, cfg.preset)
+    import_modules(cfg.task, cfg.adaptor, cfg.method)
     if cfg.adaptor not in ("auto", "backbone"):
         find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
-    find(cfg.preset, METHODS, "preset", Method)
+    find(cfg.method, METHODS, "method", Method)
 
 
 def check_source(cfg: TrainConfig):
@@ -277,7 +277,7 @@ def distill(
     teacher: Teacher | None = None,
     progress: bool = True,
     eval_fn: EvalFn | None = None,  # called whenever a grid is drawn
-    method: Method | None = None,  # one of your own; None: what `cfg.preset` names
+    method: Method | None = None,  # one of your own; None: what `cfg.method` names
     judge: EvalFn | None = None,  # the earlier name of `eval_fn`
 ) -> Iterator[Record]:
     """Train an adaptor; yields a `Record` per step; resumes from `cfg.out`.

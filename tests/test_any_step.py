@@ -97,20 +97,20 @@ def test_a_student_without_the_input_refuses(teachers):
 
 
 def test_two_numbers_are_one_too_many(teachers):
-    method = AnyStep(TrainConfig(preset="any_step"))
+    method = AnyStep(TrainConfig(method="any_step"))
     student = new_student(teachers["sd2"])
     assert method.extend(teachers["sd2"], student.adaptor) is student.adaptor
     student.adaptor.extra_input = "guidance"
     with pytest.raises(ValueError, match="no second number"):
         method.extend(teachers["sd2"], student.adaptor)
     with pytest.raises(ValueError, match="kernel is 'gauss'"):
-        AnyStep(TrainConfig(preset="any_step", kernel="gauss"))
+        AnyStep(TrainConfig(method="any_step", kernel="gauss"))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_any_number_of_steps_is_drawn(teachers, kernel, tmp_path):
     student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
-    about = AnyStep(TrainConfig(preset="any_step", kernel=kernel)).about()
+    about = AnyStep(TrainConfig(method="any_step", kernel=kernel)).about()
     student.save(tmp_path, **about)
     student = Student.load(teachers["sd2"], tmp_path)
     for steps in (1, 2, 3, 7, 16, 50):
@@ -170,7 +170,9 @@ def test_gamma_is_saved_and_drawn(teachers, tmp_path):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_what_is_drawn_in_training(schedule, kernel):
     x = torch.zeros(4000, 1)
-    d = sample_any_step(schedule, x, torch.Generator().manual_seed(0), kernel=kernel, instant=0.5)
+    d = sample_any_step(
+        schedule, x, torch.Generator().manual_seed(0), kernel=kernel, plain_fraction=0.5
+    )
     assert (d.t >= 1).all() and (d.s >= 0).all() and (d.s < d.t).all()
     assert (d.look_ahead <= d.t + 1).all()
     assert abs((d.look_ahead == 0).float().mean() - 0.5) < 0.05
@@ -187,7 +189,7 @@ def test_the_target_is_asked_only_where_it_counts(teachers):
     teacher = teachers["sd2"]
     student, (z, _, cond, text) = new_student(teacher), inputs(teacher)
     batch = dict(x=z, cond=cond, text=text)
-    d = sample_any_step(teacher.schedule, z, torch.Generator().manual_seed(0), instant=1.0)
+    d = sample_any_step(teacher.schedule, z, torch.Generator().manual_seed(0), plain_fraction=1.0)
     loss, parts = any_step_loss(student, None, batch, d)  # nobody asks the target
     assert parts["forwards"] == 1 and parts["d_c"] == 0 and torch.isfinite(loss)
 
@@ -211,7 +213,7 @@ def test_composed_alone_draws_as_alone(teachers):
     """By the sampler of its file, and told the number in full, however strong the condition is."""
     teacher = teachers["sd2"]
     student, (z, t, cond, text) = new_student(teacher, seed=1), inputs(teacher)
-    student.about = AnyStep(TrainConfig(preset="any_step")).about()
+    student.about = AnyStep(TrainConfig(method="any_step")).about()
     both = compose([student])
     for steps in (1, 2, 5):
         asked = dict(steps=steps, seed=4)
@@ -230,14 +232,14 @@ def test_composed_alone_draws_as_alone(teachers):
 def test_composed_students_agree_on_the_sampler(teachers):
     students = [new_student(teachers["sd2"], seed=s) for s in (1, 2)]
     for student, kernel in zip(students, ("box", "exponential")):
-        student.about = AnyStep(TrainConfig(preset="any_step", kernel=kernel)).about()
+        student.about = AnyStep(TrainConfig(method="any_step", kernel=kernel)).about()
     with pytest.raises(ValueError, match="different samplers"):
         compose(students)
 
 
 def test_the_pipeline_draws_the_same(teachers, tmp_path):
     student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
-    about = AnyStep(TrainConfig(preset="any_step", kernel="exponential")).about()
+    about = AnyStep(TrainConfig(method="any_step", kernel="exponential")).about()
     student.save(tmp_path / "adaptor", task="superres_x4", **about)
     student = Student.load(teachers["sd2"], tmp_path / "adaptor")
     CoDiPipeline.from_student(student).save_pretrained(tmp_path / "pipeline")
@@ -278,7 +280,7 @@ def test_midpoint_jumps_are_two_halves(teachers):
     z, _, cond, text = inputs(teacher)
     batch = dict(x=z, cond=cond, text=text)
     generator = torch.Generator().manual_seed(0)
-    d = sample_any_step(teacher.schedule, z, generator, kernel="midpoint", instant=0.0)
+    d = sample_any_step(teacher.schedule, z, generator, kernel="midpoint", plain_fraction=0.0)
     loss, parts = any_step_loss(student, student.copy(), batch, d, kernel="midpoint")
     assert parts["forwards"] == 3 and parts["w_c"] == 1
     way = torch.stack([d.t - d.s, d.s - (d.t - d.look_ahead.long())])

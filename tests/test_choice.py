@@ -90,10 +90,10 @@ def test_a_damaged_checkpoint_is_passed_over(bench):
     assert saved_config(newest.parent) == {}
 
 
-@pytest.mark.parametrize("preset", ["balanced", "any_step"])
-def test_begin_from_another_adaptor(bench, preset):
+@pytest.mark.parametrize("method", ["balanced", "any_step"])
+def test_begin_from_another_adaptor(bench, method):
     """The kind of the folder, whatever input a method has added to it."""
-    first = bench.config(f"first {preset}", adaptor="t2i", preset=preset, steps=1)
+    first = bench.config(f"first {method}", adaptor="t2i", method=method, steps=1)
     bench.train(first)
     run = new_run(bench.config("second", adaptor="auto", init_from=first.out), bench.teacher)
     assert run.cfg.adaptor == run.choice.adaptor == "t2i" and run.method.cfg is run.cfg

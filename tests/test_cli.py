@@ -23,7 +23,7 @@ WRONG = {
     "sample --guidance -1": "guidance is -1.0; expected a number, 0 … 100",
     "sample --steps 0": "steps is 0; expected a whole number, 1 to 1000",
     "sample --seed -3": "seed is -3; expected a whole number, 0",
-    "sample --method euler": "auto",
+    "sample --sampler euler": "auto",
     "sample --image no_such.png": "image is 'no_such.png'; expected a picture file",
     "sample --mask no_such.png": "mask is 'no_such.png'; expected a picture file",
     "evaluate --n 1": "n is 1; expected a whole number, 10 or more",
@@ -124,7 +124,7 @@ def test_a_useless_picture_is_an_error(value, monkeypatch, tmp_path, capsys):
 def test_a_measured_number_is_quoted_for_its_own_sampler_only():
     """The step curve in an adaptor's file belongs to its sampler, without guidance."""
     student = Student.load(Teacher.from_pretrained("shipped"), ASSETS / "depth_distilled")
-    own = student.about["method"]
+    own = student.about["sampler"]
     assert "measured with 4 steps" in drawing.measured_words(student, 4, own, 1.0)
     assert drawing.measured_words(student, 4, "consistency", 1.0) == ""
     assert drawing.measured_words(student, 4, own, 2.0) == ""

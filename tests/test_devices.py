@@ -16,7 +16,7 @@ from cond_distill import trainer
 from cond_distill.adaptors.several import MultiAdaptor
 from cond_distill.config import TrainConfig
 from cond_distill.pipeline import CoDiPipeline
-from cond_distill.sampler import METHODS, draw_images
+from cond_distill.sampler import SAMPLERS, draw_images
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 from cond_distill.tiles import draw_tiled
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 RUNS = {
     "ControlNet, paper's weights, in pieces": dict(
-        preset="paper",
+        method="paper",
         timesteps="all",
         delta=40,
         grid_every=2,
@@ -38,8 +38,8 @@ RUNS = {
     "concat, a picture with a mask": dict(adaptor="concat", task="inpaint"),
     "LoRA, z_s by the teacher": dict(adaptor="lora", z_s="teacher"),
     "fusion": dict(adaptor="fusion"),
-    "guidance-embedded": dict(preset="lcm", guidance=3.0, adaptor="lora"),
-    "every weight": dict(adaptor="backbone", preset="consistency"),
+    "guidance-embedded": dict(method="lcm", guidance=3.0, adaptor="lora"),
+    "every weight": dict(adaptor="backbone", sampler="consistency"),
 }
 CAPTIONS = ["a red cube", ""]
 
@@ -139,16 +139,16 @@ def drawings(folder: Path, device) -> dict[str, torch.Tensor]:
     editor, filler = made["concat, an edit"], made["concat, a picture with a mask"]
     teacher = controlnet.teacher
     out = {"teacher, guided": draw_images(teacher, CAPTIONS, steps=2, guidance=3.0)}
-    for method in METHODS:
-        out[method] = draw_images(
-            controlnet, CAPTIONS, cond[1], steps=2, method=method, guidance=2.0
+    for sampler in SAMPLERS:
+        out[sampler] = draw_images(
+            controlnet, CAPTIONS, cond[1], steps=2, sampler=sampler, guidance=2.0
         )
     both = Student(teacher, MultiAdaptor([filler.adaptor, controlnet.adaptor], [1.0, 0.5]))
     wide = cond[3][:1].repeat(1, 1, 1, 2)
     return out | {
         "two adaptors": draw_images(both, CAPTIONS, [cond[4], cond[1]], steps=2),
         "an edit": draw_images(editor, CAPTIONS, cond[3], steps=2),
-        "tiles": draw_tiled(editor, wide, steps=2, method="ddim"),
+        "tiles": draw_tiled(editor, wide, steps=2, sampler="ddim"),
     }
 
 

@@ -28,24 +28,24 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("epsilon")
 
 
-def loss_of(preset: str, student, **changes) -> float:
-    method = make_method(TrainConfig(preset=preset, **changes))
+def loss_of(name: str, student, **changes) -> float:
+    method = make_method(TrainConfig(method=name, **changes))
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4, *student.teacher.latent_shape, generator=g)
     batch = dict(x=x, cond=drawing.condition(4), text=student.teacher.embed(["", "a", "b", "c"]))
-    if preset == "any_step":
+    if name == "any_step":
         student = type(student)(student.teacher, method.extend(student.teacher, student.adaptor))
     noise = method.sample_noise(student.schedule, x, g, 699)
     with torch.no_grad():
         return method.loss(student, student, batch, noise)[0].item()
 
 
-@pytest.mark.parametrize("preset", ["balanced", "any_step", "data_only", "consistency_only"])
-def test_losses(folder, preset):
+@pytest.mark.parametrize("name", ["balanced", "any_step", "data_only", "consistency_only"])
+def test_losses(folder, name):
     """γ matters for the model that predicts the noise, and for no other."""
     for family, matters in (("sd1", True), ("sd2", False)):
         student = drawing.student(drawing.teacher(folder, family))
-        weighted, plain = (loss_of(preset, student, snr_gamma=g) for g in (5.0, 0.0))
+        weighted, plain = (loss_of(name, student, snr_gamma=g) for g in (5.0, 0.0))
         assert (weighted < 0.9 * plain) if matters else weighted == plain
 
 

@@ -26,7 +26,7 @@ from cond_distill.trainer import distill
 GUIDE = Path(__file__).parents[1] / "nbs" / "guides" / "extend.ipynb"
 MAGIC = "%%writefile "
 PARTS = dict(
-    task="my_task:MOSAIC", adaptor="my_adaptor:MiddleAdaptor", preset="my_method:SharpCoDi"
+    task="my_task:MOSAIC", adaptor="my_adaptor:MiddleAdaptor", method="my_method:SharpCoDi"
 )
 
 
@@ -67,14 +67,14 @@ def test_short(parts):
     assert len(lines) == 4 and max(lines) < 60
 
 
-@pytest.mark.parametrize("own", [["task"], ["adaptor"], ["preset"], [*PARTS]])
+@pytest.mark.parametrize("own", [["task"], ["adaptor"], ["method"], [*PARTS]])
 def test_trains_and_draws(tmp_path, own):
     """One part beside the package's others, and all together."""
     tiny.stable_diffusion(tmp_path / "teacher")
     cfg = configuration(tmp_path, **dict(task="edges") | {k: PARTS[k] for k in own})
     records = list(distill(cfg, progress=False))
     assert len(records) == 2
-    assert all((r.extra > 0) == ("preset" in own) for r in records)  # the term of the method
+    assert all((r.extra > 0) == ("method" in own) for r in records)  # the term of the method
     student = Student.load(Teacher.from_pretrained(cfg.teacher), cfg.out)
     cond = torch.rand(1, student.adaptor.channels, tiny.SIDE, tiny.SIDE)
     assert draw_images(student, [""], cond, steps=2).shape == (1, 3, tiny.SIDE, tiny.SIDE)

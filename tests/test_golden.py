@@ -20,9 +20,16 @@ import tiny
 import torch
 
 from cond_distill.config import TrainConfig
-from cond_distill.loss import DISTANCES, PRESETS, codi_loss, sample_noise
+from cond_distill.loss import (
+    DISTANCES,
+    codi_loss,
+    consistency_only,
+    data_only,
+    paper_weights,
+    sample_noise,
+)
 from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor
-from cond_distill.sampler import METHODS, draw_images, sample
+from cond_distill.sampler import SAMPLERS, draw_images, sample
 from cond_distill.schedule import Schedule
 from cond_distill.student import Student, compose
 from cond_distill.teacher import Teacher
@@ -45,20 +52,20 @@ RUNS = {
     "boundary": dict(boundary=True),
     "distance between pixels": dict(data="pixels"),
     "adversary": dict(adversary=0.05, ramp_start=0.0),
-    "paper": dict(preset="paper", delta=40),
-    "data only": dict(preset="data_only"),
-    "agreement only": dict(preset="consistency_only"),
-    "progressive": dict(preset="progressive", rounds=2),
-    "progressive, guided": dict(preset="progressive", rounds=3, guidance=2.0),
-    "consistency": dict(preset="consistency"),
-    "consistency, guided, smaller steps": dict(preset="consistency", guidance=2.0, rounds=-2),
-    "lcm": dict(preset="lcm", guidance=3.0),
+    "paper": dict(method="paper", delta=40),
+    "data only": dict(method="data_only"),
+    "agreement only": dict(method="consistency_only"),
+    "progressive": dict(method="progressive", rounds=2),
+    "progressive, guided": dict(method="progressive", rounds=3, guidance=2.0),
+    "consistency": dict(sampler="consistency"),
+    "consistency, guided, smaller steps": dict(sampler="consistency", guidance=2.0, rounds=-2),
+    "lcm": dict(method="lcm", guidance=3.0),
     "T2I-Adapter": dict(adaptor="t2i"),
     "concat": dict(adaptor="concat"),
     "concat, a picture with a mask": dict(adaptor="concat", task="inpaint"),
     "fusion, a picture with a mask": dict(adaptor="fusion", task="inpaint"),
     "LoRA": dict(adaptor="lora"),
-    "every weight": dict(adaptor="backbone", preset="consistency"),
+    "every weight": dict(adaptor="backbone", sampler="consistency"),
     "captions read anew": dict(adaptor="t2i", reader=1),
     "a grey condition": dict(task="colourise", rank=0),
     "recomputed, in two pieces": dict(checkpointing=True, accumulate=2),
@@ -67,12 +74,12 @@ RUNS = {
     "SD 3": dict(teacher="sd3"),
     "pixels": dict(teacher="pixels", adaptor="concat"),
     "pixels, fusion": dict(teacher="pixels", adaptor="fusion"),
-    "any step": dict(preset="any_step"),
-    "any step, box kernel": dict(preset="any_step", kernel="box", ramp_start=0.2),
-    "any step, concat, in two pieces": dict(preset="any_step", adaptor="concat", accumulate=2),
-    "any step, pixels, fusion": dict(preset="any_step", teacher="pixels", adaptor="fusion"),
-    "any step, SD XL": dict(preset="any_step", teacher="sdxl", adaptor="t2i"),
-    "any step, SD 3": dict(preset="any_step", teacher="sd3"),
+    "any step": dict(method="any_step"),
+    "any step, box kernel": dict(method="any_step", kernel="box", ramp_start=0.2),
+    "any step, concat, in two pieces": dict(method="any_step", adaptor="concat", accumulate=2),
+    "any step, pixels, fusion": dict(method="any_step", teacher="pixels", adaptor="fusion"),
+    "any step, SD XL": dict(method="any_step", teacher="sdxl", adaptor="t2i"),
+    "any step, SD 3": dict(method="any_step", teacher="sd3"),
 }
 SMALL = dict(
     task="superres_x4",
@@ -147,7 +154,7 @@ class Bench:
 
     def config(self, name: str, out: str = "", **changes) -> TrainConfig:
         changes = SMALL | RUNS[name] | changes
-        if "preset" not in changes:
+        if "method" not in changes:
             changes["look_ahead"] = 300.0
         return TrainConfig(
             **changes | dict(teacher=str(self.folder / changes.get("teacher", "sd2"))),
@@ -194,12 +201,12 @@ def drawings(bench: Bench) -> dict:
     out, captions, cond = {}, list(tiny.CAPTIONS), condition(4)
     for name in tiny.MAKERS:
         out[f"teacher {name}"] = draw_images(
-            bench.teacher(name), captions, steps=3, method="ddim", guidance=2.0
+            bench.teacher(name), captions, steps=3, sampler="ddim", guidance=2.0
         )
-    for method in METHODS:
+    for name in SAMPLERS:
         for model, c in ((bench.teacher("sd2"), None), (bench.student("balanced"), cond)):
-            states = sample(model, captions, c, steps=4, method=method, seed=3, guidance=1.5)
-            out[f"{type(model).__name__}, {method}"] = torch.stack([s.x for s in states])
+            states = sample(model, captions, c, steps=4, sampler=name, seed=3, guidance=1.5)
+            out[f"{type(model).__name__}, {name}"] = torch.stack([s.x for s in states])
     for name in (
         "concat",
         "T2I-Adapter",
@@ -254,16 +261,24 @@ def pipelines(bench: Bench) -> dict:
     return out
 
 
+WEIGHTS = dict(
+    balanced={},
+    paper=dict(space="noise", weights=paper_weights),
+    data_only=dict(weights=data_only),
+    consistency_only=dict(weights=consistency_only),
+)
+
+
 def losses(bench: Bench) -> dict:
-    """Losses and their parts for one fixed batch, by every preset and every distance."""
+    """Losses and their parts for one fixed batch, with all weights and distances."""
     student, out = bench.student("balanced"), {}
     g = torch.Generator().manual_seed(1)
     x = torch.randn(4, *student.teacher.latent_shape, generator=g)
     batch = dict(x=x, cond=condition(4), text=student.teacher.embed(list(tiny.CAPTIONS)))
     for timesteps in ("all", "grid"):
         d = sample_noise(student.schedule, x, g, 125, True, 0.8, timesteps, 1.0)
-        for name, loss in PRESETS.items():
-            out[f"{name}, {timesteps}"] = loss(student, student, batch, d)[1]
+        for name, changes in WEIGHTS.items():
+            out[f"{name}, {timesteps}"] = codi_loss(student, student, batch, d, **changes)[1]
         for name in DISTANCES:
             out[f"{name}, {timesteps}"] = codi_loss(student, student, batch, d, distance=name)[1]
     return out
@@ -365,7 +380,7 @@ def test_reopened(name, bench, tmp_path):
     """A student that is saved with all its bits and opened again draws the same pictures."""
     student, captions, cond = bench.student(name), list(tiny.CAPTIONS), condition(4)
     student.save(
-        tmp_path / "student", **{k: student.about[k] for k in ("task", "method", "sampling_steps")}
+        tmp_path / "student", **{k: student.about[k] for k in ("task", "sampler", "sampling_steps")}
     )
     again = Student.load(student.teacher, tmp_path / "student")
     assert torch.equal(weights(again), weights(student))

@@ -7,28 +7,28 @@ import pytest
 from cond_distill.cli import said_of_runtime
 from cond_distill.config import MethodConfig, TrainConfig
 from cond_distill.experiments.jobs import ABLATIONS, METHODS
-from cond_distill.methods.catalogue import METHODS as PRESETS
+from cond_distill.methods import catalogue
 from cond_distill.methods.catalogue import make_method
 from cond_distill.schedule import Schedule
 from cond_distill.trainer import distill
 
 IGNORED = [
-    dict(preset="any_step", discriminator=0.05),
-    dict(preset="any_step", boundary=True),
-    dict(preset="any_step", data="pixels"),
-    dict(preset="any_step", timesteps="all"),
-    dict(preset="any_step", delta=250),
-    dict(preset="data_only", max_look_ahead=200.0),
-    dict(preset="balanced", kernel="midpoint"),
-    dict(preset="balanced", guidance=3.0),
-    dict(preset="paper", snr_gamma=1.0),
-    dict(preset="consistency", boundary=True),
+    dict(method="any_step", discriminator=0.05),
+    dict(method="any_step", boundary=True),
+    dict(method="any_step", data="pixels"),
+    dict(method="any_step", timesteps="all"),
+    dict(method="any_step", delta=250),
+    dict(method="data_only", max_look_ahead=200.0),
+    dict(method="balanced", kernel="midpoint"),
+    dict(method="balanced", guidance=3.0),
+    dict(method="paper", snr_gamma=1.0),
+    dict(method="consistency", boundary=True),
 ]
 
 
 @pytest.mark.parametrize("settings", IGNORED, ids=str)
 def test_a_setting_without_effect_is_refused(settings):
-    name = next(k for k in settings if k != "preset")
+    name = next(k for k in settings if k != "method")
     with pytest.raises(ValueError, match=f"does not use {name}="):
         make_method(TrainConfig(**settings))
 
@@ -44,15 +44,15 @@ def test_timesteps_that_are_trained():
     grid = make_method(TrainConfig(delta=125)).timesteps(schedule)
     assert grid == schedule.timesteps(8)
     assert len(make_method(TrainConfig(timesteps="all")).timesteps(schedule)) == schedule.T
-    assert len(make_method(TrainConfig(preset="any_step")).timesteps(schedule)) == schedule.T
+    assert len(make_method(TrainConfig(method="any_step")).timesteps(schedule)) == schedule.T
 
 
 def test_hops():
     assert make_method(TrainConfig(max_look_ahead=400.0, delta=100)).hops == 4
-    far = dict(preset="any_step", kernel="exponential", longest=800.0, delta=100)
+    far = dict(method="any_step", kernel="exponential", max_jump=800.0, delta=100)
     assert make_method(TrainConfig(**far)).hops == 8
     # a quarter of what is left at a time: 1000 · 0.75 ** 13 is below 25
-    assert 12 < make_method(TrainConfig(preset="any_step")).hops < 13
+    assert 12 < make_method(TrainConfig(method="any_step")).hops < 13
 
 
 def test_only_a_full_memory_is_called_full():
@@ -66,6 +66,6 @@ def test_a_training_is_refused_when_it_is_called_not_when_it_is_iterated():
         distill(TrainConfig(task="nonsense"), progress=False)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_what_a_method_reads_are_settings(preset):
-    assert make_method(TrainConfig(preset=preset)).reads() <= {f.name for f in fields(MethodConfig)}
+@pytest.mark.parametrize("name", catalogue.METHODS)
+def test_what_a_method_reads_are_settings(name):
+    assert make_method(TrainConfig(method=name)).reads() <= {f.name for f in fields(MethodConfig)}

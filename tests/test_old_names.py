@@ -53,7 +53,11 @@ def test_settings():
         cfg.lookahead  # noqa: B018
     words = "distill --scenes 8 --look-ahead=300 --recolour --no-checkpointing".split()
     assert read_words(words) == cfg
-    assert TrainConfig(preset="agreement_only") == TrainConfig(preset="consistency_only")
+    assert TrainConfig(preset="agreement_only") == TrainConfig(method="consistency_only")
+    old = TrainConfig(preset="any_step", longest=500, instant=0.25, longer=1.0, z_s="instant")
+    assert old == TrainConfig(
+        method="any_step", max_jump=500, plain_fraction=0.25, jump_power=1.0, z_s="plain"
+    )
     assert TrainConfig(told="backbone").conditioning == "backbone"
     assert ReproduceConfig(part=0.5) == ReproduceConfig(budget_fraction=0.5)
     known = {f.name for kind in (TrainConfig, ReproduceConfig) for f in fields(kind)}

@@ -112,5 +112,5 @@ def test_command_line(folder, tmp_path, capsys):
             draw(guidance=bad)
     assert not (tmp_path / "x.png").exists()
     assert "distance 1.25" in draw()
-    for other in (dict(method="ddim"), dict(guidance=2.0)):
+    for other in (dict(sampler="ddim"), dict(guidance=2.0)):
         assert "distance" not in draw(**other)

@@ -73,7 +73,7 @@ def test_students_of_one_teacher(folder, family):
     def draw(k):
         cond = None if models[k] is teacher else drawing.condition(2)
         return [
-            draw_images(models[k], ["a red cube", ""], cond, steps=2, method="ddim", guidance=2.0)
+            draw_images(models[k], ["a red cube", ""], cond, steps=2, sampler="ddim", guidance=2.0)
             for _ in range(4)
         ]
 
@@ -158,7 +158,7 @@ def test_threads_share_an_any_step_student(folder):
     def draw(k):
         return [
             draw_images(
-                student, ["", ""], cond, steps=2, method=Sampler("ddim", LookAhead(200 * k))
+                student, ["", ""], cond, steps=2, sampler=Sampler("ddim", LookAhead(200 * k))
             )
             for _ in range(4)
         ]

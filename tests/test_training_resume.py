@@ -100,7 +100,7 @@ def in_the_old_form(state: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(adaptor="t2i", preset="progressive", rounds=2), dict(discriminator=0.1)]
+    "settings", [{}, dict(adaptor="t2i", method="progressive", rounds=2), dict(discriminator=0.1)]
 )
 def test_old_checkpoint(bench, settings, monkeypatch):
     """Runs of earlier versions go on, whose configuration and state had another form."""
@@ -166,7 +166,7 @@ def test_nowhere_to_write(bench):
         (dict(task="depht"), "task is 'depht'"),
         (dict(images="", task="pairs"), "needs your own pictures"),
         (dict(task="depth"), "'depth'"),
-        (dict(preset="best"), "preset is 'best'; choose one of"),
+        (dict(method="best"), "method is 'best'; choose one of"),
         (dict(adaptor="hypernetwork"), "adaptor is 'hypernetwork'; choose one of"),
         (dict(gradient_accumulation_steps=3), "must be a multiple of 3"),
         (dict(gradient_accumulation_steps=2, discriminator=0.1), "whole batch"),

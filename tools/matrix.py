@@ -92,7 +92,7 @@ def measure_task(cells, teacher, nets, task, cfg, n):
         cells.keep(f"commit/{task}", commit())
         cells.keep(f"measure/{task}", measure(nets, task, held["image"], held)[0])
         captions = held["caption"] if TASKS[task].captions else [""] * n
-        alone = draw_images(teacher, captions, steps=25, method="ddim", batch=64)
+        alone = draw_images(teacher, captions, steps=25, sampler="ddim", batch=64)
         cells.keep(f"teacher alone/{task}", measure(nets, task, alone, held)[1])
         cells.keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
     for adaptor in ADAPTORS:

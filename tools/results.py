@@ -57,7 +57,7 @@ def measure(n: int):
         row, images = score(nets, NAMES[name], students[name], held, steps, sampler)
         rows.append(row)
         if steps == 4:
-            row["diversity"] = spread(nets, students[name], held, steps, method=sampler)
+            row["diversity"] = spread(nets, students[name], held, steps, sampler=sampler)
         if (name, sampler, steps) in SHOWN:
             kind = NAMES[name].split(",")[0]
             drawn[f"{kind}\n{steps} step{'s' * (steps > 1)}"] = images

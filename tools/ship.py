@@ -119,7 +119,7 @@ def card(about, name, took):
         data_only="An undistilled adaptor: plain finetuning, the baseline",
         any_step="A distilled adaptor for any number of steps, told how far each step goes",
     )
-    kind = kinds.get(c["preset"], "A distilled adaptor for 1, 2, 4 or 8 steps")
+    kind = kinds.get(c["method"], "A distilled adaptor for 1, 2, 4 or 8 steps")
     reader = "; a small transformer reads the instruction" if about.get("reader") else ""
     return f"""---
 license: apache-2.0
@@ -135,7 +135,7 @@ Task: {find_task(about["task"]).about} (`{about["task"]}`).
 - training: {about["steps"]} steps at batch {c["batch"]}, {about["nfe"]} network evaluations per \
 image of a batch, {took:.0f} minutes on a CPU
 - command: `cond-distill distill {flags(c)}`
-- sampler it was made for: {about["method"]}
+- sampler it was made for: {about["sampler"]}
 
 Measured on {about["curve"][0]["n"]} held-out conditions ({caption_words(about)}), noise seed \
 {0 if c.get("images") else 1234}, on a CPU:

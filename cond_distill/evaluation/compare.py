@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -91,16 +91,26 @@ def score(
     model: Student,
     held: dict,  # `held_out`
     steps: int,
-    method: str | Sampler = "auto",
+    sampler: str | Sampler = "auto",
     seed: int = 1234,  # of the noise
     tick: Callable[[int], object] | None = None,  # takes numbers of network evaluations
 ) -> tuple[dict, torch.Tensor]:  # the row, and the pictures [N, 3, S, S] in [0, 1]
     """Draw all held-out conditions and measure."""
-    sampler, began = pick_sampler(model, steps, method).method, time.perf_counter()
-    how: dict[str, Any] = dict(steps=steps, method=method, seed=seed, any_steps=True, tick=tick)
-    images = draw_images(model, held["caption"], held["cond"], batch=64, **how)
+    began = time.perf_counter()
+    images = draw_images(
+        model,
+        held["caption"],
+        held["cond"],
+        batch=64,
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+        any_steps=True,
+        tick=tick,
+    )
     seconds = (time.perf_counter() - began) / len(images)
-    row = dict(model=name, sampler=sampler, steps=steps) | measure_images(nets, images, held)
+    used = pick_sampler(model, steps, sampler).name
+    row = dict(model=name, sampler=used, steps=steps) | measure_images(nets, images, held)
     return row | {"s/image": seconds}, find_task(held["task"]).composite(images, held["cond"])
 
 
@@ -117,7 +127,7 @@ def spread(
     steps: int,
     k: int = 12,
     n: int = 6,
-    method: str = "auto",
+    sampler: str = "auto",
 ) -> float:
     """Diversity of the answers to conditions without a caption.
 
@@ -127,7 +137,7 @@ def spread(
     cond = held["cond"][-k:].repeat_interleave(n, 0)
     captions = [c for c in held["caption"][-k:] for _ in range(n)]
     images = draw_images(
-        model, captions, cond, batch=64, steps=steps, method=method, any_steps=True
+        model, captions, cond, batch=64, steps=steps, sampler=sampler, any_steps=True
     )
     return diversity(nets.texture, images.reshape(k, n, *images.shape[1:]))
 

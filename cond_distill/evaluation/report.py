@@ -34,7 +34,7 @@ from .distances import Networks, load_networks
 from .folders import measure_pictures, pair_up, read_pictures
 from .standard import how_to_get
 from ..options import EvaluateConfig
-from ..sampler import draw_images, pick_method
+from ..sampler import draw_images, sampler_name
 from ..student import Student, info_of
 from ..teacher import best_device
 from ..utils import make_folder, table
@@ -119,19 +119,19 @@ def add_adaptor(
 ) -> None:
     """A row for each sampler and number of steps."""
     task, places = find_task(held["task"]), shown_places(len(held["caption"]))
-    for wanted in cfg.methods:
-        method = pick_method(student, wanted)
+    for wanted in cfg.samplers:
+        sampler = sampler_name(student, wanted)
         for k in cfg.steps:
-            began, how = time.perf_counter(), dict(steps=k, method=method, any_steps=True)
+            began, how = time.perf_counter(), dict(steps=k, sampler=sampler, any_steps=True)
             images = draw_images(
                 student, held["caption"], held["cond"], 64, cfg.seed, tick=tick, **how
             )
             seconds = (time.perf_counter() - began) / len(images)
-            check_drawn(images, f"{name}, {method}, {k} steps,")
-            row = dict(model=name, sampler=method, steps=k) | measure(images)
+            check_drawn(images, f"{name}, {sampler}, {k} steps,")
+            row = dict(model=name, sampler=sampler, steps=k) | measure(images)
             report.rows.append(row | {"s/image": seconds})
             finished = task.composite(images, held["cond"])[places]
-            report.drawn[f"{name}\n{method}, {k} step{'s' * (k > 1)}"] = finished
+            report.drawn[f"{name}\n{sampler}, {k} step{'s' * (k > 1)}"] = finished
 
 
 def scene_report(
@@ -142,7 +142,7 @@ def scene_report(
     held = held_out(cfg.n, teacher.image_size, task)
     report = Report(task, some_examples(held, shown_places(cfg.n)))
     report.rows.append(floor(nets, teacher, held))
-    work = sum(cfg.steps) * len(cfg.methods) * len(students) * cfg.n
+    work = sum(cfg.steps) * len(cfg.samplers) * len(students) * cfg.n
     with progress_bar(work, task) as tick:
         for name, student in students.items():
 
@@ -151,7 +151,7 @@ def scene_report(
 
             add_adaptor(report, name, student, held, measure, cfg, tick)
     for row in report.rows[1:]:
-        how = dict(method=row["sampler"])
+        how = dict(sampler=row["sampler"])
         row["diversity"] = spread(nets, students[row["model"]], held, row["steps"], **how)
     return report
 
@@ -166,7 +166,7 @@ def folder_report(
     count = len(list_images(cfg.images))
     print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")
     report = Report(task, some_examples(held, shown_places(cfg.n)))
-    work = sum(cfg.steps) * len(cfg.methods) * len(students) * cfg.n
+    work = sum(cfg.steps) * len(cfg.samplers) * len(students) * cfg.n
     with progress_bar(work, task) as tick:
         for name, student in students.items():
 

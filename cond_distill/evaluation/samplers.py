@@ -41,7 +41,7 @@ def measure_samplers(
     if not student.any_step:
         raise ValueError(
             "this student was made for certain numbers of steps and one sampler; the choice is "
-            "for students of --preset any_step"
+            "for students of --method any_step"
         )
     todo = [(k, name) for k in steps for name in CANDIDATES]
     rows = []

@@ -69,9 +69,9 @@ def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
     """How many steps of `cfg.batch` images a budget in calls of the teacher pays for."""
     before, after = cost(cfg, teacher)
     # guided in the first of its rounds alone
-    if cfg.preset == "progressive" and cfg.guidance != 1.0:
+    if cfg.method == "progressive" and cfg.guidance != 1.0:
         plain = cost(replace(cfg, guidance=1.0), teacher)[1]
         before = after = (after + (abs(cfg.rounds) - 1) * plain) / abs(cfg.rounds)
-    grows = cfg.preset == "any_step" or (cfg.preset == "balanced" and cfg.max_look_ahead)
+    grows = cfg.method == "any_step" or (cfg.method == "balanced" and cfg.max_look_ahead)
     alone = cfg.ramp_start if grows else 0.0
     return max(1, round(budget / cfg.batch / (alone * before + (1 - alone) * after)))

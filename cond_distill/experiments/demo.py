@@ -60,9 +60,9 @@ def compare_with_plain(cfg: DemoConfig, folder: Path) -> tuple[list[dict], dict,
     jobs += [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
     rows, drawn = [floor(nets, teacher, held)], {}
     with progress_bar(cfg.n * sum(steps for *_, steps in jobs), "measuring") as tick:
-        for name, where, method, steps in jobs:
+        for name, where, sampler, steps in jobs:
             student = Student.load(teacher, where)
-            row, images = score(nets, name, student, held, steps, method, tick=tick)
+            row, images = score(nets, name, student, held, steps, sampler, tick=tick)
             rows.append(row)
             drawn[row_name(name, row["sampler"], steps)] = images
     return rows, held, drawn
@@ -92,7 +92,7 @@ def demo(cfg: DemoConfig) -> list[dict]:
     training = TrainConfig(
         out=cfg.out,
         adaptor="controlnet",
-        preset="any_step",
+        method="any_step",
         steps=cfg.steps,
         num_examples=cfg.num_examples,
         seed=cfg.seed,

@@ -63,12 +63,12 @@ def evaluate(
 ) -> list[dict]:
     """Rows of `compare.score` with the number of their pictures."""
     rows = []
-    for method, k in questions(job, steps):
-        row, images = score(nets, job.method, student, held, k, method)
+    for sampler, k in questions(job, steps):
+        row, images = score(nets, job.method, student, held, k, sampler)
         rows.append(row | dict(n=len(images)))
         if k == 4:
             rows[-1] |= standard(images, held["image"])
-            rows[-1] |= dict(diversity=spread(nets, student, held, k, method=method))
+            rows[-1] |= dict(diversity=spread(nets, student, held, k, sampler=sampler))
     return rows
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #396c4418
@@ -165,7 +165,7 @@ def gallery(
         parts = [folder / f"stage_{k + 1}" / "cond_distill.json" for k in range(len(job.stages))]
         if all(part.exists() for part in parts):
             student = train(job, teacher, folder, cache, False)
-            method = "unipc" if job.finetuned else "auto"
-            images = draw_images(student, held["caption"], held["cond"], method=method, **how)
+            sampler = "unipc" if job.finetuned else "auto"
+            images = draw_images(student, held["caption"], held["cond"], sampler=sampler, **how)
             drawn[job.method] = task.composite(images, held["cond"])
     return comparison(held, drawn, range(n)) if drawn else None

@@ -25,19 +25,19 @@ from ..trainer import distill_to_end
 __all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'Job', 'first_weights_of_diffusers', 'train']
 
 # %% ../../nbs/library/experiments/jobs.ipynb #669e6fbe
-_FIRST = dict(preset="data_only", timesteps="all")
-_LAST = dict(preset="data_only", timesteps="grid")
-_ANY = dict(preset="any_step")
+_FIRST = dict(method="data_only", timesteps="all")
+_LAST = dict(method="data_only", timesteps="grid")
+_ANY = dict(method="any_step")
 METHODS = {
     "finetuned": [_FIRST],
     "GD-I": [
-        dict(adaptor="backbone", preset="progressive", rounds=4, guidance=3.0, timesteps="grid"),
+        dict(adaptor="backbone", method="progressive", rounds=4, guidance=3.0, timesteps="grid"),
         _LAST,
     ],
-    "CM-I": [dict(adaptor="backbone", preset="consistency", guidance=3.0), _LAST],
-    "GD-II": [_FIRST, dict(preset="progressive", rounds=4, timesteps="grid")],
-    "CM-II": [_FIRST, dict(preset="consistency")],
-    "LCM-II": [_FIRST, dict(preset="lcm", guidance=3.0)],
+    "CM-I": [dict(adaptor="backbone", method="consistency", guidance=3.0), _LAST],
+    "GD-II": [_FIRST, dict(method="progressive", rounds=4, timesteps="grid")],
+    "CM-II": [_FIRST, dict(method="consistency")],
+    "LCM-II": [_FIRST, dict(method="lcm", guidance=3.0)],
     "PE-CoDi": [{}],
     "CoDi": [dict(adaptor="fusion")],
     "any-step": [_ANY],
@@ -50,26 +50,26 @@ DIFFUSERS = "as diffusers starts it"  # in the place of a folder to start from
 
 ABLATIONS = {
     "any-step, exponential, of the rest": [dict(_ANY, kernel="exponential_rest")],
-    "any-step, a quarter at 0": [dict(_ANY, instant=0.25)],
-    "any-step, three quarters at 0": [dict(_ANY, instant=0.75)],
-    "any-step, longer jumps": [dict(_ANY, longer=1.0)],
+    "any-step, a quarter at 0": [dict(_ANY, plain_fraction=0.25)],
+    "any-step, three quarters at 0": [dict(_ANY, plain_fraction=0.75)],
+    "any-step, longer jumps": [dict(_ANY, jump_power=1.0)],
     "any-step, early": [dict(_ANY, ramp_start=0.3, ramp_end=0.4)],
     "any-step, backbone conditioned": [dict(_ANY, conditioning="backbone")],
     "any-step, adaptor conditioned": [dict(_ANY, conditioning="adaptor")],
-    "any-step, z_s by the plain denoiser": [dict(_ANY, z_s="instant")],
+    "any-step, z_s by the plain denoiser": [dict(_ANY, z_s="plain")],
     "any-step, no target average": [dict(_ANY, target_decay=0.0)],
-    "PE-CoDi as printed": [dict(preset="paper", delta=40, timesteps="all", per_sample=False)],
+    "PE-CoDi as printed": [dict(method="paper", delta=40, timesteps="all", per_sample=False)],
     "ControlNet alone": [dict(_FIRST, rank=0)],
-    "CM-II, all weights": [dict(_FIRST, adaptor="fusion"), dict(preset="consistency")],
+    "CM-II, all weights": [dict(_FIRST, adaptor="fusion"), dict(method="consistency")],
     "PE-CoDi, T2I-Adapter": [dict(adaptor="t2i")],
     "PE-CoDi, concat": [dict(adaptor="concat")],
     "PE-CoDi, ControlNet alone": [dict(rank=0)],
     "z_s by the true noise": [dict(z_s="noise")],
     "z_s by the teacher": [dict(z_s="teacher")],
     "z_s by the forward process": [dict(z_s="forward")],
-    "weights as printed": [dict(preset="paper")],
-    "no consistency": [dict(preset="data_only")],
-    "no real picture": [dict(preset="consistency_only")],
+    "weights as printed": [dict(method="paper")],
+    "no consistency": [dict(method="data_only")],
+    "no real picture": [dict(method="consistency_only")],
     "d_x between pixels": [dict(data="pixels")],
     "d_x between features": [dict(data="features")],
     "one t a batch": [dict(per_sample=False)],
@@ -90,13 +90,13 @@ ABLATIONS = {
     "40 scenes": [dict(num_examples=40)],
     "400 scenes": [dict(num_examples=400)],
     "first weights of diffusers": [dict(init_from=DIFFUSERS)],
-    "finetuned, then consistency alone": [_FIRST, dict(preset="consistency_only")],
+    "finetuned, then consistency alone": [_FIRST, dict(method="consistency_only")],
     "finetuned, then look-ahead t": [
         _FIRST,
         dict(max_look_ahead=1000.0, ramp_start=0.0, ramp_end=0.0),
     ],
     "finetuned, then look-ahead 400": [_FIRST, dict(ramp_start=0.0, ramp_end=0.0)],
-    "CM-II, guidance 3": [_FIRST, dict(preset="consistency", guidance=3.0)],
+    "CM-II, guidance 3": [_FIRST, dict(method="consistency", guidance=3.0)],
 }
 
 # %% ../../nbs/library/experiments/jobs.ipynb #396c4418
@@ -136,12 +136,12 @@ class Job:
     @property
     def finetuned(self) -> bool:
         """Whether nothing is distilled."""
-        return [s.get("preset") for s in self.stages] == ["data_only"]
+        return [s.get("method") for s in self.stages] == ["data_only"]
 
     @property
     def any_step(self) -> bool:
         """Whether its student takes how far ahead to look."""
-        return self.stages[-1].get("preset") == "any_step"
+        return self.stages[-1].get("method") == "any_step"
 
 # %% ../../nbs/library/experiments/jobs.ipynb #2aca4844
 def first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:

@@ -148,7 +148,7 @@ def _save(net, cfg: TeachConfig) -> dict:
     kind: Any = DDIMPipeline
     kind(net.cpu().half(), scheduler).save_pretrained(cfg.out)
     teacher = Teacher.from_pretrained(cfg.out, best_device())
-    fig = figure(list(draw_images(teacher, [""] * 16, steps=50, method="ddim").split(8)))
+    fig = figure(list(draw_images(teacher, [""] * 16, steps=50, sampler="ddim").split(8)))
     fig.savefig(Path(cfg.out) / "samples.png", dpi=110)
     plt.close(fig)  # or a notebook would show it
     with open(Path(cfg.work, "pixels", "log.csv"), encoding="utf-8") as file:

@@ -23,8 +23,8 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['KERNELS', 'SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of', 'exponential_weight', 'box_weight',
-           'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
+__all__ = ['KERNELS', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of', 'exponential_weight',
+           'box_weight', 'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
 def signal_to_noise(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
@@ -104,10 +104,10 @@ def sample_any_step(
     kernel: str = "box",  # one of `KERNELS`
     delta: int = 125,  # Δt of a kernel without a hop, timesteps
     shortest: int = 25,  # Δt of the others is at least so many timesteps
-    instant: float = 0.5,  # share of the samples whose look-ahead is 0
+    plain_fraction: float = 0.5,  # share of the samples whose look-ahead is 0
     # the largest look-ahead of a kernel without a hop; the others always go to the clean end
-    longest: float = 800.0,
-    longer: float = 0.0,  # jumps of u^(1 / (1 + longer)) of the longest, u even in 0 … 1
+    max_jump: float = 800.0,
+    jump_power: float = 0.0,  # jumps of u^(1 / (1 + jump_power)) of the longest, u even in 0 … 1
     start: float = 0.6,  # the longest look-ahead grows between these shares of the training
     end: float = 0.7,
 ) -> NoiseSample:
@@ -115,15 +115,15 @@ def sample_any_step(
     n, grown, hop = len(x), ramp(progress, start, end), KERNELS[kernel].hop
     t = torch.randint(1, schedule.T, (n,), generator=generator)
     order = torch.randperm(n, generator=generator)
-    length = torch.rand(n, generator=generator) ** (1 / (1 + longer))
+    length = torch.rand(n, generator=generator) ** (1 / (1 + jump_power))
     eps = torch.randn(x.shape, generator=generator)
     if hop is None:
-        ahead = torch.minimum(grown * longest * length, t.float())
+        ahead = torch.minimum(grown * max_jump * length, t.float())
         step = torch.full_like(t, delta)
     else:
         ahead = (grown * (t + 1) * length).ceil()
         step = torch.minimum((hop * ahead).round().clamp(min=shortest), ahead).long()
-    ahead = torch.where(order < n * (instant if grown else 1.0), torch.zeros(()), ahead)
+    ahead = torch.where(order < n * (plain_fraction if grown else 1.0), torch.zeros(()), ahead)
     s = torch.where(ahead > 0, t - step, t - 1).clamp(min=0)
     t, s, eps, ahead = (a.to(x.device) for a in (t, s, eps, ahead))
     return NoiseSample(t, s, eps, progress, look_ahead=ahead)
@@ -148,7 +148,7 @@ def _ahead(
         inputs, schedule = (batch["cond"], batch["text"]), student.schedule
         if kernel.composed:
             now = target(z_t, d.t, *inputs, look_ahead=(d.t - d.s).float())
-        elif z_s == "instant":
+        elif z_s == "plain":
             now = student(z_t, d.t, *inputs)
         then = target(schedule.step(now, d.s), d.s, *inputs, look_ahead=kernel.rest(d)).x
         if not kernel.composed:
@@ -166,7 +166,7 @@ def any_step_loss(
     *,
     kernel: str = "box",  # one of `KERNELS`
     # who steps to s: the student at its look-ahead, or (one more forward) at 0
-    z_s: Literal["model", "instant"] = "model",
+    z_s: Literal["model", "plain"] = "model",
     distance: str = "l2",  # one of `loss.DISTANCES`
     factor: torch.Tensor | float = 1.0,  # [B], of both terms: `snr_weight`
 ) -> tuple[torch.Tensor, dict]:
@@ -188,7 +188,7 @@ def any_step_loss(
         then = _ahead(student, target, some, part, KERNELS[kernel], there, here, z_s)
         consistency = consistency.index_put((rows,), dist(then, there.x))
     loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
-    calls = 2 if z_s == "instant" or KERNELS[kernel].composed else 1
+    calls = 2 if z_s == "plain" or KERNELS[kernel].composed else 1
     parts = dict(
         d_x=data.mean().item(),
         d_c=consistency.mean().item(),
@@ -199,7 +199,7 @@ def any_step_loss(
 
 # %% ../../nbs/library/methods/any_step.ipynb #d552175b
 # kernel → smallest number of steps → sampler
-SAMPLERS = dict(
+KERNEL_SAMPLERS = dict(
     exponential={
         1: Sampler("consistency", LookAhead(800)),
         2: Sampler("consistency", LookAhead(400)),
@@ -208,7 +208,9 @@ SAMPLERS = dict(
     },
     box={1: Sampler("ddim", LookAhead(of_step=1.0))},
 )
-SAMPLERS |= dict(midpoint=SAMPLERS["box"], exponential_rest=SAMPLERS["exponential"])
+KERNEL_SAMPLERS |= dict(
+    midpoint=KERNEL_SAMPLERS["box"], exponential_rest=KERNEL_SAMPLERS["exponential"]
+)
 
 
 class AnyStep(Method):
@@ -220,18 +222,26 @@ class AnyStep(Method):
         super().__init__(cfg)
         if cfg.kernel not in KERNELS:
             raise ValueError(f"kernel is {cfg.kernel!r}; choose one of {', '.join(KERNELS)}")
-        if cfg.z_s not in ("model", "instant"):
-            raise ValueError(f"z_s is {cfg.z_s!r}; an any-step loss takes 'model' or 'instant'")
-        self.sampler = SAMPLERS[cfg.kernel][1].method
+        if cfg.z_s not in ("model", "plain"):
+            raise ValueError(f"z_s is {cfg.z_s!r}; an any-step loss takes 'model' or 'plain'")
+        self.sampler = KERNEL_SAMPLERS[cfg.kernel][1].name
 
     def reads(self) -> frozenset[str]:
-        own = {"kernel", "instant", "longer", "conditioning", "z_s", "distance", "snr_gamma"}
-        far = {"delta", "longest"} if KERNELS[self.cfg.kernel].hop is None else set()
+        own = {
+            "kernel",
+            "plain_fraction",
+            "jump_power",
+            "conditioning",
+            "z_s",
+            "distance",
+            "snr_gamma",
+        }
+        far = {"delta", "max_jump"} if KERNELS[self.cfg.kernel].hop is None else set()
         return frozenset(own | far | {"ramp_start", "ramp_end"})
 
     @property
     def max_look_ahead(self) -> float:
-        return self.cfg.longest
+        return self.cfg.max_jump
 
     @property
     def hops(self) -> float:
@@ -269,9 +279,9 @@ class AnyStep(Method):
             step / cfg.steps,
             kernel=cfg.kernel,
             delta=cfg.delta,
-            instant=cfg.instant,
-            longest=cfg.longest,
-            longer=cfg.longer,
+            plain_fraction=cfg.plain_fraction,
+            max_jump=cfg.max_jump,
+            jump_power=cfg.jump_power,
             start=cfg.ramp_start,
             end=cfg.ramp_end,
         )
@@ -290,9 +300,9 @@ class AnyStep(Method):
         cfg = self.cfg
         if not ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end):
             return 1
-        calls = 2 if cfg.z_s == "instant" or KERNELS[cfg.kernel].composed else 1
-        return 1 + calls * (1 - cfg.instant)
+        calls = 2 if cfg.z_s == "plain" or KERNELS[cfg.kernel].composed else 1
+        return 1 + calls * (1 - cfg.plain_fraction)
 
     def about(self) -> dict:
-        samplers = SAMPLERS[self.cfg.kernel].items()
-        return dict(method=self.sampler, samplers=[s.to_row(n) for n, s in samplers])
+        samplers = KERNEL_SAMPLERS[self.cfg.kernel].items()
+        return dict(sampler=self.sampler, samplers=[s.to_row(n) for n, s in samplers])

@@ -127,7 +127,7 @@ class Method:
 
     def about(self) -> dict:
         """What a saved student says about how to draw with it: JSON values."""
-        return dict(method=self.sampler)
+        return dict(sampler=self.sampler)
 
     def state_dict(self) -> dict:
         """What a checkpoint must keep of it."""

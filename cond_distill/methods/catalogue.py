@@ -35,7 +35,7 @@ METHODS: dict[str, type[Method]] = dict(
 
 
 # read by the trainer, or harmless, whatever the method
-EVERY = {"preset", "target_decay", "ema_decay", "ramp_start", "ramp_end"}
+EVERY = {"method", "target_decay", "ema_decay", "ramp_start", "ramp_end"}
 
 
 def check_read(method: Method):
@@ -50,17 +50,17 @@ def check_read(method: Method):
     }
     if idle:
         raise ValueError(
-            f"preset {cfg.preset!r} does not use {', '.join(f'{k}={v!r}' for k, v in idle.items())}"
-            "; leave it out, or take another preset"
+            f"method {cfg.method!r} does not use {', '.join(f'{k}={v!r}' for k, v in idle.items())}"
+            "; leave it out, or take another method"
         )
 
 
 def make_method(cfg: TrainConfig) -> Method:
-    """The method that `cfg.preset` names, or "module:class" of your own.
+    """The method that `cfg.method` names, or "module:class" of your own.
 
     Raises `ValueError` for a setting that the method would ignore.
     """
-    method = find(cfg.preset, METHODS, "preset", Method)(cfg)
+    method = find(cfg.method, METHODS, "method", Method)(cfg)
     check_read(method)
     return method
 

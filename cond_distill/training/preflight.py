@@ -170,7 +170,7 @@ def check_lag(run: Run) -> Check:
     """Is there time for consistency to travel as far as it should?"""
     ask, cfg = "consistency has time to travel the look-ahead", run.cfg
     if not run.method.max_look_ahead:
-        return Check(ask, None, f"preset {cfg.preset} has no look-ahead, or max_look_ahead is 0")
+        return Check(ask, None, f"method {cfg.method} has no look-ahead, or max_look_ahead is 0")
     hops = run.method.hops
     lag = 1 / (1 - cfg.target_decay)
     there = cfg.steps * (1 - cfg.ramp_start)
@@ -351,7 +351,7 @@ def preflight(
     cfg: TrainConfig,
     teacher: Teacher | None = None,
     progress: bool = True,
-    method: Method | None = None,  # one of your own; None: what `cfg.preset` names
+    method: Method | None = None,  # one of your own; None: what `cfg.method` names
 ) -> list[Check]:
     """All checks of a run.
 

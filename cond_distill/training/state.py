@@ -241,7 +241,7 @@ def check_shares(cfg: OptimConfig, method: Method, processes: int):
 
 
 def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) -> Run:
-    """A run before its first step; the method is what `cfg.preset` names unless it is given."""
+    """A run before its first step; the method is what `cfg.method` names unless it is given."""
     choice = chosen(cfg, teacher)
     cfg = replace(cfg, adaptor=choice.adaptor) if choice else cfg
     engine, method = Engine(cfg, teacher.device), method or make_method(cfg)
