@@ -161,7 +161,13 @@ def in_plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
     return "".join(plain).encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
-def short_warning(message: Warning | str, category: type[Warning], *place: Any) -> str:
+def short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
     """A warning as a line of the terminal, without the place in the code."""
     return f"cond-distill: {message}\n"
 
@@ -271,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     With COND_DISTILL_DEBUG=1 in the environment errors show their whole traceback.
     """
     print_anywhere()
-    warnings.formatwarning = short_warning
+    warnings.formatwarning = short_warning  # ty: ignore[invalid-assignment]
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
         print(version())

@@ -237,11 +237,9 @@ def decoded(
     return distance
 
 # %% ../nbs/course/06_loss.ipynb #93a5afea
-def _parts(data: torch.Tensor, own: torch.Tensor, w_c: torch.Tensor) -> dict[str, float]:
-    """Means for the log: both distances and the weight, and how often a network was called."""
-    calls = 1 + bool((w_c > 0).any())
-    means = [a.mean().item() for a in (data, own, w_c)]
-    return dict(d_x=means[0], d_c=means[1], w_c=means[2], forwards=calls)
+def _means(**values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """For the log, as tensors: to read a number, a GPU would have to be waited for."""
+    return {name: value.detach().mean() for name, value in values.items()}
 
 
 def codi_loss(
@@ -257,7 +255,7 @@ def codi_loss(
     boundary: bool = False,  # answers are z at t = 0
     extra: Callable | None = None,  # a term of your own: (x̂, batch, draw) → [B]
     weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
-) -> tuple[torch.Tensor, dict[str, float]]:
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); one call if w_c = 0."""
     if space not in ("signal", "noise"):
         raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
@@ -269,7 +267,7 @@ def codi_loss(
     data, own = dist(batch["x"], x_hat), torch.zeros_like(w_c)
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
-    if (w_c > 0).any():
+    if looks_ahead := bool((w_c > 0).any()):
         z = solve(z_s, student, batch, d, z_t, now)  # 3
         with torch.no_grad():
             then = target(z, d.s, batch["cond"], batch["text"])  # 4
@@ -277,8 +275,9 @@ def codi_loss(
             own = dist(then.eps, now.eps) / schedule.snr(d.s).to(z.device)  # eq. 1
         else:
             own = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
-    loss, parts = (w_d * data + w_c * own).mean(), _parts(data, own, w_c)  # 5
+    loss, parts = (w_d * data + w_c * own).mean(), _means(d_x=data, d_c=own, w_c=w_c)  # 5
+    parts["forwards"] = torch.tensor(1.0 + looks_ahead)
     if extra is None:
         return loss, parts
     more = extra(x_hat, batch, d).mean()
-    return loss + more, parts | dict(extra=more.item())
+    return loss + more, parts | _means(extra=more)

@@ -73,17 +73,21 @@ def _tables(s: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([ends[0], alpha.float()]), torch.cat([ends[1], sigma.float()])
 
 
-def _look_up(table: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
-    """Entries of a [T+1] table at timesteps −1 … T−1; the result has t's shape and device."""
-    t, last = torch.as_tensor(t), len(table) - 2
+def _whole(t: int | torch.Tensor, last: int) -> torch.Tensor:
+    """Timesteps as a LongTensor; refused outside of −1 … `last`.
+
+    Those on a GPU are not looked at, because reading them would make it wait; where they are used
+    as an index, the GPU itself ends with an error.
+    """
+    t = torch.as_tensor(t)
     if t.is_floating_point() or t.dtype == torch.bool or t.is_complex():
         raise TypeError(f"t has dtype {t.dtype}; expected whole timesteps (an int or a LongTensor)")
-    if t.numel() and (t.min() < -1 or t.max() > last):
+    if t.device.type == "cpu" and t.numel() and (t.min() < -1 or t.max() > last):
         raise ValueError(
             f"t ranges over [{t.min()}, {t.max()}]; expected timesteps 0 … {last}, or −1 for the "
             "clean end"
         )
-    return table.to(t.device)[t.long() + 1]
+    return t.long()
 
 # %% ../nbs/course/02_schedule.ipynb #eebb3d65
 @dataclass(frozen=True, eq=False)
@@ -152,6 +156,18 @@ class Schedule:
     def _levels(self) -> tuple[torch.Tensor, torch.Tensor]:  # α and σ, each [T+1]
         return _tables(self)
 
+    def _level(self, which: int, t: int | torch.Tensor) -> torch.Tensor:
+        """α (0) or σ (1) at timesteps −1 … T−1, of t's shape and on its device."""
+        t = _whole(t, self.T - 1)
+        tables = self._on_devices.setdefault(t.device, [])
+        if not tables:
+            tables += [table.to(t.device) for table in self._levels]
+        return tables[which].index_select(0, t.flatten() + 1).view(t.shape)
+
+    @cached_property
+    def _on_devices(self) -> dict[torch.device, list[torch.Tensor]]:  # copies of `_levels`
+        return {}
+
     @property
     def is_flow(self) -> bool:
         return self.kind == "flow"
@@ -195,11 +211,11 @@ class Schedule:
 
     def alpha(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal level α_t, float32, of t's shape; 1 at t = −1."""
-        return _look_up(self._levels[0], t)
+        return self._level(0, t)
 
     def sigma(self, t: int | torch.Tensor) -> torch.Tensor:
         """Noise level σ_t, float32, of t's shape; 0 at t = −1."""
-        return _look_up(self._levels[1], t)
+        return self._level(1, t)
 
     def snr(self, t: int | torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio α²/σ²; infinite at t = −1."""

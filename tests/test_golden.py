@@ -19,15 +19,9 @@ import pytest
 import tiny
 import torch
 
+from cond_distill import loss
 from cond_distill.config import TrainConfig
-from cond_distill.loss import (
-    DISTANCES,
-    codi_loss,
-    consistency_only,
-    data_only,
-    paper_weights,
-    sample_noise,
-)
+from cond_distill.loss import codi_loss, sample_noise
 from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor
 from cond_distill.sampler import SAMPLERS, draw_images, sample
 from cond_distill.schedule import Schedule
@@ -57,15 +51,15 @@ RUNS = {
     "agreement only": dict(method="consistency_only"),
     "progressive": dict(method="progressive", rounds=2),
     "progressive, guided": dict(method="progressive", rounds=3, guidance=2.0),
-    "consistency": dict(sampler="consistency"),
-    "consistency, guided, smaller steps": dict(sampler="consistency", guidance=2.0, rounds=-2),
+    "consistency": dict(method="consistency"),
+    "consistency, guided, smaller steps": dict(method="consistency", guidance=2.0, rounds=-2),
     "lcm": dict(method="lcm", guidance=3.0),
     "T2I-Adapter": dict(adaptor="t2i"),
     "concat": dict(adaptor="concat"),
     "concat, a picture with a mask": dict(adaptor="concat", task="inpaint"),
     "fusion, a picture with a mask": dict(adaptor="fusion", task="inpaint"),
     "LoRA": dict(adaptor="lora"),
-    "every weight": dict(adaptor="backbone", sampler="consistency"),
+    "every weight": dict(adaptor="backbone", method="consistency"),
     "captions read anew": dict(adaptor="t2i", reader=1),
     "a grey condition": dict(task="colourise", rank=0),
     "recomputed, in two pieces": dict(checkpointing=True, accumulate=2),
@@ -225,10 +219,9 @@ def drawings(bench: Bench) -> dict:
     out["three adaptors"] = draw_images(mixed, captions, [cond, cond.flip(0), None], steps=2)
     out["in batches"] = draw_images(bench.student("balanced"), captions, cond, batch=3, steps=1)
     wide = torch.nn.functional.interpolate(cond[:1], (22, 41))
-    for method in ("ddim", "consistency"):
-        out[f"tiles, {method}"] = draw_tiled(
-            bench.student("concat"), wide, "a red cube", 2, method, seed=5
-        )
+    for name in ("ddim", "consistency"):
+        tiled = draw_tiled(bench.student("concat"), wide, "a red cube", 2, name, seed=5)
+        out[f"tiles, {name}"] = tiled
     return out
 
 
@@ -261,14 +254,6 @@ def pipelines(bench: Bench) -> dict:
     return out
 
 
-WEIGHTS = dict(
-    balanced={},
-    paper=dict(space="noise", weights=paper_weights),
-    data_only=dict(weights=data_only),
-    consistency_only=dict(weights=consistency_only),
-)
-
-
 def losses(bench: Bench) -> dict:
     """Losses and their parts for one fixed batch, with all weights and distances."""
     student, out = bench.student("balanced"), {}
@@ -277,10 +262,11 @@ def losses(bench: Bench) -> dict:
     batch = dict(x=x, cond=condition(4), text=student.teacher.embed(list(tiny.CAPTIONS)))
     for timesteps in ("all", "grid"):
         d = sample_noise(student.schedule, x, g, 125, True, 0.8, timesteps, 1.0)
-        for name, changes in WEIGHTS.items():
-            out[f"{name}, {timesteps}"] = codi_loss(student, student, batch, d, **changes)[1]
-        for name in DISTANCES:
-            out[f"{name}, {timesteps}"] = codi_loss(student, student, batch, d, distance=name)[1]
+        asked: dict = dict(balanced={}, paper=dict(space="noise", weights=loss.paper_weights))
+        asked |= {k: dict(weights=getattr(loss, k)) for k in ("data_only", "consistency_only")}
+        for name, how in (asked | {k: dict(distance=k) for k in loss.DISTANCES}).items():
+            parts = codi_loss(student, student, batch, d, **how)[1]
+            out[f"{name}, {timesteps}"] = {k: float(v) for k, v in parts.items()}
     return out
 
 

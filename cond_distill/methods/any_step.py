@@ -189,13 +189,10 @@ def any_step_loss(
         consistency = consistency.index_put((rows,), dist(then, there.x))
     loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
     calls = 2 if z_s == "plain" or KERNELS[kernel].composed else 1
-    parts = dict(
-        d_x=data.mean().item(),
-        d_c=consistency.mean().item(),
-        w_c=rho.mean().item(),
-        forwards=1 + calls * len(rows) / len(data),
-    )
-    return loss, parts
+    # tensors: reading a number would make a GPU wait
+    parts: dict[str, Any] = dict(d_x=data, d_c=consistency, w_c=rho)
+    parts = {name: value.detach().mean() for name, value in parts.items()}
+    return loss, parts | dict(forwards=1 + calls * len(rows) / len(data))
 
 # %% ../../nbs/library/methods/any_step.ipynb #d552175b
 # kernel → smallest number of steps → sampler

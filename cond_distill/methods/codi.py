@@ -106,7 +106,7 @@ class CoDi(Method):
 
     def loss(
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return codi_loss(
             student,
             target,

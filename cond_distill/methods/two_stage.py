@@ -77,7 +77,8 @@ def as_student(teacher: Teacher) -> _CalledAsStudent:
 
 
 def _report(data, loss, forwards):
-    return dict(d_x=data.mean().item(), d_c=loss.mean().item(), w_c=1.0, forwards=forwards)
+    means = dict(d_x=data.detach().mean(), d_c=loss.detach().mean())
+    return means | dict(w_c=1.0, forwards=forwards)
 
 
 def _calls(guidance) -> int:
