@@ -256,8 +256,7 @@ def pipelines(bench: Bench) -> dict:
 
 def losses(bench: Bench) -> dict:
     """Losses and their parts for one fixed batch, with all weights and distances."""
-    student, out = bench.student("balanced"), {}
-    g = torch.Generator().manual_seed(1)
+    student, out, g = bench.student("balanced"), {}, torch.Generator().manual_seed(1)
     x = torch.randn(4, *student.teacher.latent_shape, generator=g)
     batch = dict(x=x, cond=condition(4), text=student.teacher.embed(list(tiny.CAPTIONS)))
     for timesteps in ("all", "grid"):
@@ -266,7 +265,8 @@ def losses(bench: Bench) -> dict:
         asked |= {k: dict(weights=getattr(loss, k)) for k in ("data_only", "consistency_only")}
         for name, how in (asked | {k: dict(distance=k) for k in loss.DISTANCES}).items():
             parts = codi_loss(student, student, batch, d, **how)[1]
-            out[f"{name}, {timesteps}"] = {k: float(v) for k, v in parts.items()}
+            parts = {k: v.item() for k, v in parts.items()} | dict(forwards=int(parts["forwards"]))
+            out[f"{name}, {timesteps}"] = parts
     return out
 
 
