@@ -26,7 +26,7 @@ from cond_distill.evaluation.compare import held_out
 from cond_distill.evaluation.distances import load_networks
 from cond_distill.experiments.budget import demo_budget
 from cond_distill.experiments.evaluation import commit, evaluate, minutes_of, stages_of
-from cond_distill.experiments.jobs import ABLATIONS, METHODS, Job, train
+from cond_distill.experiments.jobs import ABLATIONS, COMPARED, Job, train
 from cond_distill.experiments.reproduce import in_processes
 from cond_distill.teacher import Teacher, best_device
 
@@ -113,9 +113,9 @@ def main():
     args.add_argument(
         "methods",
         nargs="+",
-        choices=METHODS | ABLATIONS,
+        choices=COMPARED | ABLATIONS,
         metavar="METHOD",
-        help=f"of {', '.join(METHODS | ABLATIONS)}",
+        help=f"of {', '.join(COMPARED | ABLATIONS)}",
     )
     args.add_argument("--tasks", nargs="+", default=["depth"])
     args.add_argument("--seeds", nargs="+", type=int, default=[0])

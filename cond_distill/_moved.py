@@ -50,8 +50,12 @@ NAMES = {
         "Composed": "adaptors.several:MultiAdaptor",
         "compose": "student",
     },
-    "methods.discriminator": {"Adversary": "methods.discriminator:Discriminator"},
-    "adaptors.instruction": {"TextReader": "adaptors.instruction:InstructionEncoder"},
+    "methods.discriminator": {
+        "Adversary": "methods.discriminator:Discriminator",
+    },
+    "adaptors.instruction": {
+        "TextReader": "adaptors.instruction:InstructionEncoder",
+    },
     "cli": {
         "ReproduceConfig": "config",
         "DemoConfig": "options",
@@ -66,9 +70,19 @@ NAMES = {
         "picture_file": "drawing",
         "write_demo": "experiments.demo",
         "UNDISTILLED": "experiments.demo",
+        "said_of_runtime": "cli:explain_runtime_error",
+        "in_plain_letters": "cli:plain_letters",
+        "PLAIN": "cli:ASCII_FORMS",
+        "FULL": "cli:MEMORY_WORDS",
+        "ABOUT": "cli:DESCRIPTION",
     },
-    "config": {"evaluations": "methods.catalogue"},
-    "data.cache": {"make_batch": "data.source"},
+    "config": {
+        "evaluations": "methods.catalogue",
+    },
+    "data.cache": {
+        "make_batch": "data.source",
+        "describe": "data.cache:describe_photos",
+    },
     "data.folder": {
         "CAPTIONS": "data.items",
         "CONDITIONS": "data.items",
@@ -95,7 +109,9 @@ NAMES = {
         "open_image": "data.decode",
         "list_images": "data.folder",
     },
-    "data.stream": {"first_examples": "data.source:first_rows"},
+    "data.stream": {
+        "first_examples": "data.source:first_rows",
+    },
     "data.tasks": {
         "spoil": "data.conditions:degrade",
         "fill": "data.conditions:composite",
@@ -130,10 +146,21 @@ NAMES = {
         "new_text_encoder": "experiments.toy_words",
         "tokenized": "experiments.toy_words",
     },
-    "evaluation.damage": {"spoil": "evaluation.damage:degrade"},
-    "experiments.budget": {"units": "experiments.budget:cost"},
-    "experiments.evaluation": {"exam": "experiments.evaluation:evaluate"},
-    "families": {"FAMILIES": "teacher"},
+    "evaluation.damage": {
+        "spoil": "evaluation.damage:degrade",
+        "KINDS": "evaluation.damage:DAMAGES",
+        "RANGES": "evaluation.damage:AMOUNTS",
+    },
+    "experiments.budget": {
+        "units": "experiments.budget:cost",
+    },
+    "experiments.evaluation": {
+        "exam": "experiments.evaluation:evaluate",
+    },
+    "families": {
+        "FAMILIES": "teacher",
+        "pack": "families:pack_text",
+    },
     "loss": {
         "Draw": "loss:NoiseSample",
         "draw": "loss:sample_noise",
@@ -184,6 +211,40 @@ NAMES = {
         "FREE": "training.resume:RESUME_OVERRIDES",
         "RESUME_OVERRIDES": "training.resume",
         "one_step": "trainer:train_step",
+        "piece": "trainer:row_part",
+        "shares": "trainer:micro_batches",
+        "steps": "trainer:train_steps",
+    },
+    "utils": {
+        "calm_interrupt": "utils:catch_interrupt",
+    },
+    "play": {
+        "ABOUT": "play:TAB_HINTS",
+    },
+    "training.resume": {
+        "alone": "training.resume:run_lock",
+        "fits": "training.resume:try_restore",
+    },
+    "training.preflight": {
+        "check_guidance": "training.preflight:check_caption_guidance",
+        "check_range": "training.preflight:check_magnitude",
+        "reach": "training.preflight:condition_effect",
+        "sheet": "training.preflight:examples_sheet",
+    },
+    "ranges": {
+        "KINDS": "ranges:FIELD_KINDS",
+    },
+    "schedule_settings": {
+        "KINDS": "schedule_settings:SCHEDULE_KINDS",
+    },
+    "data.estimate": {
+        "KINDS": "data.estimate:ESTIMATORS",
+    },
+    "experiments.jobs": {
+        "METHODS": "experiments.jobs:COMPARED",
+    },
+    "experiments.demo": {
+        "STEPS": "experiments.demo:DEMO_STEPS",
     },
 }
 

@@ -47,15 +47,13 @@ class LowRank(nn.Module):
     ):
         super().__init__()
         self.rank, self.where = rank, where
-        self.layers = (
-            {
+        self.layers = {}
+        if rank:
+            self.layers = {
                 name: m.weight.shape
                 for name, m in net.named_modules()
                 if name.startswith(where) and isinstance(m, (nn.Conv2d, nn.Linear))
             }
-            if rank
-            else {}
-        )
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, (out, *fan_in) in self.layers.items():
             self.down[name.replace(".", "/")] = nn.Parameter(

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from cond_distill.plan import Plan
 
 # %% auto #0
-__all__ = ['PLAIN', 'VERBS', 'ABOUT', 'DRAWING_FLAGS', 'FULL', 'demo', 'play', 'sample', 'evaluate', 'distill', 'teach',
-           'reproduce', 'check', 'plan_row', 'plan', 'in_plain_letters', 'short_warning', 'print_anywhere', 'version',
-           'import_plugins', 'todays_flag', 'read_words', 'run', 'said_of_runtime', 'main']
+__all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'MEMORY_WORDS', 'demo', 'play', 'sample', 'evaluate',
+           'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters', 'short_warning',
+           'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'read_words', 'run', 'explain_runtime_error',
+           'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -144,7 +145,7 @@ def plan(cfg: PlanConfig) -> list[dict]:
     return rows
 
 # %% ../nbs/library/cli.ipynb #08a5f416
-PLAIN = {
+ASCII_FORMS = {
     "×": "x", "±": "+/-", "−": "-", "–": "-", "—": "-", "·": "-", "•": "*", "…": "...", "→": "->",
     "≥": ">=", "≤": "<=", "≈": "~", "√": "sqrt", "∞": "inf", "°": " deg", "’": "'", "│": "|",
     "─": "-", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "█": "#", "σ": "sigma", "Δ": "Delta",
@@ -152,12 +153,12 @@ PLAIN = {
 }  # fmt: skip
 
 
-def in_plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
+def plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
     """What a terminal prints for characters that it does not know: an error handler of `codecs`."""
     found = error.object[error.start : error.end]
     if any("\udc80" <= c <= "\udcff" for c in found):  # bytes of a file's name, as they were
         return found.encode("ascii", "surrogateescape"), error.end
-    plain = [PLAIN.get(c) or unicodedata.normalize("NFKD", c) for c in found]
+    plain = [ASCII_FORMS.get(c) or unicodedata.normalize("NFKD", c) for c in found]
     return "".join(plain).encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
@@ -174,7 +175,7 @@ def short_warning(
 
 def print_anywhere() -> None:
     """Let the terminal print every text, whatever its encoding."""
-    codecs.register_error("plain_letters", in_plain_letters)
+    codecs.register_error("plain_letters", plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's is none of Python's own
             stream.reconfigure(errors="plain_letters")
@@ -192,7 +193,7 @@ VERBS: dict[str, tuple[Callable, type]] = dict(
     reproduce=(reproduce, ReproduceConfig),
 )
 
-ABOUT = """Conditional diffusion distillation: from a pretrained diffusion model to a fast \
+DESCRIPTION = """Conditional diffusion distillation: from a pretrained diffusion model to a fast \
 image-conditional one.
 
 Start with:
@@ -242,7 +243,7 @@ def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     kinds = {verb: config for verb, (_, config) in VERBS.items()}
     words = [todays_flag(word, words[0]) for word in words]
     return tyro.extras.subcommand_cli_from_dict(
-        kinds, prog="cond-distill", args=words, description=ABOUT
+        kinds, prog="cond-distill", args=words, description=DESCRIPTION
     )
 
 
@@ -253,16 +254,16 @@ def run(words: list[str]) -> None:
 
 
 # of a full GPU and of a full machine, for which torch has no class; not of illegal accesses
-FULL = ("out of memory", "not enough memory", "can't allocate memory")
+MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-def said_of_runtime(error: RuntimeError) -> str:
+def explain_runtime_error(error: RuntimeError) -> str:
     """What to tell of a full GPU or machine, or of a failing task; any other error is raised."""
     from cond_distill.data.tasks import TaskError
 
     if isinstance(error, TaskError):
         return str(error)
-    if not any(words in str(error).lower() for words in FULL):
+    if not any(words in str(error).lower() for words in MEMORY_WORDS):
         raise error
     advice = (
         "a smaller --batch needs less, and in a training --gradient-accumulation-steps 8 or "
@@ -296,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"cond-distill: {e or type(e).__name__}", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError as e:
-        print(f"cond-distill: {said_of_runtime(e)}", file=sys.stderr)
+        print(f"cond-distill: {explain_runtime_error(e)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
         print(f"\ncond-distill: {str(e) or 'stopped'}", file=sys.stderr)

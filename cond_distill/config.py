@@ -275,7 +275,7 @@ class ReproduceConfig:
     """
 
     tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare on
-    methods: tuple[str, ...] = ()  # of `reproduce.METHODS`; none: all of them
+    methods: tuple[str, ...] = ()  # of `jobs.COMPARED`; none: all of them
     # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
     ablations: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)  # of the trainings

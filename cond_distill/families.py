@@ -25,11 +25,11 @@ from .teacher import Teacher, check_captions, read_schedule
 from .utils import check_image, lock_of
 
 # %% auto #0
-__all__ = ['PARTS', 'HUB_SETTINGS', 'pack', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher', 'parts_of',
-           'teacher_of', 'find_pipeline', 'load_networks']
+__all__ = ['PARTS', 'HUB_SETTINGS', 'pack_text', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher',
+           'parts_of', 'teacher_of', 'find_pipeline', 'load_networks']
 
 # %% ../nbs/library/families.ipynb #f93e9ee8
-def pack(
+def pack_text(
     text: torch.Tensor, pooled: torch.Tensor
 ) -> torch.Tensor:  # [B,L,D], [B,P] with P ≤ D → [B,L+1,D]
     """The pooled vector as one more row."""
@@ -49,7 +49,7 @@ def _encode(teacher: StableDiffusionXL | StableDiffusion3, captions: Sequence[st
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
-    return pack(text, pooled)
+    return pack_text(text, pooled)
 
 # %% ../nbs/library/families.ipynb #53a990a9
 def needs_float32(folder: Path) -> bool:

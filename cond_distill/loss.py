@@ -68,17 +68,15 @@ def sample_noise(
     check_step_size(delta, schedule)
     if timesteps not in TIMESTEPS:
         raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
-    choice = (
-        torch.arange(1, schedule.T)
-        if timesteps == "all"
-        else torch.tensor([t for t in schedule.timesteps(round(schedule.T / delta)) if t > 0])
-    )
+    choice = torch.arange(1, schedule.T)
+    if timesteps == "grid":
+        steps = round(schedule.T / delta)
+        choice = torch.tensor([t for t in schedule.timesteps(steps) if t > 0])
     n = len(x) if per_sample else 1
-    pick = (
-        torch.multinomial(choice**timestep_power, n, True, generator=generator)
-        if timestep_power
-        else torch.randint(len(choice), (n,), generator=generator)
-    )
+    if timestep_power:
+        pick = torch.multinomial(choice**timestep_power, n, True, generator=generator)
+    else:
+        pick = torch.randint(len(choice), (n,), generator=generator)
     t = choice[pick].expand(len(x))
     eps = torch.randn(x.shape, generator=generator)
     return NoiseSample(

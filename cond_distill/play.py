@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['ABOUT', 'GREYS', 'empty_floor', 'filled', 'add_shape', 'to_condition', 'start_picture', 'Drawn', 'draw', 'opened',
+__all__ = ['TAB_HINTS', 'GREYS', 'empty_floor', 'filled', 'add_shape', 'to_condition', 'start_picture', 'Drawn', 'draw', 'opened',
            'as_tensor', 'as_picture', 'partner', 'from_editor', 'condition_of', 'answer', 'first_picture', 'shown',
            'page', 'start']
 
@@ -185,7 +185,7 @@ def answer(
     return cond[0], now, other
 
 # %% ../nbs/library/play.ipynb #36d1aae3
-ABOUT = {
+TAB_HINTS = {
     "depth": "Paint things onto the floor: bright is near. Or upload a depth map.",
     "inpaint": "Paint over what is to be filled. Or upload a picture and paint on it.",
     "edit": "Say what is to change: *make the cube green*, *remove the sphere*.",
@@ -241,7 +241,7 @@ def _tab(gr: Any, adaptor: str, other: str) -> None:
     """What stands in the tab of an adaptor."""
     student = opened(adaptor)
     task = find_task(info_of(student).task)
-    gr.Markdown(ABOUT.get(task.name, f"Upload a picture. The condition: {task.about}."))
+    gr.Markdown(TAB_HINTS.get(task.name, f"Upload a picture. The condition: {task.about}."))
     label = "caption (may be empty)" if task.captions else "instruction"
     with gr.Row():
         with gr.Column(scale=2):

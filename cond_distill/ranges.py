@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 # %% auto #0
-__all__ = ['RANGES', 'KINDS', 'check_number', 'check_range', 'check_field', 'check_fields']
+__all__ = ['RANGES', 'FIELD_KINDS', 'check_number', 'check_range', 'check_field', 'check_fields']
 
 # %% ../nbs/library/ranges.ipynb #929b972c
 RANGES = dict(
@@ -90,7 +90,7 @@ def check_range(**values: float) -> None:
         check_number(name, value, *RANGES[name])
 
 # %% ../nbs/library/ranges.ipynb #d58ccbf9
-KINDS = {str: "a text", bool: "True or False"}
+FIELD_KINDS = {str: "a text", bool: "True or False"}
 
 
 def check_field(name: str, value: Any, kind: Any, bounds: tuple[float, float] | None) -> None:
@@ -102,7 +102,7 @@ def check_field(name: str, value: Any, kind: Any, bounds: tuple[float, float] | 
     elif bounds:
         check_number(name, value, *bounds)
     elif not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}; expected {KINDS[kind]}")
+        raise TypeError(f"{name} is {value!r}; expected {FIELD_KINDS[kind]}")
 
 
 def check_fields(

@@ -309,6 +309,15 @@ def _checked(
 
 # %% ../nbs/course/08_sampler.ipynb #b92fd266
 #| code-fold: true
+def _conditions(cond: Any, rows: slice) -> Any:
+    """These rows of a condition, or of each condition in a list of them."""
+    if cond is None:
+        return None
+    if torch.is_tensor(cond):
+        return cond[rows]
+    return [_conditions(c, rows) for c in cond]
+
+
 def draw_images(
     model: Teacher | Student,
     captions: list[str],
@@ -323,16 +332,9 @@ def draw_images(
     teacher: Any = getattr(model, "teacher", model)
     out = []
     for k, i in enumerate(range(0, len(captions), batch)):
-        part = (
-            None
-            if cond is None
-            else cond[i : i + batch]
-            if torch.is_tensor(cond)
-            else [None if c is None else c[i : i + batch] for c in cond]
-        )
-        for state in sample(
-            model, captions[i : i + batch], part, seed=seed + 1_000_003 * k, **kwargs
-        ):
+        rows = slice(i, i + batch)
+        part = _conditions(cond, rows)
+        for state in sample(model, captions[rows], part, seed=seed + 1_000_003 * k, **kwargs):
             if tick:
                 tick(len(state.z))
         with torch.no_grad():

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 # %% auto #0
-__all__ = ['KINDS', 'PREDICTION_TYPES', 'check_settings', 'settings_of']
+__all__ = ['SCHEDULE_KINDS', 'PREDICTION_TYPES', 'check_settings', 'settings_of']
 
 # %% ../nbs/library/schedule_settings.ipynb #67bc43ab
-KINDS = dict(
+SCHEDULE_KINDS = dict(
     linear=("beta_start", "beta_end"),
     scaled_linear=("beta_start", "beta_end"),
     sigmoid=("beta_start", "beta_end"),
@@ -26,8 +26,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 def check_settings(s: SimpleNamespace):  # with the fields of a `Schedule`
     """Refuse what cannot be a schedule; say what to do instead."""
-    if s.kind not in KINDS:
-        raise ValueError(f"kind is {s.kind!r}; choose one of {', '.join(KINDS)}")
+    if s.kind not in SCHEDULE_KINDS:
+        raise ValueError(f"kind is {s.kind!r}; choose one of {', '.join(SCHEDULE_KINDS)}")
     if s.prediction_type not in PREDICTION_TYPES:
         raise ValueError(
             f"prediction_type is {s.prediction_type!r}; choose one of {', '.join(PREDICTION_TYPES)}"
@@ -41,10 +41,10 @@ def check_settings(s: SimpleNamespace):  # with the fields of a `Schedule`
     if not isinstance(s.T, int) or s.T < 2:
         raise ValueError(f"T is {s.T!r}; expected a whole number of training timesteps, 2 or more")
     for name in ("beta_start", "beta_end", "shift", "betas"):
-        if (getattr(s, name) is None) == (name in KINDS[s.kind]):
+        if (getattr(s, name) is None) == (name in SCHEDULE_KINDS[s.kind]):
             raise ValueError(
                 f"{name} is {getattr(s, name)!r}; a {s.kind} schedule "
-                f"{'needs it' if name in KINDS[s.kind] else 'has no use for it'}"
+                f"{'needs it' if name in SCHEDULE_KINDS[s.kind] else 'has no use for it'}"
             )
     if s.kind == "flow" and not (s.shift > 0 and math.isfinite(s.shift)):
         raise ValueError(
@@ -62,7 +62,7 @@ def _refuse(name: str, c: dict):
         and not c.get("use_flow_sigmas")
         and c.get("trained_betas") is None
     )
-    lacking = [k for k in KINDS.get(c.get("beta_schedule"), ()) if c.get(k) is None]
+    lacking = [k for k in SCHEDULE_KINDS.get(c.get("beta_schedule"), ()) if c.get(k) is None]
     if c.get("use_dynamic_shifting"):
         bad = (
             "its shift depends on the image size; decide on a size and use "
@@ -105,10 +105,10 @@ def settings_of(scheduler: Any) -> dict:
         return _flow_settings(T, c.get("flow_shift"))
     betas = c.get("trained_betas")
     kind = c.get("beta_schedule") if betas is None else "trained"
-    if kind not in KINDS:
-        known = ", ".join(k for k in KINDS if k != "flow")
+    if kind not in SCHEDULE_KINDS:
+        known = ", ".join(k for k in SCHEDULE_KINDS if k != "flow")
         raise ValueError(f"beta_schedule is {kind!r}; this version knows {known}")
-    settings: dict[str, Any] = {k: float(c[k]) for k in KINDS[kind] if k != "betas"}
+    settings: dict[str, Any] = {k: float(c[k]) for k in SCHEDULE_KINDS[kind] if k != "betas"}
     if betas is not None:
         settings["betas"] = tuple(float(b) for b in betas)
         T = len(betas)

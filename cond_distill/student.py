@@ -215,11 +215,9 @@ class Student(nn.Module):
 
         `weights` of an earlier batch save a second copy of the changed weights.
         """
-        first = (
-            next((c for c in cond if c is not None), None)
-            if isinstance(cond, (list, tuple))
-            else cond
-        )
+        first = cond
+        if isinstance(cond, (list, tuple)):
+            first = next((c for c in cond if c is not None), None)
         with lock_of(self.teacher.backbone):
             weights = weights or dict(self.adaptor.weights(self.teacher.backbone))
         return Prepared(

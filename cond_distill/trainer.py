@@ -39,40 +39,40 @@ from cond_distill.training.callbacks import (
     validation_grid,
 )
 from .training.distributed import full_state, with_launcher_settings, without_engines
-from .training.resume import alone, check_room, load_run, save_run
+from .training.resume import check_room, load_run, run_lock, save_run
 from .training.state import Run, TrainState, new_run
-from .utils import calm_interrupt
+from .utils import catch_interrupt
 
 # %% auto #0
-__all__ = ['piece', 'shares', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive', 'check_converged',
-           'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe', 'steps', 'with_progress_bar',
-           'distill', 'distill_to_end']
+__all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
+           'check_converged', 'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe',
+           'train_steps', 'with_progress_bar', 'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
 #| code-fold: true
-def piece(rows: torch.Tensor, i: int, n: int) -> torch.Tensor:
+def row_part(rows: torch.Tensor, i: int, n: int) -> torch.Tensor:
     """Piece i of n equal ones."""
     return rows[i * len(rows) // n : (i + 1) * len(rows) // n]
 
 
-def shares(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, NoiseSample]]:
+def micro_batches(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[dict, NoiseSample]]:
     """This process's part of a batch, `gradient_accumulation_steps` pieces, and of its noise."""
     pieces = run.cfg.gradient_accumulation_steps
     n, first = run.engine.count * pieces, run.engine.index * pieces
     for i in range(first, first + pieces):
         drawn = {
-            f.name: piece(value, i, n)
+            f.name: row_part(value, i, n)
             for f in fields(noise)
             if torch.is_tensor(value := getattr(noise, f.name))
         }
-        yield {name: piece(rows, i, n) for name, rows in batch.items()}, replace(noise, **drawn)
+        yield {name: row_part(rows, i, n) for name, rows in batch.items()}, replace(noise, **drawn)
 
 
 def backward(run: Run, batch: dict, noise: NoiseSample) -> dict[str, torch.Tensor]:
     """Gradients of all shares of all processes; the mean loss and its parts."""
     said, n = [], run.cfg.gradient_accumulation_steps
     run.state.optimizer.zero_grad()
-    for i, share in enumerate(shares(run, batch, noise), 1):
+    for i, share in enumerate(micro_batches(run, batch, noise), 1):
         with run.engine.gradients(run.loss, last=i == n):
             with run.engine.autocast():
                 loss, parts = run.loss(*share)
@@ -234,7 +234,7 @@ def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
     return record
 
 
-def steps(
+def train_steps(
     run: Run, source: ExampleSource, eval_fn: EvalFn | None, asked: list
 ) -> Generator[Record]:
     """The loop: train, observe, yield, save; until the end, or until somebody asks to stop."""
@@ -291,13 +291,13 @@ def distill(
 def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Record]:
     cfg, state, engine = run.cfg, run.state, run.engine
     check_room(run)
-    with alone(run):
+    with run_lock(run):
         resume(run)
         source = training_data(run.teacher, cfg, progress, engine.index, engine.count)
         with (
             closing(source),
-            calm_interrupt() as asked,
-            closing(steps(run, source, eval_fn, asked)) as records,
+            catch_interrupt() as asked,
+            closing(train_steps(run, source, eval_fn, asked)) as records,
         ):
             yield from with_progress_bar(run, records, progress)
         if state.step < cfg.steps:

@@ -20,7 +20,7 @@ import torch
 
 # %% auto #0
 __all__ = ['AUTOENCODER_PIXELS', 'check_image', 'in_pieces', 'lock_of', 'project_file', 'table', 'make_folder', 'append_row',
-           'forget_rows_after', 'calm_interrupt']
+           'forget_rows_after', 'catch_interrupt']
 
 # %% ../nbs/library/utils.ipynb #db7303f6
 def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "image"):
@@ -105,7 +105,9 @@ def table(rows: list[dict]) -> str:
         return f"{v:.1f}" if abs(v) >= 10 else f"{v:.3f}"
 
     def cell(v):
-        return "–" if v is None or v != v else number(v) if isinstance(v, float) else str(v)
+        if v is None or v != v:
+            return "–"
+        return number(v) if isinstance(v, float) else str(v)
 
     lines = [keys, ["---"] * len(keys)] + [[cell(r.get(k)) for k in keys] for r in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -174,7 +176,7 @@ def forget_rows_after(log: Path, step: int):
 
 # %% ../nbs/library/utils.ipynb #6c407bf5
 @contextmanager
-def calm_interrupt() -> Generator[list[int]]:
+def catch_interrupt() -> Generator[list[int]]:
     """Yields a list that becomes non-empty at Ctrl-C or SIGTERM; a second one is immediate."""
     asked, before = [], {}
 

@@ -5,7 +5,7 @@ import torch
 
 from cond_distill.data.scenes import Caption, Scenes
 from cond_distill.evaluation import distances, evaluator, fidelity, ladder, texture
-from cond_distill.evaluation.damage import KINDS, blur, degrade
+from cond_distill.evaluation.damage import DAMAGES, blur, degrade
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_blur_costs_three_times_real_against_real(scenes, networks):
     assert distances.fd_texture(networks[1], real, blur(other, 1.0)) > 3 * between_real
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", DAMAGES[1:])
 def test_texture_distance_grows_with_damage(scenes, networks, kind):
     """The texture distance orders every ladder."""
     real, other = scenes["image"].chunk(2)

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from cond_distill.cli import said_of_runtime
+from cond_distill.cli import explain_runtime_error
 from cond_distill.config import MethodConfig, TrainConfig
-from cond_distill.experiments.jobs import ABLATIONS, METHODS
+from cond_distill.experiments.jobs import ABLATIONS, COMPARED
 from cond_distill.methods import catalogue
 from cond_distill.methods.catalogue import make_method
 from cond_distill.schedule import Schedule
@@ -34,7 +34,7 @@ def test_a_setting_without_effect_is_refused(settings):
 
 
 def test_every_method_of_the_comparison_uses_its_settings():
-    for stages in (METHODS | ABLATIONS).values():
+    for stages in (COMPARED | ABLATIONS).values():
         for settings in stages:
             make_method(TrainConfig(**settings))
 
@@ -56,9 +56,11 @@ def test_hops():
 
 
 def test_only_a_full_memory_is_called_full():
-    assert "--batch" in said_of_runtime(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert "--batch" in explain_runtime_error(
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    )
     with pytest.raises(RuntimeError, match="illegal"):
-        said_of_runtime(RuntimeError("CUDA error: an illegal memory access was encountered"))
+        explain_runtime_error(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_a_training_is_refused_when_it_is_called_not_when_it_is_iterated():

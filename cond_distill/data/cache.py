@@ -26,7 +26,7 @@ from ..teacher import Teacher, latent_settings
 from ..utils import make_folder
 
 # %% auto #0
-__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe', 'reserve', 'encode_examples']
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe_photos', 'reserve', 'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
 # of the code that cuts crops and keeps them; a higher one makes old caches useless
@@ -91,10 +91,10 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     """
     photos = photos_of(cfg, teacher.image_size) if cfg.images else None
     if photos and progress:
-        print(describe(teacher, photos), flush=True)
+        print(describe_photos(teacher, photos), flush=True)
     folder = make_folder(Path(cfg.cache) / cache_name(teacher, cfg, photos), "cache")
     if _done(folder) < cfg.num_examples:
-        with _alone(folder, progress):
+        with _cache_lock(folder, progress):
             if _done(folder) < cfg.num_examples:
                 key = json.dumps(cache_key(teacher, cfg, photos), indent=1, default=str)
                 (folder / "key.json").write_text(key + "\n", encoding="utf-8")
@@ -102,7 +102,7 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
 
 
-def describe(teacher: Teacher, photos: Photos) -> str:
+def describe_photos(teacher: Teacher, photos: Photos) -> str:
     """What was found, and how many captions are longer than the text encoder takes."""
     cut = _too_long(teacher, [c for i in photos.items[:10_000] for c in i.captions])
     return photos.report() + (f"; {cut} captions are cut to the encoder's length" * (cut > 0))
@@ -121,7 +121,7 @@ def _too_long(teacher: Teacher, captions: list[str]) -> int:
 
 
 @contextmanager
-def _alone(folder: Path, progress: bool) -> Iterator[None]:
+def _cache_lock(folder: Path, progress: bool) -> Iterator[None]:
     """While open, no other process makes this cache."""
     lock = FileLock(folder / "lock")
     try:

@@ -21,12 +21,12 @@ from .tasks import Task, TaskError, find_task
 from ..extensions import code_digest
 
 # %% auto #0
-__all__ = ['METRIC', 'KINDS', 'near_is_bright', 'segment_colours', 'Estimator', 'estimated', 'task_of']
+__all__ = ['METRIC', 'ESTIMATORS', 'near_is_bright', 'segment_colours', 'Estimator', 'estimated', 'task_of']
 
 # %% ../../nbs/library/data/estimate.ipynb #74a31f7d
 # models that estimate metres, where far is large; the others estimate 1 / distance, up to a scale
 METRIC = ("glpn", "zoedepth", "depth_pro")
-KINDS = ("depth-estimation", "image-segmentation")
+ESTIMATORS = ("depth-estimation", "image-segmentation")
 
 
 def near_is_bright(
@@ -76,7 +76,8 @@ def _function(spec: str) -> Callable:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
         raise ValueError(
-            f"estimator is {spec!r} ({e}); expected {KINDS[0]}:MODEL, {KINDS[1]}:MODEL, or "
+            f"estimator is {spec!r} ({e}); expected "
+            f"{ESTIMATORS[0]}:MODEL, {ESTIMATORS[1]}:MODEL, or "
             "module:function of a function from pictures [B, 3, H, W] to conditions [B, K, H, W]"
         ) from None
 
@@ -97,7 +98,7 @@ class Estimator:
     @cached_property
     def network(self) -> Callable:
         """The pipeline or the function."""
-        if self.kind in KINDS:
+        if self.kind in ESTIMATORS:
             return _pipeline(self.kind, self.model, self.device, self.fetch)
         return _function(self.spec)
 
@@ -105,7 +106,7 @@ class Estimator:
         """The conditions of some pictures, checked."""
         network = self.network
         try:
-            cond = self._maps(images) if self.kind in KINDS else network(images)
+            cond = self._maps(images) if self.kind in ESTIMATORS else network(images)
         except Exception as e:
             raise TaskError(f"estimator {self.spec!r} failed: {type(e).__name__}: {e}") from e
         if not torch.is_tensor(cond):
@@ -126,7 +127,7 @@ class Estimator:
 
         pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         found = self.network([Image.fromarray(p) for p in pixels])
-        if self.kind == KINDS[1]:
+        if self.kind == ESTIMATORS[1]:
             pictures = [segment_colours([(s["label"], s["mask"]) for s in f]) for f in found]
             return torch.stack(pictures)
         config = self.network.model.config
@@ -138,7 +139,7 @@ class Estimator:
     def fingerprint(self) -> str:
         """Different for another estimator, other files in its folder, other code of a function."""
         folder, said = Path(self.model), self.spec
-        if self.kind not in KINDS:
+        if self.kind not in ESTIMATORS:
             _function(self.spec)  # its module is imported now
             said += code_digest(self.spec)
         elif folder.is_dir():

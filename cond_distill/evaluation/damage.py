@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['LUMINANCE', 'YCBCR', 'WITHOUT_CHANCE', 'WITH_CHANCE', 'KINDS', 'RANGES', 'blur', 'shrink', 'add_noise',
+__all__ = ['LUMINANCE', 'YCBCR', 'WITHOUT_CHANCE', 'WITH_CHANCE', 'DAMAGES', 'AMOUNTS', 'blur', 'shrink', 'add_noise',
            'shift_colour', 'oversharpen', 'cosine_basis', 'jpeg', 'smear', 'warp', 'ghost', 'damage', 'degrade']
 
 # %% ../../nbs/library/evaluation/damage.ipynb #03d1dd43
@@ -126,14 +126,14 @@ WITHOUT_CHANCE = dict(
     blur=blur, shrink=shrink, jpeg=jpeg, sharpen=oversharpen, smear=smear, ghost=ghost
 )
 WITH_CHANCE = dict(noise=add_noise, colour=shift_colour, warp=warp)
-KINDS = (
+DAMAGES = (
     "none", "blur", "shrink", "noise", "jpeg", "colour", "sharpen", "smear", "warp", "ghost"
 )  # fmt: skip
 
 
 def damage(
     images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
-    kind: str,  # one of `KINDS`
+    kind: str,  # one of `DAMAGES`
     value: float,  # the parameter of that kind
     generator: torch.Generator,  # on the CPU; decides noise, warp and colour shift
 ) -> torch.Tensor:  # [B, 3, H, W] in [0, 1]
@@ -144,10 +144,10 @@ def damage(
         return WITHOUT_CHANCE[kind](images, value)
     if kind == "none":
         return images
-    raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    raise ValueError(f"kind is {kind!r}; choose one of {', '.join(DAMAGES)}")
 
 # %% ../../nbs/library/evaluation/damage.ipynb #7e4e68e1
-RANGES = {  # the parameter of a kind at amount 0 and at amount 1
+AMOUNTS = {  # the parameter of a kind at amount 0 and at amount 1
     "none": (1.0, 1.0),
     "blur": (0.3, 3.0),
     "shrink": (1.25, 6.0),
@@ -163,15 +163,15 @@ RANGES = {  # the parameter of a kind at amount 0 and at amount 1
 
 def degrade(
     images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
-    kind: str,  # one of `KINDS`
+    kind: str,  # one of `DAMAGES`
     amount: float,  # 0 (hard to see) … 1 (ruined)
     generator: torch.Generator,  # on the CPU
 ) -> torch.Tensor:  # [B, 3, H, W] in [0, 1]
     """Damage pictures by an amount. Raises `ValueError` for an unknown kind or a wrong amount."""
-    if kind not in KINDS or not 0 <= amount <= 1:
+    if kind not in DAMAGES or not 0 <= amount <= 1:
         raise ValueError(
-            f"kind is {kind!r} and amount is {amount}; expected one of {', '.join(KINDS)} "
+            f"kind is {kind!r} and amount is {amount}; expected one of {', '.join(DAMAGES)} "
             "and an amount from 0 to 1"
         )
-    low, high = RANGES[kind]
+    low, high = AMOUNTS[kind]
     return damage(images, kind, low * (high / low) ** amount, generator)

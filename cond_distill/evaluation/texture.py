@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .damage import KINDS
+from .damage import DAMAGES
 from cond_distill.evaluation.evaluator import (
     Residual,
     check_images,
@@ -35,7 +35,7 @@ class TextureNetwork(nn.Module):
         self.num_features = 2 * sum(widths)
         self.scale = nn.BatchNorm1d(self.num_features, affine=False)
         self.hidden = nn.Linear(self.num_features, 64)
-        self.kind = nn.Linear(64, len(KINDS))
+        self.kind = nn.Linear(64, len(DAMAGES))
         self.amount = nn.Linear(64, 1)
 
     def maps(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -52,7 +52,7 @@ class TextureNetwork(nn.Module):
         return self.scale(torch.cat([*means, *spreads], 1))
 
     def find_damage(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits 'kind' [B, 10], in the order of `KINDS`, and 'amount' [B] in about 0 … 1."""
+        """Logits 'kind' [B, 10], in the order of `DAMAGES`, and 'amount' [B] in about 0 … 1."""
         hidden = nn.functional.silu(self.hidden(self(image)))
         return dict(kind=self.kind(hidden), amount=self.amount(hidden)[:, 0])
 

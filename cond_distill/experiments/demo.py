@@ -25,7 +25,7 @@ from ..trainer import check_words, distill_to_end
 from ..utils import table
 
 # %% auto #0
-__all__ = ['STEPS', 'UNDISTILLED', 'fidelity_fn', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
+__all__ = ['DEMO_STEPS', 'UNDISTILLED', 'fidelity_fn', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
 
 # %% ../../nbs/library/experiments/demo.ipynb #2aca4844
 def fidelity_fn(cfg: TrainConfig) -> Callable | None:  # (images, examples) → {name: value}
@@ -43,7 +43,7 @@ def train_measured(cfg: TrainConfig) -> Path:
     return distill_to_end(cfg, eval_fn=fidelity_fn(cfg))
 
 # %% ../../nbs/library/experiments/demo.ipynb #46d73e7c
-STEPS = (1, 2, 4, 8, 16)  # with which the new student draws
+DEMO_STEPS = (1, 2, 4, 8, 16)  # with which the new student draws
 UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 50))  # how the plain adaptor is sampled
 
 
@@ -56,7 +56,7 @@ def compare_with_plain(cfg: DemoConfig, folder: Path) -> tuple[list[dict], dict,
     """The rows of the table, the held-out examples, and the pictures by row."""
     teacher, nets = Teacher.from_pretrained("shipped", best_device()), load_networks(best_device())
     held = held_out(cfg.n)
-    jobs = [("distilled (this run)", folder, "auto", k) for k in STEPS]
+    jobs = [("distilled (this run)", folder, "auto", k) for k in DEMO_STEPS]
     jobs += [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
     rows, drawn = [floor(nets, teacher, held)], {}
     with progress_bar(cfg.n * sum(steps for *_, steps in jobs), "measuring") as tick:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..data.render import COLOURS, FLOORS, PATTERNS, SHAPES
 from ..data.scenes import WORLD, Scenes
-from ..evaluation.damage import KINDS, blur, degrade
+from ..evaluation.damage import DAMAGES, blur, degrade
 from ..evaluation.evaluator import EvaluatorNetwork, caption_accuracy, save_network
 from ..evaluation.texture import TextureNetwork
 from .fit import FitPlan, fit
@@ -146,9 +146,9 @@ def damaged(
     """Images with damages by groups of `GROUP`; the kinds [B] and the amounts [B]."""
     parts, kinds, amounts = [], [], []
     for part in images.split(GROUP):
-        kind = int(torch.randint(len(KINDS), (), generator=generator))
+        kind = int(torch.randint(len(DAMAGES), (), generator=generator))
         amount = float(torch.rand((), generator=generator))
-        parts.append(degrade(part, KINDS[kind], amount, generator))
+        parts.append(degrade(part, DAMAGES[kind], amount, generator))
         kinds += [kind] * len(part)
         amounts += [0.15 + 0.85 * amount if kind else 0.0] * len(part)
     kinds, amounts = torch.tensor(kinds), torch.tensor(amounts)
@@ -176,7 +176,7 @@ def damage_accuracy(
     """Of each kind the share that the network names, at one amount, on the network's device."""
     generator, found = torch.Generator().manual_seed(seed), {}
     device = next(net.parameters()).device
-    for k, kind in enumerate(KINDS):
+    for k, kind in enumerate(DAMAGES):
         spoilt = torch.cat(
             [degrade(part.to(device), kind, amount, generator) for part in images.split(GROUP)]
         )

@@ -22,13 +22,13 @@ from ..teacher import Teacher
 from ..trainer import distill_to_end
 
 # %% auto #0
-__all__ = ['METHODS', 'DIFFUSERS', 'ABLATIONS', 'Job', 'first_weights_of_diffusers', 'train']
+__all__ = ['COMPARED', 'DIFFUSERS', 'ABLATIONS', 'Job', 'first_weights_of_diffusers', 'train']
 
 # %% ../../nbs/library/experiments/jobs.ipynb #669e6fbe
 _FIRST = dict(method="data_only", timesteps="all")
 _LAST = dict(method="data_only", timesteps="grid")
 _ANY = dict(method="any_step")
-METHODS = {
+COMPARED = {
     "finetuned": [_FIRST],
     "GD-I": [
         dict(adaptor="backbone", method="progressive", rounds=4, guidance=3.0, timesteps="grid"),
@@ -124,12 +124,12 @@ class Job:
     @property
     def stages(self) -> list[dict]:
         """What differs from the default of `TrainConfig`, stage by stage."""
-        return (METHODS | ABLATIONS)[self.method]
+        return (COMPARED | ABLATIONS)[self.method]
 
     @property
     def searched(self) -> str:
         """The method whose learning rate it takes."""
-        if self.method in METHODS:
+        if self.method in COMPARED:
             return self.method
         return "any-step" if self.method.startswith("any-step") else "PE-CoDi"
 

@@ -27,7 +27,7 @@ from ..evaluation.compare import held_out
 from ..evaluation.distances import Networks, load_networks
 from .budget import demo_budget
 from .evaluation import STEPS, gallery, run_job
-from .jobs import ABLATIONS, METHODS, Job
+from .jobs import ABLATIONS, COMPARED, Job
 from ..teacher import Teacher, best_device
 
 # %% auto #0
@@ -53,9 +53,9 @@ def best_rate(
 # %% ../../nbs/library/experiments/reproduce.ipynb #b05122d1
 def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
     """The jobs of the search, and the others; their learning rate is 0 until it is found."""
-    methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else METHODS)
-    if wrong := [m for m in methods if m not in METHODS | ABLATIONS]:
-        raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(METHODS | ABLATIONS)}")
+    methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else COMPARED)
+    if wrong := [m for m in methods if m not in COMPARED | ABLATIONS]:
+        raise ValueError(f"no method {wrong[0]!r}; choose from: {', '.join(COMPARED | ABLATIONS)}")
     for task in map(find_task, cfg.tasks):
         if not (task.of_scene or task.of_image):
             raise ValueError(f"task {task.name!r} has no scenes to be compared on")
@@ -220,7 +220,7 @@ def _save_gallery(task: str, cfg: ReproduceConfig, teacher: Teacher):
     files = (Path(cfg.results) / task).glob(f"*_seed{cfg.seeds[0]}.json")
     known = [Job(**json.loads(file.read_text(encoding="utf-8"))["job"]) for file in files]
     by_method = {job.method: job for job in known}
-    jobs = [by_method[m] for m in METHODS if m in by_method]
+    jobs = [by_method[m] for m in COMPARED if m in by_method]
     try:
         drawn = gallery(jobs, teacher, Path(cfg.runs), cfg.cache) if jobs else None
     except ValueError as e:

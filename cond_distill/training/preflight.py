@@ -26,9 +26,9 @@ from .state import Run, new_run
 from ..utils import make_folder
 
 # %% auto #0
-__all__ = ['Check', 'check_identity', 'check_guidance', 'check_boundary', 'check_range', 'check_grid', 'check_lag', 'check_data',
-           'sheet', 'reach', 'distance', 'check_condition', 'check_learning', 'check_steps_taken', 'check_memory',
-           'preflight', 'report']
+__all__ = ['NETWORK_CHECKS', 'Check', 'check_identity', 'check_caption_guidance', 'check_boundary', 'check_magnitude',
+           'check_grid', 'check_lag', 'check_data', 'examples_sheet', 'condition_effect', 'distance', 'check_condition',
+           'check_learning', 'check_steps_taken', 'check_memory', 'preflight', 'report']
 
 # %% ../../nbs/library/training/preflight.ipynb #9c98cec1
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check_identity(run: Run, batch: dict) -> Check:
 
 # %% ../../nbs/library/training/preflight.ipynb #f083729b
 @torch.no_grad()
-def check_guidance(run: Run, batch: dict) -> Check:
+def check_caption_guidance(run: Run, batch: dict) -> Check:
     """Does guidance add the direction from no caption to the caption?"""
     ask = "guidance pushes from no caption towards the caption"
     teacher = run.teacher
@@ -124,7 +124,7 @@ def check_boundary(run: Run, batch: dict) -> Check:
 
 # %% ../../nbs/library/training/preflight.ipynb #48c5e2bd
 @torch.no_grad()
-def check_range(run: Run, batch: dict) -> Check:
+def check_magnitude(run: Run, batch: dict) -> Check:
     """Are answers finite and of ordinary size at both ends of the schedule?
 
     In the precision of the run.
@@ -147,6 +147,9 @@ def check_range(run: Run, batch: dict) -> Check:
             "dtype='bfloat16'"
         ),
     )
+
+
+NETWORK_CHECKS = (check_identity, check_caption_guidance, check_boundary, check_magnitude)
 
 # %% ../../nbs/library/training/preflight.ipynb #411aed1e
 def check_grid(run: Run) -> Check:
@@ -220,7 +223,7 @@ def check_data(run: Run, data: Any) -> list[Check]:
     ]
 
 # %% ../../nbs/library/training/preflight.ipynb #4b4b2bbd
-def sheet(run: Run, data: Any, file: Path, n: int = 8):
+def examples_sheet(run: Run, data: Any, file: Path, n: int = 8):
     """A picture of the first n examples: condition above, what the autoencoder gives back below."""
     from matplotlib import pyplot as plt
 
@@ -243,7 +246,7 @@ def sheet(run: Run, data: Any, file: Path, n: int = 8):
     plt.close(fig)
 
 # %% ../../nbs/library/training/preflight.ipynb #d1c7a5e0
-def reach(run: Run, batch: dict) -> float:
+def condition_effect(run: Run, batch: dict) -> float:
     """How much of the answer hangs on the condition.
 
     RMS change of x̂ when every image gets its neighbour's condition, over the RMS of x̂.
@@ -270,7 +273,7 @@ def check_condition(run: Run, batch: dict) -> Check:
     ask = "the condition reaches the answer"
     if not run.state.student.adaptor.channels:
         return Check(ask, True, "the adaptor takes none")
-    seen = reach(run, batch)
+    seen = condition_effect(run, batch)
     return Check(
         ask,
         seen > 0,
@@ -362,11 +365,9 @@ def preflight(
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}
-    found = [
-        f(run, batch) for f in (check_identity, check_guidance, check_boundary, check_range)
-    ] + [check_grid(run), check_lag(run)]
+    found = [f(run, batch) for f in NETWORK_CHECKS] + [check_grid(run), check_lag(run)]
     found += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
-    sheet(run, data, out / "check.png")
+    examples_sheet(run, data, out / "check.png")
     (out / "check.json").write_text(
         json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n", "utf-8"
     )

@@ -23,8 +23,8 @@ from .state import Run, learning_rate
 from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
-__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'alone', 'forget_logs', 'save_run', 'OtherRun', 'check_same_settings',
-           'check_same_run', 'upgraded', 'restore', 'fits', 'load_run']
+__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'OtherRun', 'check_same_settings',
+           'check_same_run', 'upgraded', 'restore', 'try_restore', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
 def check_room(run: Run):
@@ -43,7 +43,7 @@ def check_room(run: Run):
 
 
 @contextmanager
-def alone(run: Run) -> Generator[None]:
+def run_lock(run: Run) -> Generator[None]:
     """Nobody else trains in `cfg.out` meanwhile.
 
     The lock goes with the process, however it ends.
@@ -206,7 +206,7 @@ def restore(run: Run, saved: dict):
             )
 
 # %% ../../nbs/library/training/resume.ipynb #876ed9f2
-def fits(run: Run, path: Path, saved: dict) -> bool:
+def try_restore(run: Run, path: Path, saved: dict) -> bool:
     """Put a saved state into a run; False, with a warning, if it is no state of such a run."""
     try:
         check_same_run(run, saved, path)
@@ -227,6 +227,6 @@ def load_run(run: Run) -> bool:
     Refuse one that belongs to other settings, other data or another teacher.
     """
     saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints")
-    found = any(fits(run, path, state) for path, state in saved)
+    found = any(try_restore(run, path, state) for path, state in saved)
     forget_logs(run)
     return found
