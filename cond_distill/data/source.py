@@ -27,7 +27,11 @@ class ExampleSource(Protocol):
         step: int,
         generator: torch.Generator,  # seeded by the step; what is random comes from it
     ) -> dict[str, torch.Tensor]:  # x [B, C, h, w], cond [B, K, H, W] in [0, 1], text [B, L, D]
-        """The rows of a step. The same step and the same seed give the same rows."""
+        """The rows of a step.
+
+        Arrays and folders give the same rows for the same step and seed; a stream of shards does
+        not: after a resume it goes on with other samples.
+        """
 
     def held_out(self, n: int) -> dict:  # image [n, 3, S, S] and cond in [0, 1], n captions
         """The first n examples that are never trained on."""
