@@ -53,7 +53,7 @@ def questions(job: Job, steps: tuple[int, ...] = STEPS) -> list[tuple[str, int]]
     """(sampler, number of steps) of everything that is measured of a model."""
     if job.finetuned or job.any_step:
         steps = (*steps, MANY) if steps == STEPS else steps
-    samplers = ("ddim", "dpm++", "unipc") if job.finetuned else ("auto",)
+    samplers = ("ddim", "unipc") if job.finetuned else ("auto",)
     # one step of any solver is DDIM's
     return [(m, k) for m in samplers for k in steps if k > 1 or m in ("ddim", "auto")]
 
