@@ -206,6 +206,7 @@ class RunConfig:
     save_every: int = 250  # steps between checkpoints
     keep: int = 2  # checkpoints to keep
     grid_every: int = 250  # steps between validation grids, 0 = never
+    eval_n: int = 64  # held-out conditions of each measurement, 0 = do not measure
     # measure by which best/ is chosen; empty: the first of the task's own
     best: str = ""
     seed: int = 0  # of weights, order, captions and noise
@@ -231,6 +232,11 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
             raise ValueError(
                 "compile does not reach adaptor 'fusion', which calls its U-Nets part by part; "
                 "leave compile empty"
+            )
+        if self.best and not self.eval_n:
+            raise ValueError(
+                f"best is {self.best!r}, and eval_n is 0, so nothing is measured; leave best "
+                "empty, or set eval_n to 64, say"
             )
         if self.shard and (self.optimizer != "adamw" or self.compile):
             raise ValueError(

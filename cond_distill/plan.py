@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -374,12 +374,13 @@ def _forward(
 # %% ../nbs/library/plan.ipynb #4543a1f4
 def _largest(of: Callable[[int], Plan], memory: float) -> Plan | None:
     """The plan `of(batch)` of the largest power of two that fits."""
-    one, two = of(1), of(2)
-    more = two.memory - one.memory  # memory grows linearly with the batch
-    sizes = [2**k for k in range(9) if one.memory + (2**k - 1) * more <= memory]
-    while sizes and (fitting := of(sizes[-1])).memory > memory:
+    of = cache(of)
+    four, eight = of(4), of(8)
+    more = (eight.memory - four.memory) / 4  # memory grows linearly with the batch
+    sizes = [2**k for k in range(9) if four.memory + (2**k - 4) * more <= memory]
+    while sizes and of(sizes[-1]).memory > memory:
         sizes.pop()
-    return fitting if sizes else None
+    return of(sizes[-1]) if sizes else None
 
 
 def advise(

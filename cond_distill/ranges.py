@@ -64,6 +64,7 @@ RANGES = dict(
     save_every=(1, 10_000_000),
     keep=(1, 10**12),
     grid_every=(0, 10_000_000),
+    eval_n=(0, 10_000_000),
     # a comparison of methods
     seeds=(0, 2**62),
     budget_fraction=(1e-6, 1.0),

@@ -230,7 +230,8 @@ def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
         log_record(run, record)
     if run.engine.main and student:
         record.grid = validation_grid(run, student)
-        record.measured = evaluate_run(run, student, eval_fn) if eval_fn else None
+        measured = eval_fn and run.cfg.eval_n
+        record.measured = evaluate_run(run, student, eval_fn) if measured else None
     return record
 
 

@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 import time
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +146,8 @@ def test_each_process_its_share(folder):
 
     def seen(process, processes):
         reader = ShardReader(files, 0, process, processes, buffer=1)
-        return [s["__url__"] + s["__key__"] for s in islice(reader, 200) if reader.place.tour == 0]
+        first = takewhile(lambda _: reader.place.tour == 0, reader)
+        return [s["__url__"] + s["__key__"] for s in first]
 
     whole = set(seen(0, 1))
     for n in (2, 3, 5):  # five: fewer shards than processes

@@ -1,4 +1,4 @@
-"""The demo with twelve steps: what it writes."""
+"""The demo with four steps: what it writes."""
 
 import json
 
@@ -12,7 +12,7 @@ from cond_distill.options import DemoConfig
 def test_demo(tmp_path, capsys):
     """Eight rows with every column, a table and a picture; the path of the picture is said."""
     out, cache = str(tmp_path / "demo"), str(tmp_path / "cache")
-    rows = demo(DemoConfig(out=out, steps=12, num_examples=100, n=16, cache=cache))
+    rows = demo(DemoConfig(out=out, steps=4, num_examples=32, n=16, cache=cache))
     assert len(rows) == 9
     assert {"FD-texture", "AUC", "AUC ±", "density", "coverage", "captions"} <= rows[1].keys()
     assert {p.name for p in (tmp_path / "demo").iterdir()} >= {"rows.json", "table.md", "demo.png"}

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -12,37 +11,12 @@ from pathlib import Path
 
 import pytest
 import tiny
+from processes import free_port, launch
 
 from cond_distill.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-
-SCRIPT = """
-import json, sys
-from cond_distill.config import TrainConfig
-from cond_distill.trainer import distill
-for settings, stop in json.loads(sys.argv[1]):
-    for record in distill(TrainConfig(**settings), progress=False):
-        if record.step == stop:
-            break
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def launch(runs: list, processes: int):
-    """One script in some processes; each run is (settings, the step at which it is left)."""
-    words = ["-c", SCRIPT, json.dumps(runs)]
-    if processes > 1:
-        # torch's launcher picks a port that it holds, and ends all processes when one fails
-        launcher = "-m torch.distributed.run --standalone --no-python --nproc-per-node".split()
-        words = [*launcher, str(processes), sys.executable, *words]
-    start(*words)
 
 
 def start(*words: str) -> str:
@@ -88,12 +62,12 @@ def test_two_processes(tmp_path, adaptor):
     def run(name: str, stop: int = 0, **settings):
         return base | dict(out=str(tmp_path / name)) | settings, stop
 
-    launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1)
+    launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1, tmp_path)
     several = [run("DDP", gradient_accumulation_steps=2), run("FSDP", shard=True)]
     several += [run("one, then DDP"), run("one, then FSDP", shard=True)]
     several += [run("FSDP, then one", 3, shard=True), run("DDP, then FSDP", 3)]
-    launch([*several, run("DDP, then FSDP", shard=True)], 2)
-    launch([run("FSDP, then one")], 1)
+    launch([*several, run("DDP, then FSDP", shard=True)], 2, tmp_path)
+    launch([run("FSDP, then one")], 1, tmp_path)
     folders = [file.parent for file in tmp_path.glob("*/log.csv")]
     assert len(folders) == 7
     for folder in folders:
@@ -128,7 +102,7 @@ def test_launchers(tmp_path):
     def run(name: str) -> dict:
         return base | dict(out=str(tmp_path / name))
 
-    start(*flags(run("one")))
+    launch([(run("one"), 0)], 1, tmp_path)
     for name in ("gpus", "fsdp"):
         file, text = tmp_path / f"{name}.yaml", (ROOT / f"configs/{name}.yaml").read_text()
         file.write_text(text.replace("use_cpu: false", "use_cpu: true").replace("_GPU", "_CPU"))
@@ -145,7 +119,7 @@ def test_shares(tmp_path):
     with pytest.raises(
         AssertionError, match="which 2 processes with gradient_accumulation_steps=1 cannot share"
     ):
-        launch([(base, 0)], 2)
+        launch([(base, 0)], 2, tmp_path)
 
 
 def test_shards(tmp_path):
@@ -157,7 +131,7 @@ def test_shards(tmp_path):
                 tar.add(file, f"{k}_{file.name}")
     shards = base | dict(images=f"{tmp_path}/*.tar")
     one, two = (shards | dict(out=str(tmp_path / name), save_every=3) for name in ("1", "2"))
-    launch([(one, 0), (two, 3), (two, 0)], 2)
+    launch([(one, 0), (two, 3), (two, 0)], 2, tmp_path)
     for run in ("1", "2"):
         assert (tmp_path / run / "shards_1_of_2.json").is_file() and len(
             losses(tmp_path / run)

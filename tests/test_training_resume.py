@@ -1,6 +1,5 @@
 """A run that is stopped in any way and taken up again is the run that was not."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from processes import FORKS
 from training import Bench, files, rows, same, saved
 
 from cond_distill.data.cache import cache_examples
@@ -59,17 +59,21 @@ def test_signal(bench, number):
     assert saved(cfg)["step"] == 3 and signal.getsignal(number) is handler
 
 
+def train_on_one_thread(cfg):
+    """As `bench` does: the number of threads decides about last digits."""
+    torch.set_num_threads(1)
+    distill_to_end(cfg, progress=False)
+
+
 def test_killed(bench):
     """SIGKILL at random moments, the first two before there is a checkpoint."""
     kills = int(os.environ.get("COND_DISTILL_KILLS", 4))
     cfg = bench.config("killed", cache=str(bench.folder / "cold"), steps=8 * kills)
     alone = replace(cfg, out=str(bench.folder / "left alone"), cache=str(bench.folder / "cache"))
     bench.train(alone)
-    server, rng = multiprocessing.get_context("forkserver"), random.Random(0)
-    server.set_forkserver_preload(["cond_distill.trainer", "diffusers", "transformers"])
-    begun, killed = 0, 0
+    rng, begun, killed = random.Random(0), 0, 0
     while True:
-        p = server.Process(target=distill_to_end, args=(cfg,), kwargs=dict(progress=False))
+        p = FORKS.Process(target=train_on_one_thread, args=(cfg,))
         p.start()
         before, begun = files(cfg)[:1], begun + 1
         while begun > 2 and p.is_alive() and files(cfg)[:1] == before:
@@ -198,6 +202,17 @@ def test_best(bench):
     assert about["steps"] == 4 and about["best"] == dict(sharpness=3.0)
     curve = Student.load(bench.teacher, cfg.out).about["curve"]
     assert [row["steps"] for row in curve] == [1, 2, 4, 8]
+
+
+def test_unmeasured(bench):
+    """With eval_n=0 nothing is measured, and nothing can be the best."""
+    cfg = bench.config("unmeasured", grid_every=4, eval_n=0)
+    records = bench.train(cfg, eval_fn=lambda images, held: dict(grey=1 / 0))
+    assert [r.measured for r in records] == [None] * 8
+    assert "curve" not in Student.load(bench.teacher, cfg.out).about
+    assert not (Path(cfg.out) / "best").exists()
+    with pytest.raises(ValueError, match="best is 'grey', and eval_n is 0"):
+        bench.config("refused", best="grey", eval_n=0)
 
 
 @pytest.mark.parametrize(

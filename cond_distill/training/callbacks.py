@@ -121,13 +121,12 @@ def measure_curve(
     student: Student,
     cfg: TrainConfig,
     eval_fn: EvalFn,
-    n: int = 64,
     steps: Iterable[int] = (1, 2, 4, 8),
 ) -> list[dict]:
-    """What `eval_fn` says of `n` held-out conditions, for each number of steps."""
-    held = validation_batch(cfg, student.teacher.image_size, n)
+    """What `eval_fn` says of `cfg.eval_n` held-out conditions, for each number of steps."""
+    held = validation_batch(cfg, student.teacher.image_size, cfg.eval_n)
     return [
-        dict(steps=k, n=n)
+        dict(steps=k, n=cfg.eval_n)
         | eval_fn(
             draw_images(student, held["caption"], held["cond"], steps=k, any_steps=True), held
         )
@@ -135,11 +134,9 @@ def measure_curve(
     ]
 
 
-def evaluate_run(
-    run: Run, student: Student, eval_fn: EvalFn, n: int = 64, steps: int = 4
-) -> dict[str, float]:
+def evaluate_run(run: Run, student: Student, eval_fn: EvalFn, steps: int = 4) -> dict[str, float]:
     """Measure at one number of steps; one more row in measured.csv; keep the best in best/."""
-    row = measure_curve(student, run.cfg, eval_fn, n, (steps,))[0]
+    row = measure_curve(student, run.cfg, eval_fn, (steps,))[0]
     found = {k: v for k, v in row.items() if k not in ("steps", "n")}
     counters = dict(step=run.state.step, nfe=round(run.state.nfe))
     append_row(Path(run.cfg.out) / "measured.csv", counters | found)
@@ -192,7 +189,7 @@ def finish(run: Run, eval_fn: EvalFn | None = None):
     student = sampled_student(run)
     if run.engine.main:
         more: dict[str, Any] = {}
-        if eval_fn:
+        if eval_fn and run.cfg.eval_n:
             more["curve"] = measure_curve(student, run.cfg, eval_fn)
         save_adaptor(run, student, **more)
     run.engine.wait()

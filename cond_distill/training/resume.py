@@ -103,6 +103,7 @@ RESUME_OVERRIDES = {
     "save_every",
     "keep",
     "grid_every",
+    "eval_n",
     "best",
     "teacher",
     "workers",
