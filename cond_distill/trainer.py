@@ -230,8 +230,8 @@ def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
         log_record(run, record)
     if run.engine.main and student:
         record.grid = validation_grid(run, student)
-        measured = eval_fn and run.cfg.eval_n
-        record.measured = evaluate_run(run, student, eval_fn) if measured else None
+        if eval_fn and run.cfg.eval_n:
+            record.measured = evaluate_run(run, student, eval_fn)
     return record
 
 
