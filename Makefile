@@ -81,15 +81,15 @@ tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponent
 
 reader: env  ## Train an editing adaptor with and without a reader of its instructions, and measure both (about ten minutes on 2 cores)
 	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --method data_only --timesteps all --steps 400 --num-examples 12000 --grid-every 0 || exit 1; done
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --methods ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --samplers ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
 
 reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on; AT_ONCE=14 on a GPU)
 	.venv/bin/cond-distill reproduce --at-once $(AT_ONCE)
 
 ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget (about three hours on 2 cores; can be stopped)
-	.venv/bin/cond-distill reproduce --part 0.5 --tasks depth --methods PE-CoDi any-step
-	.venv/bin/cond-distill reproduce --part 0.5 --tasks depth --ablations --seeds 0
-	.venv/bin/cond-distill reproduce --part 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no agreement" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
+	.venv/bin/cond-distill reproduce --budget-fraction 0.5 --tasks depth --methods PE-CoDi any-step
+	.venv/bin/cond-distill reproduce --budget-fraction 0.5 --tasks depth --ablations --seeds 0
+	.venv/bin/cond-distill reproduce --budget-fraction 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no consistency" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
 
 matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py
