@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'shared_teacher', 'open_adaptor',
-           'read_settings', 'picture_file', 'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet',
+           'read_settings', 'picture_file', 'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet', 'mark',
            'progress_bar', 'measured_words', 'sample']
 
 # %% ../nbs/library/drawing.ipynb #30093819
@@ -249,6 +249,14 @@ def sheet(
     fig.set_size_inches(width, height)
     fig.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 * lines / height))
     return fig
+
+# %% ../nbs/library/drawing.ipynb #markcode
+def mark(*axes: Any, color: str = "tab:red") -> None:
+    """A thin frame around panels (axes of matplotlib) that a text speaks of."""
+    for ax in axes:
+        ax.set_frame_on(True)
+        for spine in ax.spines.values():
+            spine.set(visible=True, color=color, linewidth=1.8)
 
 # %% ../nbs/library/drawing.ipynb #1c8ef63e
 @contextmanager

@@ -76,7 +76,7 @@ def test_run_all_starts_nothing_that_our_tests_skip():
 def test_course_pages_say_how_long_they_take(name):
     """Minutes to read or to run in the head of each page of the course, as numbers."""
     head = "\n".join(cell.source for cell in PAGES[name][:3])
-    assert re.search(r"\*\*(takes|runs in)\*\* (about |under )?\d+ min", head)
+    assert re.search(r"\*\*(takes|runs in)\*\* (core )?(about |under )?\d+ min", head)
 
 
 def test_every_page_links_itself_on_colab():

@@ -34,7 +34,7 @@ if "google.colab" in str(get_ipython()):
 INSTALL_ID = "install-on-colab"
 MAX_KB = 300  # of outputs, a notebook
 # source that JupyterLab and Colab show folded, as the site does (or does not show at all)
-FOLDED = re.compile(r"^#\|\s*(hide|code-fold:\s*true)\s*$", re.M)
+FOLDED = re.compile(r"^#\|\s*(hide|code-fold:\s*true|echo:\s*false)\s*$", re.M)
 FOLD = {"cellView": "form", "jupyter": {"source_hidden": True}}
 FLAGS = re.compile(r"^#\|\s*(?:eval:\s*false|(notest|slow|cuda))\s*$", re.M)
 ADDRESS = re.compile(r"(<.*?)( at 0x[0-9a-fA-F]+)(>)")
