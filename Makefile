@@ -64,13 +64,13 @@ decoder: env  ## Train the decoder of the small world's autoencoder further, aga
 # the three of depth with as many network evaluations each; those of other tasks are shorter
 ANY_STEP := .venv/bin/cond-distill distill --method any_step
 adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_undistilled --adaptor controlnet --method data_only --steps 979 --timesteps all
+	.venv/bin/cond-distill distill --out runs/depth_finetuned --adaptor controlnet --method finetune --steps 979 --timesteps all
 	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet
 	$(ANY_STEP) --out runs/depth_distilled --adaptor controlnet --steps 816
 	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
 	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
 	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600
-	$(PY) tools/ship.py runs/depth_undistilled runs/depth_fixed runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
+	$(PY) tools/ship.py runs/depth_finetuned runs/depth_fixed runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 results: env  ## Measure and draw everything that the home page shows (a few minutes)
 	$(PY) tools/results.py
@@ -80,8 +80,8 @@ tasks: env  ## Measure the other shipped adaptors (a few minutes; their opponent
 	$(PY) tools/task_results.py
 
 reader: env  ## Train an editing adaptor with and without a reader of its instructions, and measure both (about ten minutes on 2 cores)
-	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --method data_only --timesteps all --steps 400 --num-examples 12000 --grid-every 0 || exit 1; done
-	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --samplers ddim consistency --out results/reader.json --adaptors runs/reader_0 runs/reader_2
+	for r in 0 2; do .venv/bin/cond-distill distill --out runs/reader_$$r --task edit --adaptor concat --rank 64 --reader $$r --method finetune --timesteps all --steps 400 --num-examples 12000 --grid-every 0 || exit 1; done
+	.venv/bin/cond-distill evaluate --n 256 --steps 1 4 --samplers ddim renoise --out results/reader.json --adaptors runs/reader_0 runs/reader_2
 
 reproduce: env  ## Compare every method at equal budget, several seeds (hours; can be stopped, the same command goes on; AT_ONCE=14 on a GPU)
 	.venv/bin/cond-distill reproduce --at-once $(AT_ONCE)
@@ -105,10 +105,10 @@ photo-sources: dev  ## Fetch the photographs that `make photos` trains on (260 M
 # one finetuning, which both adaptors start from; then as many network evaluations for one as for the other
 photos: photo-sources  ## Train the shipped teacher of photographs and its super-resolution adaptors anew (about two hours on one core; can be stopped)
 	.venv/bin/cond-distill teach --images $(PHOTOS) --size 32 --max-crop-scale 4 $(PHOTO_TEACH) --num-examples 24000 --work runs/photos_work --out $(ASSETS)/photos_teacher
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --method data_only --timesteps all --steps 900 --out runs/photos_superres_start
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --method finetune --timesteps all --steps 900 --out runs/photos_superres_start
 	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --method any_step --ramp-start 0 --ramp-end .3 --steps 400 --out runs/photos_superres_distilled
-	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --method data_only --timesteps all --steps 600 --out runs/photos_superres_undistilled
-	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_undistilled
+	.venv/bin/cond-distill distill $(PHOTO_TASK) --init-from runs/photos_superres_start --method finetune --timesteps all --steps 600 --out runs/photos_superres_finetuned
+	$(PY) tools/ship.py runs/photos_superres_distilled runs/photos_superres_finetuned
 
 LONGER := $(PY) benchmarks/longer.py --at-once $(AT_ONCE)
 longer: env  ## Train methods of the comparison with six times its budget (days on 2 cores; with AT_ONCE=14, under MPS, about a quarter of an hour on an H200; can be stopped)

@@ -97,7 +97,7 @@ def training(
     calls = {
         "PE-CoDi": codi,
         "bare modules": bare(run, data),
-        "finetuning": after_ramp(cfg, teacher, data, method="data_only")[1],
+        "finetuning": after_ramp(cfg, teacher, data, method="finetune")[1],
     }
     with tempfile.TemporaryDirectory() as out:
         run.state.ema.student.save(out)

@@ -147,7 +147,7 @@ def drawing(args, log):
         draw(steps=1, guidance=3.0, sampler="ddim")
         memory(True)
         took = {
-            f"{k} steps": min(timed(partial(draw, steps=k, sampler="consistency"), 3))
+            f"{k} steps": min(timed(partial(draw, steps=k, sampler="renoise"), 3))
             for k in (1, 2, 4, 8)
         } | {
             "50 guided steps": min(timed(partial(draw, steps=50, guidance=3.0, sampler="ddim"), 2))

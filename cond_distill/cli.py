@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import OLD_NAMES, ReproduceConfig, TeachConfig, TrainConfig
+from .config import OLD_NAMES, OLD_VALUES, ReproduceConfig, TeachConfig, TrainConfig
 from cond_distill.options import (
     CheckConfig,
     DemoConfig,
@@ -222,7 +222,8 @@ def import_plugins(words: list[str]) -> list[str]:
     return words
 
 
-DRAWING_FLAGS = dict(method="sampler", methods="samplers")  # of `sample` and `evaluate`
+# of `sample` and `evaluate`
+DRAWING_FLAGS = dict(method="sampler", methods="samplers", clip="clip_model")
 
 
 def todays_flag(word: str, verb: str = "") -> str:
@@ -231,6 +232,8 @@ def todays_flag(word: str, verb: str = "") -> str:
     no = "no-" if flag.startswith("--no-") else ""
     names = DRAWING_FLAGS if verb in ("sample", "evaluate") else OLD_NAMES
     new = names.get(flag.removeprefix(f"--{no}").replace("-", "_"))
+    if verb in ("sample", "evaluate"):
+        word, value = (OLD_VALUES["sampler"].get(w, w) for w in (word, value))
     if new is None or not flag.startswith("--"):
         return word
     return f"--{no}{new.replace('_', '-')}{equals}{value}"

@@ -34,9 +34,17 @@ OLD_NAMES = dict(
     longest="max_jump",
     instant="plain_fraction",
     longer="jump_power",
+    data="data_distance",
+    clip="max_grad_norm",
+    shard="fsdp",
 )
 # of these settings: earlier value → today's
-OLD_VALUES = dict(method=dict(agreement_only="consistency_only"), z_s=dict(instant="plain"))
+OLD_VALUES = dict(
+    method=dict(agreement_only="consistency_only", balanced="codi", data_only="finetune"),
+    adaptor=dict(backbone="full"),
+    sampler=dict(consistency="renoise"),
+    z_s=dict(instant="plain"),
+)
 
 
 def renamed(settings: dict) -> dict:
@@ -128,16 +136,16 @@ class DataConfig:
 class MethodConfig:
     """The loss, its draws and its averages."""
 
-    # loss: "balanced", "any_step", "paper" or "data_only" (no consistency: plain finetuning); of
+    # loss: "codi", "any_step", "paper" or "finetune" (no consistency: plain finetuning); of
     # two-stage routes: "progressive", "consistency", "lcm"
-    method: str = "balanced"
+    method: str = "codi"
     # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
     guidance: float = 1.0
     # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first
     # a "progressive" student follows what it was before
     rounds: int = 1
     delta: int = 125  # Δt = t − s, training timesteps
-    max_look_ahead: float = 400.0  # L(t) at the end, training timesteps ("balanced")
+    max_look_ahead: float = 400.0  # L(t) at the end, training timesteps ("codi")
     # "any_step": how a look-ahead is spread, one of `any_step.KERNELS` …
     kernel: Literal["box", "exponential", "midpoint", "exponential_rest"] = "box"
     max_jump: float = 800.0  # … the longest one that the student takes, training timesteps …
@@ -145,12 +153,12 @@ class MethodConfig:
     jump_power: float = 0.0  # … how much more often jumps are long (0: every length equally) …
     # … and what takes it as an input: the backbone, the adaptor's own network, or both
     conditioning: Literal["both", "backbone", "adaptor"] = "both"
-    look_ahead_fraction: float = 1.0  # L(t) is at most this share of t ("balanced")
+    look_ahead_fraction: float = 1.0  # L(t) is at most this share of t ("codi")
     ramp_start: float = 0.6  # share of the run after which L grows from 0 …
     ramp_end: float = 0.7  # … and from which it is as long as it gets
     # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
     timesteps: Literal["grid", "all"] = "grid"
-    # until L grows, t is drawn in proportion to t to this power, which then sinks to 0 ("balanced")
+    # until L grows, t is drawn in proportion to t to this power, which then sinks to 0 ("codi")
     timestep_power: float = 1.0
     per_sample: bool = True  # one t per image, or one per batch
     # who steps from t to s; "plain", for "any_step": the model as the plain denoiser
@@ -160,7 +168,7 @@ class MethodConfig:
     snr_gamma: float = 5.0
     # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the
     # shipped texture network)
-    data: Literal["latent", "pixels", "features"] = "latent"
+    data_distance: Literal["latent", "pixels", "features"] = "latent"
     boundary: bool = False  # answers are forced to be z at t = 0
     # weight of a discriminator's term, which grows with the look-ahead; 0: none
     discriminator: float = 0.0
@@ -182,7 +190,7 @@ class OptimConfig:
     beta1: float = 0.9  # of AdamW: decay of the mean of gradients …
     beta2: float = 0.99  # … and of the mean of their squares
     weight_decay: float = 1e-3  # of AdamW; a step multiplies weights by 1 − lr · weight_decay
-    clip: float = 1.0  # largest norm of the gradient
+    max_grad_norm: float = 1.0  # the gradient is scaled down to it
     # "adamw8bit" needs bitsandbytes and a GPU, and takes a quarter of the optimiser's memory
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     mixed_precision: Literal["no", "bf16"] = "no"  # of the networks that are trained
@@ -193,7 +201,7 @@ class OptimConfig:
     compile: str = ""
     # several processes: each keeps its share of the trained networks, their gradients, moments and
     # averages (FSDP)
-    shard: bool = False
+    fsdp: bool = False
     # pieces that a batch is worked off in, one after the other: less memory, the same gradient
     gradient_accumulation_steps: int = 1
 
@@ -238,7 +246,7 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
                 f"best is {self.best!r}, and eval_n is 0, so nothing is measured; leave best "
                 "empty, or set eval_n to 64, say"
             )
-        if self.shard and (self.optimizer != "adamw" or self.compile):
+        if self.fsdp and (self.optimizer != "adamw" or self.compile):
             raise ValueError(
                 "shard needs optimizer 'adamw' and no compile; here are "
                 f"optimizer={self.optimizer!r}, compile={self.compile!r}"

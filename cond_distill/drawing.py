@@ -127,6 +127,8 @@ def find_adaptor(name: str) -> Path:
         )
     if (ASSETS / name / "cond_distill.json").is_file():
         return ASSETS / name
+    if name.endswith("_undistilled"):  # as the shipped ones were called earlier
+        return find_adaptor(name.replace("_undistilled", "_finetuned"))
     shipped = sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
     raise FileNotFoundError(
         f"no adaptor {name!r}; give a folder that a training wrote, or one of: {', '.join(shipped)}"

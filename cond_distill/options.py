@@ -43,7 +43,7 @@ def require_some(name: str, values: Collection, expected: str) -> None:
 
 
 MOST_STEPS = 1000  # timesteps of a schedule
-SamplerName = Literal["auto", "ddim", "consistency", "dpm++", "unipc"]
+SamplerName = Literal["auto", "ddim", "renoise", "dpm++", "unipc"]
 
 # %% ../nbs/library/options.ipynb #46d73e7c
 @with_old_names
@@ -141,7 +141,7 @@ class EvaluateConfig:
     """
 
     # folders of adaptors, or names of shipped ones
-    adaptors: tuple[str, ...] = ("depth_distilled", "depth_undistilled")
+    adaptors: tuple[str, ...] = ("depth_distilled", "depth_finetuned")
     # folder of your own pictures, with captions if there are any; empty: held-out scenes
     images: str = ""
     # folders of pictures that were drawn already, to be measured against `images`; no adaptor runs
@@ -152,7 +152,8 @@ class EvaluateConfig:
     samplers: tuple[SamplerName, ...] = ("auto",)  # "auto": the one each adaptor was made for
     n: int = 512  # held-out conditions, or at most so many pictures of a folder
     seed: int = 1234  # of the noise
-    clip: str = "openai/clip-vit-base-patch16"  # for the CLIP score: a folder, or a cached name
+    # for the CLIP score: a folder, or a cached name
+    clip_model: str = "openai/clip-vit-base-patch16"
     # folder for rows.json, table.md, curve and sheet; a name in .json: the rows alone
     out: str = "runs/evaluation"
 

@@ -137,7 +137,7 @@ def as_picture(image: torch.Tensor, side: int = 320) -> Image:
 
 def partner(adaptor: str, beside: str = "") -> str:
     """The undistilled adaptor that is drawn beside one; empty if there is none."""
-    shipped = adaptor.replace("_distilled", "_undistilled")
+    shipped = adaptor.replace("_distilled", "_finetuned")
     there = shipped != adaptor and (ASSETS / shipped).is_dir()
     return beside or (shipped if there else "")
 

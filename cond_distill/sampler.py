@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .config import OLD_VALUES
 from .ranges import check_range
 from .schedule import Prediction, Schedule
 from .student import Prepared, Student, info_of
@@ -118,7 +119,7 @@ def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]
 
 SAMPLERS = {
     "ddim": _ddim,
-    "consistency": _renoising(1.0),
+    "renoise": _renoising(1.0),
     "dpm++": _solver("DPMSolverMultistepScheduler"),
     "unipc": _solver("UniPCMultistepScheduler"),
 }
@@ -155,6 +156,7 @@ def sampler_name(model: Teacher | Student, sampler: str = "auto") -> str:
     """The name of the sampler: 'auto' is what the model's file says, 'ddim' if it says nothing."""
     if sampler == "auto":
         return info_of(model).sampler
+    sampler = OLD_VALUES["sampler"].get(sampler, sampler)
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; choose auto or one of {', '.join(SAMPLERS)}")
     return sampler
@@ -224,7 +226,7 @@ def saved_sampler(
     best = known[max((n for n in known if n <= steps), default=min(known))]
     ahead = LookAhead(best["timesteps"], best["of_step"])
     name = best.get("sampler") or best["method"]  # as earlier versions wrote it
-    return Sampler(name, ahead, best.get("gamma", 0.0))
+    return Sampler(OLD_VALUES["sampler"].get(name, name), ahead, best.get("gamma", 0.0))
 
 
 def pick_sampler(
@@ -259,7 +261,7 @@ def sample(
     # [B, K, H, W] in [0, 1], for a Student (a list of them for composed adaptors)
     cond: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     steps: int = 4,
-    # "ddim", "consistency", "dpm++" or "unipc", or a `Sampler`; "auto": what the model is made for
+    # "ddim", "renoise", "dpm++" or "unipc", or a `Sampler`; "auto": what the model is made for
     sampler: str | Sampler = "auto",
     guidance: float = 1.0,  # on the caption; costs a second evaluation per step unless 1
     seed: int = 0,  # of the noise, drawn on the CPU: the same on every device

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .sampler import Sampler, curve_text, renoised, saved_sampler
 from .schedule import Prediction, Schedule
-from .student import Student, info_of
+from .student import Student, info_of, with_todays_keys
 
 # %% auto #0
 __all__ = ['next_timestep', 'step_latent', 'check_trained_steps', 'CoDiSchedulerOutput', 'CoDiScheduler', 'check_scheduler']
@@ -34,12 +34,12 @@ def step_latent(
     schedule: Schedule,
     pred: Prediction,
     s: int,  # the next timestep, -1 after the last
-    sampler: str,  # "consistency" or "ddim"
+    sampler: str,  # "renoise" or "ddim"
     generator: torch.Generator | list[torch.Generator] | None = None,  # of the fresh noise
     gamma: float = 0.0,  # of "ddim": the share of fresh noise, 0 … 1
 ) -> torch.Tensor:  # [B, C, H, W] z_s
-    """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("consistency")."""
-    gamma = 1.0 if sampler == "consistency" else gamma
+    """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("renoise")."""
+    gamma = 1.0 if sampler == "renoise" else gamma
     if not gamma or s < 0:
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
@@ -69,7 +69,7 @@ class CoDiSchedulerOutput(BaseOutput):
 
 
 class CoDiScheduler(SchedulerMixin, ConfigMixin):
-    """Trailing timesteps; z_s by fresh noise ('consistency') or by the predicted noise ('ddim').
+    """Trailing timesteps; z_s by fresh noise ('renoise') or by the predicted noise ('ddim').
 
     Only the numbers of steps it was made for.
     """
@@ -81,12 +81,12 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         self,
         schedule: dict | None = None,  # `Schedule.to_config`
         trained_steps: list[int] | None = None,  # None: any number
-        sampler: str = "consistency",
+        sampler: str = "renoise",
         curve: list[dict] | None = None,  # measured with each number of steps
         samplers: list[dict] | None = None,  # of an any-step student: `Sampler.to_row`
     ):
-        if sampler not in ("consistency", "ddim"):
-            raise ValueError(f"sampler is {sampler!r}; choose 'consistency' or 'ddim'")
+        if sampler not in ("renoise", "ddim"):
+            raise ValueError(f"sampler is {sampler!r}; choose 'renoise' or 'ddim'")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
         self.rule = Sampler(sampler)  # how it moves from step to step
@@ -94,7 +94,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs: Any) -> tuple:
         """What diffusers takes of a config; earlier versions wrote `sampler` as `method`."""
-        known = {"sampler" if k == "method" else k: v for k, v in config_dict.items()}
+        known = with_todays_keys(config_dict)
         return super().extract_init_dict(known, **kwargs)
 
     @classmethod

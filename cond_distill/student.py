@@ -50,7 +50,7 @@ class Prepared:
 # %% ../nbs/library/student.ipynb #5a1dfa02
 def with_todays_keys(about: dict) -> dict:
     """What a file of an earlier version says, under today's names."""
-    return {"sampler" if key == "method" else key: value for key, value in about.items()}
+    return renamed({"sampler" if key == "method" else key: value for key, value in about.items()})
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def train_step(
     method.begin_step(state.step, state.ema.student)
     noise = method.sample_noise(run.teacher.schedule, batch["x"], generator, state.step)
     parts = backward(run, batch, noise)
-    norm = full_state(clip_grad_norm_(state.params, cfg.clip), keep=True)
+    norm = full_state(clip_grad_norm_(state.params, cfg.max_grad_norm), keep=True)
     lr = state.scheduler.get_last_lr()[0]  # of this step
     numbers = as_numbers(parts | dict(grad_norm=norm))
     if math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"]):
@@ -165,7 +165,7 @@ def check_converged(state: TrainState, lr: float):
 def check_words(cfg: TrainConfig):
     """Import your own modules that the configuration names; refuse a word that names nothing."""
     import_modules(cfg.task, cfg.adaptor, cfg.method)
-    if cfg.adaptor not in ("auto", "backbone"):
+    if cfg.adaptor not in ("auto", "full"):
         find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
     find(cfg.method, METHODS, "method", Method)
 

@@ -10,7 +10,7 @@ from cond_distill.pipeline import CoDiPipeline
 from cond_distill.student import Student
 from cond_distill.teacher import Teacher
 
-ABOUT = dict(task="superres_x4", sampler="consistency", sampling_steps=[1, 2, 4, 8])
+ABOUT = dict(task="superres_x4", sampler="renoise", sampling_steps=[1, 2, 4, 8])
 
 
 def teacher(folder: Path, family: str = "sd2") -> Teacher:

@@ -125,9 +125,9 @@ def test_what_a_file_says_is_what_is_drawn():
         any_step, schedule = True, Schedule.cosine()
         about = dict(samplers=[Sampler("ddim", LookAhead(of_step=1.0)).to_row(1)])
 
-    Model.about["samplers"].append(Sampler("consistency", LookAhead(400)).to_row(4))
+    Model.about["samplers"].append(Sampler("renoise", LookAhead(400)).to_row(4))
     assert pick_sampler(Model, 3) == Sampler("ddim", LookAhead(of_step=1.0))
-    assert pick_sampler(Model, 20) == Sampler("consistency", LookAhead(400))
+    assert pick_sampler(Model, 20) == Sampler("renoise", LookAhead(400))
     # a solver that was made for the plain denoiser gets the plain denoiser
     assert pick_sampler(Model, 20, "unipc") == Sampler("unipc", LookAhead())
     assert pick_sampler(Model, 3).conditioning(Model, [999, 499]) == {
@@ -163,7 +163,7 @@ def test_gamma_is_saved_and_drawn(teachers, tmp_path):
     some, none = drawn(Sampler("ddim", ahead, 0.5)), drawn(Sampler("ddim", ahead))
     assert not torch.equal(some, none)
     whole = drawn(Sampler("ddim", LookAhead(1000), 1.0))
-    assert torch.allclose(whole, drawn(Sampler("consistency", LookAhead(1000))), atol=1e-5)
+    assert torch.allclose(whole, drawn(Sampler("renoise", LookAhead(1000))), atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", [Schedule.cosine(), Schedule.flow(), Schedule.linear()])

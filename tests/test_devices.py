@@ -39,7 +39,7 @@ RUNS = {
     "LoRA, z_s by the teacher": dict(adaptor="lora", z_s="teacher"),
     "fusion": dict(adaptor="fusion"),
     "guidance-embedded": dict(method="lcm", guidance=3.0, adaptor="lora"),
-    "every weight": dict(adaptor="backbone", method="consistency"),
+    "every weight": dict(adaptor="full", method="consistency"),
 }
 CAPTIONS = ["a red cube", ""]
 

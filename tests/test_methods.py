@@ -15,12 +15,12 @@ from cond_distill.trainer import distill
 IGNORED = [
     dict(method="any_step", discriminator=0.05),
     dict(method="any_step", boundary=True),
-    dict(method="any_step", data="pixels"),
+    dict(method="any_step", data_distance="pixels"),
     dict(method="any_step", timesteps="all"),
     dict(method="any_step", delta=250),
-    dict(method="data_only", max_look_ahead=200.0),
-    dict(method="balanced", kernel="midpoint"),
-    dict(method="balanced", guidance=3.0),
+    dict(method="finetune", max_look_ahead=200.0),
+    dict(method="codi", kernel="midpoint"),
+    dict(method="codi", guidance=3.0),
     dict(method="paper", snr_gamma=1.0),
     dict(method="consistency", boundary=True),
 ]

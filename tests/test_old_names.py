@@ -13,7 +13,9 @@ from cond_distill import _moved
 from cond_distill.adaptors.full import FullFinetune
 from cond_distill.cli import read_words
 from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
-from cond_distill.student import Student
+from cond_distill.drawing import find_adaptor
+from cond_distill.sampler import LookAhead, Sampler, saved_sampler
+from cond_distill.student import Student, StudentInfo
 from cond_distill.teacher import Teacher
 from cond_distill.training.resume import OtherRun, check_same_settings
 
@@ -59,6 +61,12 @@ def test_settings():
         method="any_step", max_jump=500, plain_fraction=0.25, jump_power=1.0, z_s="plain"
     )
     assert TrainConfig(told="backbone").conditioning == "backbone"
+    assert TrainConfig(method="balanced", adaptor="backbone") == TrainConfig(
+        method="codi", adaptor="full"
+    )
+    assert TrainConfig(data="pixels", clip=2.0) == TrainConfig(
+        data_distance="pixels", max_grad_norm=2.0
+    )
     assert ReproduceConfig(part=0.5) == ReproduceConfig(budget_fraction=0.5)
     known = {f.name for kind in (TrainConfig, ReproduceConfig) for f in fields(kind)}
     assert set(OLD_NAMES.values()) <= known
@@ -73,3 +81,14 @@ def test_checkpoint_with_old_settings():
     check_same_settings(TrainConfig(num_examples=8), saved, Path("step_00000001"))
     with pytest.raises(OtherRun, match="num_examples = 8 there, 9 here"):
         check_same_settings(TrainConfig(num_examples=9), saved, Path("step_00000001"))
+
+
+def test_sampler_and_shipped_folder():
+    """Re-noising was called "consistency", and the finetuned adaptors "undistilled"."""
+    drawn = read_words("sample --adaptor depth_undistilled --sampler consistency".split())
+    assert drawn.sampler == "renoise"
+    assert find_adaptor(drawn.adaptor).name == "depth_finetuned"
+    assert read_words("evaluate --methods=consistency ddim".split()).samplers == ("renoise", "ddim")
+    assert StudentInfo.of(dict(method="consistency")).sampler == "renoise"
+    row = dict(steps=1, method="consistency", timesteps=400, of_step=0)
+    assert saved_sampler([row], 4) == Sampler("renoise", LookAhead(400, 0))

@@ -70,7 +70,7 @@ def test_scheduler_of_another_model(folder):
         pipe("", drawing.condition())
 
 
-@pytest.mark.parametrize("name", ["clip", "target_decay", "guidance", "caption_dropout"])
+@pytest.mark.parametrize("name", ["max_grad_norm", "target_decay", "guidance", "caption_dropout"])
 @pytest.mark.parametrize("bad", BAD)
 def test_training(name, bad):
     with pytest.raises(ValueError, match=f"^{name} is"):

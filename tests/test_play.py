@@ -81,10 +81,10 @@ def test_a_model_of_photographs_begins_without_a_scene():
 
 
 def test_the_undistilled_partner():
-    assert play.partner("depth_distilled") == "depth_undistilled"
+    assert play.partner("depth_distilled") == "depth_finetuned"
     assert play.partner("edit_distilled") == ""
     assert play.partner("edit_distilled", "mine") == "mine"
-    assert play.partner("depth_undistilled") == ""
+    assert play.partner("depth_finetuned") == ""
 
 
 def test_the_verb(monkeypatch):

@@ -200,7 +200,7 @@ def test_other_pictures(bench):
 
 def test_exploded_run(bench, capsys):
     """A run that learnt nothing but large numbers ends with an error, a message, no adaptor."""
-    cfg = bench.config("exploded", steps=30, lr=10.0, clip=1e6, save_every=10)
+    cfg = bench.config("exploded", steps=30, lr=10.0, max_grad_norm=1e6, save_every=10)
     words = [f"--{k.replace('_', '-')}={getattr(cfg, k)}" for k in FLAGS]
     with pytest.raises(SystemExit) as end:
         cli.main(["distill", *words])
@@ -212,7 +212,16 @@ def test_exploded_run(bench, capsys):
 
 FLAGS = (
     *("teacher", "images", "cache", "out", "task", "adaptor", "rank", "steps", "batch", "scenes"),
-    *("zoom", "workers", "lr", "clip", "ramp_start", "ramp_end", "save_every", "grid_every"),
+    *(
+        "zoom",
+        "workers",
+        "lr",
+        "max_grad_norm",
+        "ramp_start",
+        "ramp_end",
+        "save_every",
+        "grid_every",
+    ),
 )
 
 

@@ -63,10 +63,10 @@ def test_two_processes(tmp_path, adaptor):
         return base | dict(out=str(tmp_path / name)) | settings, stop
 
     launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1, tmp_path)
-    several = [run("DDP", gradient_accumulation_steps=2), run("FSDP", shard=True)]
-    several += [run("one, then DDP"), run("one, then FSDP", shard=True)]
-    several += [run("FSDP, then one", 3, shard=True), run("DDP, then FSDP", 3)]
-    launch([*several, run("DDP, then FSDP", shard=True)], 2, tmp_path)
+    several = [run("DDP", gradient_accumulation_steps=2), run("FSDP", fsdp=True)]
+    several += [run("one, then DDP"), run("one, then FSDP", fsdp=True)]
+    several += [run("FSDP, then one", 3, fsdp=True), run("DDP, then FSDP", 3)]
+    launch([*several, run("DDP, then FSDP", fsdp=True)], 2, tmp_path)
     launch([run("FSDP, then one")], 1, tmp_path)
     folders = [file.parent for file in tmp_path.glob("*/log.csv")]
     assert len(folders) == 7

@@ -21,18 +21,18 @@ from cond_distill.teacher import ASSETS, Teacher, best_device
 from cond_distill.utils import table
 
 NAMES = {
-    "depth_undistilled": "finetuned",
+    "depth_finetuned": "finetuned",
     "depth_fixed": "distilled, fixed look-ahead",
     "depth_distilled": "distilled, any step",
 }
 ASKED = [  # adaptor, sampler, steps
-    *(("depth_undistilled", "ddim", k) for k in (1, 2, 4, 8, 16, 50)),
-    *(("depth_undistilled", "unipc", k) for k in (2, 4, 8, 16)),
+    *(("depth_finetuned", "ddim", k) for k in (1, 2, 4, 8, 16, 50)),
+    *(("depth_finetuned", "unipc", k) for k in (2, 4, 8, 16)),
     *(("depth_fixed", "auto", k) for k in (1, 2, 4, 8)),
     *(("depth_distilled", "auto", k) for k in (1, 2, 4, 8, 16)),
 ]
 SHOWN = [  # in the picture
-    *(("depth_undistilled", "ddim", k) for k in (4, 50)),
+    *(("depth_finetuned", "ddim", k) for k in (4, 50)),
     *(("depth_distilled", "auto", k) for k in (1, 2, 4, 16)),
 ]
 KEYS = (

@@ -116,7 +116,7 @@ def card(about, name, took):
     c = about["config"]
     measured = table([{k: v for k, v in r.items() if k != "n"} for r in about["curve"]])
     kinds = dict(
-        data_only="An undistilled adaptor: plain finetuning, the baseline",
+        finetune="A finetuned adaptor: plain finetuning, the baseline",
         any_step="A distilled adaptor for any number of steps, told how far each step goes",
     )
     kind = kinds.get(c["method"], "A distilled adaptor for 1, 2, 4 or 8 steps")

@@ -62,7 +62,7 @@ def choose_adaptor(task: str, teacher: Teacher) -> Choice:
 
 
 def name_of(kind: type[Adaptor]) -> str:
-    """What a configuration calls a class: a name of `ADAPTORS`, "backbone", or "module:class"."""
+    """What a configuration calls a class: a name of `ADAPTORS`, "full", or "module:class"."""
     names: dict[type[Adaptor], str] = {cls: name for name, cls in ADAPTORS.items()}
-    names |= {TransformerControlNetAdaptor: "controlnet", FullFinetune: "backbone"}
+    names |= {TransformerControlNetAdaptor: "controlnet", FullFinetune: "full"}
     return names.get(kind) or f"{kind.__module__}:{kind.__qualname__}"

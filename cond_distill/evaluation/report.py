@@ -171,7 +171,7 @@ def folder_report(
         for name, student in students.items():
 
             def measure(images):
-                return folder_columns(nets, images, held, cfg.clip)
+                return folder_columns(nets, images, held, cfg.clip_model)
 
             add_adaptor(report, name, student, held, measure, cfg, tick)
     return report
@@ -195,7 +195,7 @@ def drawn_report(nets: Networks, cfg: EvaluateConfig) -> Report:
             right.images,
             told or drawn.captions,
             matched is not None,
-            cfg.clip,
+            cfg.clip_model,
         )
         report.rows.append(dict(pictures=folder, n=len(drawn.images)) | row)
         order = {name: k for k, name in enumerate(drawn.names)}
@@ -237,7 +237,7 @@ def write_report(report: Report, out: Path, name: str = "") -> list[Path]:
 
 def say_what_is_missing(cfg: EvaluateConfig) -> None:
     """Print the measures of the field that this machine has no weights for."""
-    for name, advice in how_to_get(cfg.clip).items():
+    for name, advice in how_to_get(cfg.clip_model).items():
         print(f"not measured here: {name}; to have it: {advice}")
 
 # %% ../../nbs/library/evaluation/report.ipynb #40c68f20

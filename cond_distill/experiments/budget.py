@@ -72,6 +72,6 @@ def steps_for(cfg: TrainConfig, teacher: Teacher, budget: float) -> int:
     if cfg.method == "progressive" and cfg.guidance != 1.0:
         plain = cost(replace(cfg, guidance=1.0), teacher)[1]
         before = after = (after + (abs(cfg.rounds) - 1) * plain) / abs(cfg.rounds)
-    grows = cfg.method == "any_step" or (cfg.method == "balanced" and cfg.max_look_ahead)
+    grows = cfg.method == "any_step" or (cfg.method == "codi" and cfg.max_look_ahead)
     alone = cfg.ramp_start if grows else 0.0
     return max(1, round(budget / cfg.batch / (alone * before + (1 - alone) * after)))

@@ -57,7 +57,7 @@ def compare_with_plain(cfg: DemoConfig, folder: Path) -> tuple[list[dict], dict,
     teacher, nets = Teacher.from_pretrained("shipped", best_device()), load_networks(best_device())
     held = held_out(cfg.n)
     jobs = [("distilled (this run)", folder, "auto", k) for k in DEMO_STEPS]
-    jobs += [("undistilled", find_adaptor("depth_undistilled"), *job) for job in UNDISTILLED]
+    jobs += [("undistilled", find_adaptor("depth_finetuned"), *job) for job in UNDISTILLED]
     rows, drawn = [floor(nets, teacher, held)], {}
     with progress_bar(cfg.n * sum(steps for *_, steps in jobs), "measuring") as tick:
         for name, where, sampler, steps in jobs:

@@ -25,16 +25,16 @@ from ..trainer import distill_to_end
 __all__ = ['COMPARED', 'DIFFUSERS', 'ABLATIONS', 'Job', 'first_weights_of_diffusers', 'train']
 
 # %% ../../nbs/library/experiments/jobs.ipynb #669e6fbe
-_FIRST = dict(method="data_only", timesteps="all")
-_LAST = dict(method="data_only", timesteps="grid")
+_FIRST = dict(method="finetune", timesteps="all")
+_LAST = dict(method="finetune", timesteps="grid")
 _ANY = dict(method="any_step")
 COMPARED = {
     "finetuned": [_FIRST],
     "GD-I": [
-        dict(adaptor="backbone", method="progressive", rounds=4, guidance=3.0, timesteps="grid"),
+        dict(adaptor="full", method="progressive", rounds=4, guidance=3.0, timesteps="grid"),
         _LAST,
     ],
-    "CM-I": [dict(adaptor="backbone", method="consistency", guidance=3.0), _LAST],
+    "CM-I": [dict(adaptor="full", method="consistency", guidance=3.0), _LAST],
     "GD-II": [_FIRST, dict(method="progressive", rounds=4, timesteps="grid")],
     "CM-II": [_FIRST, dict(method="consistency")],
     "LCM-II": [_FIRST, dict(method="lcm", guidance=3.0)],
@@ -68,10 +68,10 @@ ABLATIONS = {
     "z_s by the teacher": [dict(z_s="teacher")],
     "z_s by the forward process": [dict(z_s="forward")],
     "weights as printed": [dict(method="paper")],
-    "no consistency": [dict(method="data_only")],
+    "no consistency": [dict(method="finetune")],
     "no real picture": [dict(method="consistency_only")],
-    "d_x between pixels": [dict(data="pixels")],
-    "d_x between features": [dict(data="features")],
+    "d_x between pixels": [dict(data_distance="pixels")],
+    "d_x between features": [dict(data_distance="features")],
     "one t a batch": [dict(per_sample=False)],
     "no focus": [dict(timestep_power=0.0)],
     "no ramp": [dict(ramp_start=0.0, ramp_end=0.0)],
@@ -136,7 +136,7 @@ class Job:
     @property
     def finetuned(self) -> bool:
         """Whether nothing is distilled."""
-        return [s.get("method") for s in self.stages] == ["data_only"]
+        return [s.get("method") for s in self.stages] == ["finetune"]
 
     @property
     def any_step(self) -> bool:
@@ -206,7 +206,7 @@ def train(
         if k == len(stages) - 1:
             return student
         start = cfg.out
-        if cfg.adaptor == "backbone":
+        if cfg.adaptor == "full":
             made, start = folder / "distilled_teacher", ""
             begun = (folder / f"stage_{k + 2}" / ABOUT).exists()
             name = str(made if begun else merged(student, name, made))

@@ -198,8 +198,8 @@ def any_step_loss(
 # kernel → smallest number of steps → sampler
 KERNEL_SAMPLERS = dict(
     exponential={
-        1: Sampler("consistency", LookAhead(800)),
-        2: Sampler("consistency", LookAhead(400)),
+        1: Sampler("renoise", LookAhead(800)),
+        2: Sampler("renoise", LookAhead(400)),
         4: Sampler("ddim", LookAhead(of_step=1.0)),
         8: Sampler("ddim", LookAhead(of_step=0.5)),
     },

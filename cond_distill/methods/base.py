@@ -42,7 +42,7 @@ def snr_weight(
 class Method:
     """What a training method decides; the trainer asks it and knows nothing else about it."""
 
-    sampler: str = "consistency"  # or "ddim": what its students are made for
+    sampler: str = "renoise"  # or "ddim": what its students are made for
     sampling_steps: tuple[int, ...] | None = (1, 2, 4, 8)  # they are made for; None: any number
     whole_batch: bool = False  # its loss cannot be computed in pieces of a batch
     shardable: bool = True  # it works where each process holds a piece of the student

@@ -23,10 +23,10 @@ __all__ = ['METHODS', 'EVERY', 'check_read', 'make_method', 'evaluations']
 
 # %% ../../nbs/library/methods/catalogue.ipynb #929b972c
 METHODS: dict[str, type[Method]] = dict(
-    balanced=CoDi,
+    codi=CoDi,
     any_step=AnyStep,
     paper=PaperCoDi,
-    data_only=Finetuning,
+    finetune=Finetuning,
     consistency_only=ConsistencyOnly,
     progressive=ProgressiveDistillation,
     consistency=ConsistencyDistillation,

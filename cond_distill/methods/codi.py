@@ -48,7 +48,7 @@ DATA_DISTANCES = dict(
 
 # %% ../../nbs/library/methods/codi.ipynb #0d908d76
 DRAWS = frozenset({"delta", "rounds", "timesteps", "per_sample"})  # read by `sample_noise`
-TERMS = frozenset({"z_s", "distance", "data", "boundary", "discriminator"})
+TERMS = frozenset({"z_s", "distance", "data_distance", "boundary", "discriminator"})
 RAMP = frozenset({"ramp_start", "ramp_end"})
 LOOK_AHEAD = frozenset({"max_look_ahead", "look_ahead_fraction", "timestep_power"})
 
@@ -65,8 +65,8 @@ class CoDi(Method):
     ):
         super().__init__(cfg)
         self.extra, self.discriminator = extra, None
-        self.data_distance = DATA_DISTANCES[cfg.data]()
-        self.whole_batch = bool(cfg.discriminator) or cfg.data != "latent"
+        self.data_distance = DATA_DISTANCES[cfg.data_distance]()
+        self.whole_batch = bool(cfg.discriminator) or cfg.data_distance != "latent"
 
     def reads(self) -> frozenset[str]:
         return DRAWS | TERMS | RAMP | LOOK_AHEAD | {"snr_gamma"}

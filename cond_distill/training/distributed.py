@@ -185,7 +185,7 @@ def with_launcher_settings(cfg: TrainConfig) -> TrainConfig:
     if asked("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError(
             "the launcher asks for DeepSpeed, which this package does not use; launch with FSDP "
-            "(--use_fsdp) or with --multi_gpu and shard=True (--shard)"
+            "(--use_fsdp) or with --multi_gpu and fsdp=True (--fsdp)"
         )
     if asked("ACCELERATE_USE_FSDP") and asked("FSDP_OFFLOAD_PARAMS"):
         raise ValueError(
@@ -200,7 +200,7 @@ def with_launcher_settings(cfg: TrainConfig) -> TrainConfig:
                 f"{getattr(cfg, setting)!r}, set it in the configuration (--{setting})",
                 stacklevel=2,
             )
-    return replace(cfg, shard=cfg.shard or asked("ACCELERATE_USE_FSDP"))
+    return replace(cfg, fsdp=cfg.fsdp or asked("ACCELERATE_USE_FSDP"))
 
 # %% ../../nbs/library/training/distributed.ipynb #f85205f5
 class Engine:
@@ -213,7 +213,7 @@ class Engine:
             self.processes = PartialState(cpu=device.type == "cpu")
         self.device, self.cfg = device, cfg
         self.count, self.index = self.processes.num_processes, self.processes.process_index
-        self.sharded = cfg.shard and self.count > 1
+        self.sharded = cfg.fsdp and self.count > 1
 
     @property
     def main(self) -> bool:

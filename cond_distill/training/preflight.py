@@ -49,7 +49,7 @@ class Check:
 def check_identity(run: Run, batch: dict) -> Check:
     """Is the untrained student the teacher?"""
     ask = "the untrained student is the teacher, to the bit"
-    if run.cfg.init_from or run.cfg.adaptor == "backbone":
+    if run.cfg.init_from:
         return Check(ask, None, "it begins with trained weights")
     t, text = run.teacher.schedule.T // 2, batch["text"]
     z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0))

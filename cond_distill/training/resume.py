@@ -111,7 +111,7 @@ RESUME_OVERRIDES = {
     "gradient_checkpointing",
     "gradient_accumulation_steps",
     "compile",
-    "shard",
+    "fsdp",
     "lr",
 }
 

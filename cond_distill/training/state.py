@@ -71,7 +71,7 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
                 f"the adaptor in {cfg.init_from!r} takes conditions of {made.channels} channels, "
                 f"and task {cfg.task!r} has {task.channels}; begin from another one, or afresh"
             )
-    elif cfg.adaptor == "backbone":
+    elif cfg.adaptor == "full":
         made = FullFinetune.from_teacher(teacher)
     else:
         made = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
@@ -154,7 +154,7 @@ def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.
     """AdamW, or bitsandbytes' with 8-bit moments."""
     betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
     if cfg.optimizer == "adamw":
-        how = dict(fused=not cfg.shard, foreach=False)
+        how = dict(fused=not cfg.fsdp, foreach=False)
         return torch.optim.AdamW(params, cfg.lr, betas, weight_decay=decay, **how)
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -236,7 +236,7 @@ def check_shares(cfg: OptimConfig, method: Method, processes: int):
             f"{cfg.gradient_accumulation_steps} cannot share equally; it must be a multiple of "
             f"{pieces}"
         )
-    if cfg.shard and not method.shardable:
+    if cfg.fsdp and not method.shardable:
         raise ValueError(f"{type(method).__name__} cannot be sharded; leave shard out")
 
 
