@@ -62,14 +62,13 @@ decoder: env  ## Train the decoder of the small world's autoencoder further, aga
 	$(PY) -m cond_distill.experiments.decoder --out runs/decoder/vae
 
 # the three of depth with as many network evaluations each; those of other tasks are shorter
-ANY_STEP := .venv/bin/cond-distill distill --method any_step
 adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; can be stopped)
 	.venv/bin/cond-distill distill --out runs/depth_finetuned --adaptor controlnet --method finetune --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet
-	$(ANY_STEP) --out runs/depth_distilled --adaptor controlnet --steps 816
-	$(ANY_STEP) --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
-	$(ANY_STEP) --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
-	$(ANY_STEP) --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600
+	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet --method codi
+	.venv/bin/cond-distill distill --out runs/depth_distilled --adaptor controlnet --steps 816
+	.venv/bin/cond-distill distill --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
+	.venv/bin/cond-distill distill --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
+	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600
 	$(PY) tools/ship.py runs/depth_finetuned runs/depth_fixed runs/depth_distilled runs/superres_x4_distilled runs/inpaint_distilled runs/edit_distilled
 
 results: env  ## Measure and draw everything that the home page shows (a few minutes)

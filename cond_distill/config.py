@@ -136,9 +136,10 @@ class DataConfig:
 class MethodConfig:
     """The loss, its draws and its averages."""
 
-    # loss: "codi", "any_step", "paper" or "finetune" (no consistency: plain finetuning); of
-    # two-stage routes: "progressive", "consistency", "lcm"
-    method: str = "codi"
+    # "any_step" (a student for every number of steps), "codi" (one fixed look-ahead), "paper" (the
+    # loss as printed), "finetune" (no consistency term); of two-stage routes: "progressive",
+    # "consistency", "lcm"
+    method: str = "any_step"
     # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
     guidance: float = 1.0
     # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first

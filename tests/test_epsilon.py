@@ -57,7 +57,7 @@ def test_paper_is_as_printed(folder):
 def test_both_terms(folder):
     """The balance between the two terms is that of the look-ahead."""
     student = drawing.student(drawing.teacher(folder, "sd1"))
-    method = make_method(TrainConfig())
+    method = make_method(TrainConfig(method="codi"))
     x = torch.randn(4, *student.teacher.latent_shape)
     d = method.sample_noise(student.schedule, x, torch.Generator().manual_seed(0), 699)
     for mine, plain in zip(

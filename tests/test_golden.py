@@ -149,7 +149,7 @@ class Bench:
     def config(self, name: str, out: str = "", **changes) -> TrainConfig:
         changes = SMALL | RUNS[name] | changes
         if "method" not in changes:
-            changes["look_ahead"] = 300.0
+            changes |= dict(method="codi", max_look_ahead=300.0)
         return TrainConfig(
             **changes | dict(teacher=str(self.folder / changes.get("teacher", "sd2"))),
             out=str(self.folder / "runs" / (out or name)),
@@ -219,7 +219,7 @@ def drawings(bench: Bench) -> dict:
     out["three adaptors"] = draw_images(mixed, captions, [cond, cond.flip(0), None], steps=2)
     out["in batches"] = draw_images(bench.student("balanced"), captions, cond, batch=3, steps=1)
     wide = torch.nn.functional.interpolate(cond[:1], (22, 41))
-    for name in ("ddim", "consistency"):
+    for name in ("ddim", "renoise"):
         tiled = draw_tiled(bench.student("concat"), wide, "a red cube", 2, name, seed=5)
         out[f"tiles, {name}"] = tiled
     return out

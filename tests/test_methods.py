@@ -6,7 +6,7 @@ import pytest
 
 from cond_distill.cli import explain_runtime_error
 from cond_distill.config import MethodConfig, TrainConfig
-from cond_distill.experiments.jobs import ABLATIONS, COMPARED
+from cond_distill.experiments.jobs import ABLATIONS, COMPARED, Job
 from cond_distill.methods import catalogue
 from cond_distill.methods.catalogue import make_method
 from cond_distill.schedule import Schedule
@@ -34,21 +34,24 @@ def test_a_setting_without_effect_is_refused(settings):
 
 
 def test_every_method_of_the_comparison_uses_its_settings():
-    for stages in (COMPARED | ABLATIONS).values():
-        for settings in stages:
+    for method in COMPARED | ABLATIONS:
+        for settings in Job(method).stages:
             make_method(TrainConfig(**settings))
 
 
 def test_timesteps_that_are_trained():
     schedule = Schedule.cosine()
-    grid = make_method(TrainConfig(delta=125)).timesteps(schedule)
+    grid = make_method(TrainConfig(method="codi", delta=125)).timesteps(schedule)
     assert grid == schedule.timesteps(8)
-    assert len(make_method(TrainConfig(timesteps="all")).timesteps(schedule)) == schedule.T
+    assert (
+        len(make_method(TrainConfig(method="codi", timesteps="all")).timesteps(schedule))
+        == schedule.T
+    )
     assert len(make_method(TrainConfig(method="any_step")).timesteps(schedule)) == schedule.T
 
 
 def test_hops():
-    assert make_method(TrainConfig(max_look_ahead=400.0, delta=100)).hops == 4
+    assert make_method(TrainConfig(method="codi", max_look_ahead=400.0, delta=100)).hops == 4
     far = dict(method="any_step", kernel="exponential", max_jump=800.0, delta=100)
     assert make_method(TrainConfig(**far)).hops == 8
     # a quarter of what is left at a time: 1000 · 0.75 ** 13 is below 25

@@ -49,6 +49,7 @@ def bench(tmp_path_factory) -> Bench:
 
 TRAIN = "--teacher F/teacher --workers 0 --num-examples 4 --batch 2 --steps 2 --cache F/c"
 TRAIN += " --grid-every 0"
+CODI = "--task superres_x4 --method codi"
 PHOTOS = f"{TRAIN} --images F/pictures --max-crop-scale 1.5"
 COMMANDS = {
     "sample --image ² --out F/x.png": "expected a picture file",
@@ -58,8 +59,8 @@ COMMANDS = {
     "sample --adaptor edit_distilled --image F/rgb.png --caption red --guidance 2 --out F/x.png": (
         "it takes no captions, or always needs its instruction"
     ),
-    f"distill {PHOTOS} --out F/a --task superres_x4 --delta 5000": "delta is 5000; expected 1 …",
-    f"check {PHOTOS} --out F/a --task superres_x4 --delta 5000": "delta is 5000; expected 1 … 999",
+    f"distill {PHOTOS} --out F/a {CODI} --delta 5000": "delta is 5000; expected 1 …",
+    f"check {PHOTOS} --out F/a {CODI} --delta 5000": "delta is 5000; expected 1 … 999",
     "plan --model F/teacher --adaptor lora --rank 0": "nothing would be trained",
     "evaluate --drawn F/pictures --images F/pictures --out F/file": "cannot write into F/file",
     f"distill {PHOTOS} --out F/a --task superres_x4 --adaptor lora --rank 0": (

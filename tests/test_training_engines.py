@@ -38,6 +38,7 @@ def configuration(folder: Path) -> dict:
             images=str(folder / "pictures"),
             cache=str(folder / "cache"),
             task="superres_x4",
+            method="codi",
             steps=6,
             batch=4,
             rank=2,

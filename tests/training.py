@@ -33,6 +33,7 @@ class Bench:
             out=str(self.folder / name),
             task="superres_x4",
             adaptor="lora",
+            method="codi",
             rank=1,
             steps=8,
             batch=4,

@@ -61,7 +61,7 @@ def cost(
 # %% ../../nbs/library/experiments/budget.ipynb #310b64fe
 def demo_budget(teacher: Teacher) -> float:
     """The cost of the training that all others are compared with: 700 steps of 32 images."""
-    before, after = cost(TrainConfig(adaptor="controlnet"), teacher)
+    before, after = cost(TrainConfig(adaptor="controlnet", method="codi"), teacher)
     return 700 * 32 * (0.6 * before + 0.4 * after)
 
 

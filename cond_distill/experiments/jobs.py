@@ -123,8 +123,8 @@ class Job:
 
     @property
     def stages(self) -> list[dict]:
-        """What differs from the default of `TrainConfig`, stage by stage."""
-        return (COMPARED | ABLATIONS)[self.method]
+        """The settings of each stage; "codi" where a stage names no method."""
+        return [dict(method="codi") | stage for stage in (COMPARED | ABLATIONS)[self.method]]
 
     @property
     def searched(self) -> str:

@@ -76,6 +76,11 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
     else:
         made = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
         instructed = teacher.has_text and not task.captions
+        if not list(made.parameters()):
+            raise ValueError(
+                f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
+                "rank of 1 or more"
+            )
         layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
         if layers:
             made.reader = InstructionEncoder.of(teacher, layers)
@@ -259,11 +264,6 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     if cfg.compile:
         compile_networks(cfg.compile, teacher.backbone, adaptor, target, ema)
     trained = list(adaptor.parameters())
-    if not trained:
-        raise ValueError(
-            f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
-            "rank of 1 or more"
-        )
     optimizer = make_optimizer(cfg, trained)
     scheduler = LambdaLR(optimizer, partial(learning_rate, cfg))
     method.setup(teacher)
