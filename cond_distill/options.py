@@ -189,14 +189,15 @@ class PlanConfig:
     """
 
     model: str = "sd15"  # "sd15", "sdxl", "shipped", or the folder of a Stable Diffusion
-    adaptor: Literal["controlnet", "t2i", "lora"] = "controlnet"
+    # how the condition comes in; `distill` says which one it takes for a task, where it is "auto"
+    adaptor: Literal["controlnet", "t2i", "concat", "lora"] = "controlnet"
     # of the condition: 1 for depth, 3 for a picture, 4 for a picture with a mask
     channels: int = 3
     rank: int = 16  # of the low-rank changes, 0 for none
     image_size: int = 0  # pixels a side; 0: those that the model was made for
     memory: float = 24.0  # of your GPU, GB
-    # of the frozen teacher and of activations
-    dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    # of the frozen teacher and of activations; "float16" takes as much as "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def __post_init__(self):
         require_whole("channels", self.channels, 1, 64)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -18,72 +18,13 @@ from torch.utils._pytree import tree_map
 
 from .adaptor import Adaptor
 from .adaptors.catalogue import make_adaptor
+from .counter import Counter
 from .schedule import Schedule
 from .teacher import Teacher, find_folder, output_hooks
 from .utils import AUTOENCODER_PIXELS
 
 # %% auto #0
-__all__ = ['KNOWN', 'GPUS', 'SHARE', 'BYTES', 'Counter', 'shapes_only', 'Plan', 'plan', 'advise']
-
-# %% ../nbs/library/plan.ipynb #b3e946f5
-class _Attention(torch.autograd.Function):
-    """Attention without the matrix of weights, as on GPUs; on `meta` nothing is computed."""
-
-    @staticmethod
-    def forward(ctx, q, k, v):
-        out = q.new_empty(*q.shape[:-1], v.shape[-1])
-        ctx.save_for_backward(q, k, v, out)
-        return out
-
-    @staticmethod
-    def backward(ctx, *grads):
-        return tuple(torch.empty_like(a) for a in ctx.saved_tensors[:3])
-
-# %% ../nbs/library/plan.ipynb #9fbdb282
-class Counter:
-    """Within a `with`: bytes kept for the backward pass, and floating-point operations.
-
-    A multiplication and an addition are two operations.
-    """
-
-    def __init__(self, own: Iterable[torch.nn.Parameter] = ()):
-        self.own, self.kept, self.attention = {p.untyped_storage()._cdata for p in own}, {}, 0
-
-    def _keep(self, a):
-        s = a.untyped_storage()
-        # the storage itself is held, or its address would come again
-        if s._cdata not in self.own:
-            self.kept[s._cdata] = s
-        return a
-
-    def _attend(self, q, k, v, *args, **kwargs):
-        self.attention += 4 * q.shape[:-1].numel() * k.shape[-2] * q.shape[-1]
-        return _Attention.apply(q, k, v)
-
-    def __enter__(self):
-        from torch.utils.flop_counter import FlopCounterMode
-
-        self.flops = FlopCounterMode(display=False)
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a)
-        self.real = F.scaled_dot_product_attention
-        # counted here, and not computed
-        F.scaled_dot_product_attention = self._attend  # ty: ignore[invalid-assignment]
-        self.hooks.__enter__()
-        self.flops.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.flops.__exit__(*error)
-        self.hooks.__exit__(*error)
-        F.scaled_dot_product_attention = self.real  # ty: ignore[invalid-assignment]
-
-    @property
-    def bytes(self) -> int:
-        return sum(s.nbytes() for s in self.kept.values())
-
-    @property
-    def operations(self) -> int:
-        return self.flops.get_total_flops() + self.attention
+__all__ = ['KNOWN', 'GPUS', 'SHARE', 'BYTES', 'PLANNED', 'shapes_only', 'Plan', 'plan', 'advise']
 
 # %% ../nbs/library/plan.ipynb #448890e1
 _SD_VAE = dict(
@@ -226,12 +167,15 @@ class Plan:
         return self.operations / (GPUS[gpu][1] * 1e12 * (share or SHARE))
 
 # %% ../nbs/library/plan.ipynb #03fde520
+PLANNED = ("controlnet", "t2i", "concat", "lora")  # adaptors
+
+
 def _check_choices(adaptor: str, rank: int, dtype: str):
     """Refuse what no plan is made for."""
     if dtype not in BYTES:
         raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(BYTES)}")
-    if adaptor not in ("controlnet", "t2i", "lora"):
-        raise ValueError(f"adaptor is {adaptor!r}; plans are made for controlnet, t2i and lora")
+    if adaptor not in PLANNED:
+        raise ValueError(f"adaptor is {adaptor!r}; plans are made for {', '.join(PLANNED)}")
     if adaptor == "lora" and not rank:
         raise ValueError("nothing would be trained: adaptor is 'lora' and rank 0; give 1 or more")
 
@@ -242,7 +186,7 @@ def plan(
     channels: int = 3,
     rank: int = 16,
     batch: int = 8,
-    dtype: str = "float16",  # of the frozen teacher, and of activations
+    dtype: str = "bfloat16",  # of the frozen teacher, and of activations
     gradient_checkpointing: bool = False,  # recompute activations instead of keeping them
 ) -> Plan:
     """Count one step of distillation; in 16 bits with mixed precision (--mixed-precision bf16)."""
@@ -250,14 +194,16 @@ def plan(
     kind = getattr(torch, dtype)
     with torch.device("meta"):
         made = make_adaptor(adaptor, teacher, channels, rank)
+        cond = torch.empty(batch, channels, teacher.image_size, teacher.image_size)
+    once = _once(teacher, made, cond)
     own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
     # diffusers' own `to` warns of nothing here
     torch.nn.Module.to(teacher.backbone, kind)
-    kept = _largest_layer(teacher, made, batch, channels, kind) if gradient_checkpointing else 0
+    kept = _largest_layer(teacher, made, cond, kind) if gradient_checkpointing else 0
     if gradient_checkpointing:
         _checkpoint(teacher.backbone, getattr(made, "net", None))
     with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
-        _forward(teacher, made, batch, channels, kind)
+        _forward(teacher, made, cond, kind)
     kept += c.bytes
     # student: 1 forward, 2 backward, 1 again; target: 1
     passes = 5 if gradient_checkpointing else 4
@@ -267,7 +213,7 @@ def plan(
         activations=kept / 1e9,
         autoencoder=_autoencoder_bytes(teacher, dtype) / 1e9,
         reserve=1.5 + 0.1 * kept / 1e9,
-        operations=passes * c.operations,
+        operations=passes * c.operations + once,
         trained=own,
         batch=batch,
     )
@@ -298,7 +244,7 @@ def _checkpoint(*networks: Any):
 
 # %% ../nbs/library/plan.ipynb #6a6a2071
 def _largest_layer(
-    teacher: Teacher, adaptor: Adaptor, batch: int, channels: int, kind: torch.dtype
+    teacher: Teacher, adaptor: Adaptor, cond: torch.Tensor, kind: torch.dtype
 ) -> int:
     """Bytes of the largest residual or attention layer; checkpoints recompute one at a time."""
     layers = [
@@ -315,7 +261,7 @@ def _largest_layer(
             m.register_forward_hook(lambda m, a, o: found.append(c.bytes - before[m]))
             for m in layers
         ]
-        _forward(teacher, adaptor, batch, channels, kind)
+        _forward(teacher, adaptor, cond, kind)
     for h in handles:
         h.remove()
     return max(found)
@@ -340,17 +286,27 @@ class _Mixed(TorchFunctionMode):
         return func(*map(cast, args), **{k: cast(v) for k, v in (kwargs or {}).items()})
 
 
+@torch.no_grad()
+def _once(teacher: Teacher, adaptor: Adaptor, cond: torch.Tensor) -> int:
+    """Operations of the first look at a condition only: "concat" encodes it once a step."""
+    with Counter() as first:
+        adaptor.prepare(teacher, cond)
+    with Counter() as again:
+        adaptor.prepare(teacher, cond)
+    return first.operations - again.operations
+
+
 def _forward(
-    teacher: Teacher, adaptor: Adaptor, batch: int, channels: int, kind: torch.dtype
+    teacher: Teacher, adaptor: Adaptor, cond: torch.Tensor, kind: torch.dtype
 ) -> torch.Tensor:
     """One call of the student with gradient: kept is what lies behind something that learns."""
+    batch = len(cond)
 
     def make(*shape):
         return torch.empty(*shape, device="meta")
 
     z = make(batch, *teacher.latent_shape)
     time = torch.zeros(batch, device="meta")
-    cond = make(batch, channels, teacher.image_size, teacher.image_size)
     c = teacher.backbone.config
     inputs = dict(encoder_hidden_states=make(batch, teacher.words, c.cross_attention_dim))
     if c.addition_embed_type == "text_time":
@@ -389,7 +345,7 @@ def advise(
     memory: float = 24.0,
     channels: int = 3,
     rank: int = 16,
-    dtype: str = "float16",
+    dtype: str = "bfloat16",
     image_size: int = 0,  # pixels a side; 0: as the model was made
 ) -> list[Plan | None]:
     """The largest batch that fits into `memory` GB, without and with checkpointing.

@@ -42,6 +42,8 @@ def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "
             f"{name} is {image.shape[2]} × {image.shape[3]} pixels; both must be multiples of "
             f"{multiple}: crop or resize it"
         )
+    if image.is_meta:  # it has a shape and no values
+        return
     low, high = torch.stack(image.aminmax()).tolist()  # NaN if there is one
     if not math.isfinite(low + high):
         raise ValueError(f"{name} contains NaN or infinity; look for what made it")

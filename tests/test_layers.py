@@ -11,7 +11,7 @@ NO_CODE = {"__init__", "__main__", "_modidx", "_moved"}
 # From the lowest to the highest; a folder stands for all modules in it. Modules of one folder may
 # import each other, but not in a circle.
 LAYERS = (
-    ("ranges", "folders", "extensions", "networks", "schedule_settings"),
+    ("ranges", "folders", "extensions", "networks", "schedule_settings", "counter"),
     ("schedule", "config", "utils", "data.render", "data.scenes", "training.checkpoint"),
     ("options", "teacher", "loss", "low_rank", "evaluation"),
     ("adaptor", "families"),

@@ -1,12 +1,18 @@
 """The memory plan agrees with itself, and with what a real network on a CPU keeps."""
 
+from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
+from typing import get_args, get_type_hints
+
 import drawing
 import pytest
 import torch
 
 from cond_distill import cli
+from cond_distill.adaptors.choice import CHOICES
+from cond_distill.counter import Counter
 from cond_distill.options import PlanConfig
-from cond_distill.plan import Counter, advise, plan, shapes_only
+from cond_distill.plan import PLANNED, advise, plan, shapes_only
 
 ERROR = 0.1  # of the plan's activations against those of a real forward pass
 
@@ -35,7 +41,7 @@ def test_advice_is_the_largest_batch_that_fits(folder, capsys, monkeypatch):
     assert "largest batch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("adaptor", ["controlnet", "t2i"])
+@pytest.mark.parametrize("adaptor", ["controlnet", "t2i", "concat"])
 def test_activations_of_a_real_network(folder, adaptor):
     """Bytes that a forward pass on the CPU keeps for the backward pass, in float32."""
     batch = 16
@@ -58,3 +64,39 @@ def test_more_of_everything(folder):
     assert 1.9 < two.activations / one.activations < 2.1
     kept = plan(shapes_only(str(folder)), "t2i", 3, 2, 16, "float16", True)
     assert kept.activations < two.activations and kept.operations > two.operations
+
+
+def test_counting_changes_nothing_for_others():
+    """Within a count the rest of the process, such as another thread, has PyTorch's attention."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    q = torch.randn(1, 1, 4, 8)
+    wanted = attend(q, q, q)
+    with Counter() as count, ThreadPoolExecutor(1) as pool:
+        assert torch.nn.functional.scaled_dot_product_attention is attend
+        assert torch.equal(pool.submit(attend, q, q, q).result(), wanted)
+        assert count.operations == 0
+        attend(q, q, q)
+        assert count.operations == 4 * 4 * 4 * 8
+
+
+def test_a_plan_for_what_auto_takes(folder):
+    """Every adaptor that "auto" stands for can be planned; the default dtype is for training."""
+    assert {choice.adaptor for choice in CHOICES.values()} <= set(PLANNED)
+    assert PlanConfig().dtype == signature(plan).parameters["dtype"].default == "bfloat16"
+    assert get_args(get_type_hints(PlanConfig)["adaptor"]) == PLANNED
+    for name in PLANNED:
+        assert advise(str(folder), name, 8.0, rank=2)[0].batch > 1
+    with pytest.raises(ValueError, match="plans are made for controlnet, t2i, concat, lora"):
+        advise(str(folder), "fusion", 8.0)
+
+
+def test_a_condition_is_encoded_once_a_step(folder):
+    """The autoencoder's work for "concat" is counted once, however often the student is called."""
+    counts = []
+    for size in (0, 128):
+        teacher = shapes_only(str(folder), image_size=size)
+        with Counter() as encoding:
+            teacher.encode(torch.empty(8, 3, *teacher.size, device="meta"))
+        plain = plan(teacher, "lora", 3, 2, 8).operations
+        counts.append((plan(teacher, "concat", 3, 2, 8).operations - plain) / encoding.operations)
+    assert all(1 < c < 2 for c in counts), counts
