@@ -15,7 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import OLD_NAMES, OLD_VALUES, ReproduceConfig, TeachConfig, TrainConfig
+from cond_distill.config import (
+    OLD_NAMES,
+    OLD_VALUES,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimConfig,
+    ReproduceConfig,
+    RunConfig,
+    TeachConfig,
+    TrainConfig,
+)
 from cond_distill.options import (
     CheckConfig,
     DemoConfig,
@@ -33,8 +44,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'MEMORY_WORDS', 'demo', 'play', 'sample', 'evaluate',
            'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters', 'short_warning',
-           'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'read_words', 'run', 'explain_runtime_error',
-           'main']
+           'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'in_groups', 'read_words', 'run',
+           'explain_runtime_error', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
 def demo(cfg: DemoConfig) -> list[dict]:
@@ -239,14 +250,40 @@ def todays_flag(word: str, verb: str = "") -> str:
     return f"--{no}{new.replace('_', '-')}{equals}{value}"
 
 
+def in_groups(kind: type) -> Callable:
+    """What the parser makes a configuration with: that of a training from its five groups.
+
+    The parser shows the flags of each group under a title of its own.
+    """
+    if not issubclass(kind, TrainConfig):
+        return kind
+
+    def make(
+        model: ModelConfig,
+        data: DataConfig,
+        method: MethodConfig,
+        optimisation: OptimConfig,
+        run: RunConfig,
+    ) -> TrainConfig:
+        settings = vars(model) | vars(data) | vars(method) | vars(optimisation) | vars(run)
+        return kind(**settings)
+
+    make.__doc__ = kind.__doc__
+    return make
+
+
 def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     """The configuration that a command line describes."""
     import tyro
 
-    kinds = {verb: config for verb, (_, config) in VERBS.items()}
+    kinds = {verb: in_groups(config) for verb, (_, config) in VERBS.items()}
     words = [todays_flag(word, words[0]) for word in words]
     return tyro.extras.subcommand_cli_from_dict(
-        kinds, prog="cond-distill", args=words, description=DESCRIPTION
+        kinds,
+        prog="cond-distill",
+        args=words,
+        description=DESCRIPTION,
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

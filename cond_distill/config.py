@@ -77,154 +77,203 @@ def with_old_names(kind: type[Kind]) -> type[Kind]:
 # %% ../nbs/library/config.ipynb #8f2ebf64
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained: a teacher, and the adaptor on it."""
+    """The teacher, and the adaptor on it that is trained."""
 
-    teacher: str = "shipped"  # folder of a Stable-Diffusion-shaped teacher, or "shipped"
-    # pixels a side of the pictures (of U-Nets on latents); 0: as the teacher was made
+    # the pretrained model: "shipped", the name of another shipped teacher, a folder in the layout
+    # of diffusers, or with --fetch a name on the hub
+    teacher: str = "shipped"
+    # side of the pictures in pixels, 0 to 16384; 0: as the teacher was made (other sizes need a
+    # U-Net on latents)
     image_size: int = 0
-    # of the frozen teacher; "float16" is for drawing: gradients through it are not scaled, and
-    # vanish where batch or picture are large
+    # number format of the frozen teacher; "float16" is for drawing, because gradients through it
+    # can vanish in a training
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    # allow fetching the teacher from the hub, if `teacher` is a name there
-    fetch: bool = False
-    # how it comes in: "controlnet", "t2i", "concat", "lora" or "fusion" (the paper's full CoDi);
-    # "auto": that of `init_from` or of the run in `out`, else what was measured for the task (such
-    # as "controlnet" for depth, "concat" for superres), said with its reason when a run begins
+    fetch: bool = False  # allow downloading the teacher from the hub, if `teacher` is a name there
+    # how the condition reaches the network: "controlnet", "t2i", "concat", "lora", "fusion" (the
+    # full CoDi of the paper) or "full" (every weight); "auto": that of `init_from` or of the run in
+    # `out`, else the one that was measured to be best for the task, printed with its reason
     adaptor: str = "auto"
-    rank: int = 16  # of the adaptor's changes to the backbone's weights, 0 for none
-    # layers of a small transformer that reads captions anew; -1: two where the caption is an
-    # instruction, else none
+    # rank of the low-rank changes to the weights of the backbone, 0 to 4096; 0: none
+    rank: int = 16
+    # layers of a small transformer that encodes captions anew, -1 to 64; 0: none; -1: two where the
+    # caption is an instruction, else none
     reader: int = -1
-    # folder of a finished adaptor to begin from, which two-stage losses also follow; empty: begin
-    # fresh, follow the teacher
+    # folder of a finished adaptor whose weights the run begins with, and which two-stage methods
+    # take as their teacher; empty: begin with a fresh adaptor
     init_from: str = ""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from: a task, and pictures."""
+    """The task, and the pictures that it is learned from."""
 
-    # the condition, one of `tasks.TASKS`: "depth", "superres_x4", "inpaint", "edit", …
+    # the condition: "depth", "segmentation", "edges", "colourise", "superres_x4", "superres_x8",
+    # "superres_real", "inpaint", "enhance" or "edit"; with your own images also "pairs" or "map";
+    # or one of your own, "module:name"
     task: str = "depth"
-    # folder of your own images instead of scenes, with task "pairs" of input/ and target/; or
-    # shards, "shards/*.tar", which are read as they are needed
+    # folder of your own images (with task "pairs": of the folders input and target), or shards such
+    # as "shards/*.tar", which are read while the training runs; empty: rendered scenes
     images: str = ""
-    # examples to make and cache: rendered scenes, or crops of your images
+    # number of training examples that are made and cached (rendered scenes, or crops of your
+    # images), 1 to 1000000000
     num_examples: int = 4000
-    # crops of your images have sides between the model's size and this many times it
+    # largest side of a crop of your images, as a multiple of the model's image size, 1 to 64; the
+    # smallest is 1
     max_crop_scale: float = 4.0
-    # hand on red, green and blue of your images in random order: for few photographs
+    # give the colour channels of your images in random order, for folders of few photographs
     channel_shuffle: bool = False
-    # mirror half of the crops; --no-flip for normal maps and for pictures with writing
+    # mirror half of the crops; turn it off for normal maps and for pictures with writing
     flip: bool = True
-    # columns of a data set or metadata file; empty: found by their usual names
+    # column of a data set or metadata file that holds the picture; empty: found by its usual names
     image_column: str = ""
+    # column of a data set or metadata file that holds the caption; empty: found by its usual names
     caption_column: str = ""
-    condition_column: str = ""  # the input of a pair
-    # what makes the conditions of your images: "depth-estimation:MODEL", "image-segmentation:MODEL"
-    # (folders or names of transformers models) or "module:function"; for the tasks depth and map
+    # column of a data set or metadata file that holds the input of a pair; empty: found by its
+    # usual names
+    condition_column: str = ""
+    # what computes the conditions of your images, for the tasks depth and map: "depth-
+    # estimation:MODEL" or "image-segmentation:MODEL" (a folder or the name of a transformers
+    # model), or your own "module:function"; empty: none
     estimator: str = ""
-    # what captions tell of a rendered scene
+    # how much the caption of a rendered scene says about it
     captions: Literal["partial", "full", "none", "mixed"] = "partial"
-    # share of captions replaced by the empty one (instructions are never dropped)
+    # share of the captions that are replaced by the empty one, 0 to 1; instructions are never
+    # dropped
     caption_dropout: float = 0.5
-    workers: int = 2  # processes (of shards: threads) that open images
-    cache: str = "runs/cache"  # folder of rendered, encoded scenes, shared by runs
+    workers: int = 2  # number of processes that open images (of threads that read shards), 0 to 256
+    # folder of rendered and encoded examples, which several runs can share
+    cache: str = "runs/cache"
 
 # %% ../nbs/library/config.ipynb #d2b3fe8a
 @dataclass(frozen=True)
 class MethodConfig:
-    """The loss, its draws and its averages."""
+    """The loss, what is drawn at random for it, and the moving averages."""
 
-    # "any_step" (a student for every number of steps), "codi" (one fixed look-ahead), "paper" (the
-    # loss as printed), "finetune" (no consistency term); of two-stage routes: "progressive",
-    # "consistency", "lcm"
+    # the training loss: "any_step" (a student for every number of steps), "codi" (one fixed look-
+    # ahead), "paper" (the loss as printed), "consistency_only" (without the real picture) or
+    # "finetune" (without the consistency term); of two-stage methods "progressive", "consistency"
+    # or "lcm"; or one of your own, "module:name"
     method: str = "any_step"
-    # on the caption, of the steps of the model that is followed ("lcm": drawn between 1 and this)
+    # guidance weight on the caption in the teacher's steps, 0 to 100 (1: none); for two-stage
+    # methods; "lcm" draws it between 1 and this
     guidance: float = 1.0
-    # Δt doubles up to `delta` in this many rounds (negative: halves from it); in each but the first
-    # a "progressive" student follows what it was before
+    # rounds over which the step size Δt doubles up to `delta`, -64 to 64 (a negative number: halves
+    # down to it), not 0; in each new round a "progressive" student learns from what it was before
     rounds: int = 1
-    delta: int = 125  # Δt = t − s, training timesteps
-    max_look_ahead: float = 400.0  # L(t) at the end, training timesteps ("codi")
-    # "any_step": how a look-ahead is spread, one of `any_step.KERNELS` …
+    delta: int = 125  # step size Δt = t − s in training timesteps, 1 to 10000
+    # look-ahead L(t) at the end of the training in training timesteps, 0 to 10000; for "codi"
+    max_look_ahead: float = 400.0
+    # how the student's answer is spread over the look-ahead, a name of `any_step.KERNELS`; for
+    # "any_step"
     kernel: Literal["box", "exponential", "midpoint", "exponential_rest"] = "box"
-    max_jump: float = 800.0  # … the longest one that the student takes, training timesteps …
-    plain_fraction: float = 0.5  # … the share of samples whose look-ahead is 0 …
-    jump_power: float = 0.0  # … how much more often jumps are long (0: every length equally) …
-    # … and what takes it as an input: the backbone, the adaptor's own network, or both
+    # longest look-ahead that the student is trained for, in training timesteps, 1 to 10000; for
+    # "any_step"
+    max_jump: float = 800.0
+    # share of the samples whose look-ahead is 0, so that the student stays a plain denoiser there,
+    # 0 to 1; for "any_step"
+    plain_fraction: float = 0.5
+    # how much more often long look-aheads are drawn than short ones, an exponent, 0 to 16 (0: all
+    # equally often); for "any_step"
+    jump_power: float = 0.0
+    # network that takes the look-ahead as an input; for "any_step"
     conditioning: Literal["both", "backbone", "adaptor"] = "both"
-    look_ahead_fraction: float = 1.0  # L(t) is at most this share of t ("codi")
-    ramp_start: float = 0.6  # share of the run after which L grows from 0 …
-    ramp_end: float = 0.7  # … and from which it is as long as it gets
-    # where t is drawn: "grid" (the T / Δt timesteps of a few-step sampler) or "all"
+    # largest look-ahead L(t) as a share of the timestep t, 0 to 1; for "codi"
+    look_ahead_fraction: float = 1.0
+    # share of the training after which the look-ahead begins to grow from 0, 0 to 1
+    ramp_start: float = 0.6
+    # share of the training after which the look-ahead has its full length, 0 to 1, not below
+    # `ramp_start`
+    ramp_end: float = 0.7
+    # timesteps t that are trained: "grid" (the T / Δt timesteps that a few-step sampler visits) or
+    # "all"
     timesteps: Literal["grid", "all"] = "grid"
-    # until L grows, t is drawn in proportion to t to this power, which then sinks to 0 ("codi")
+    # preference for noisy timesteps before the look-ahead grows: t is drawn in proportion to t to
+    # this power, 0 to 16 (0: all equally often); for "codi"
     timestep_power: float = 1.0
-    per_sample: bool = True  # one t per image, or one per batch
-    # who steps from t to s; "plain", for "any_step": the model as the plain denoiser
+    per_sample: bool = True  # draw a timestep t for each image instead of one for the whole batch
+    # how the latent z_s at the earlier timestep s is computed from z_t: by a step of the "model"
+    # that is trained (the target), with the true "noise", by a step of the "teacher", by noising
+    # the true latent anew ("forward"), or for "any_step" by the model as a "plain" denoiser
     z_s: Literal["model", "noise", "teacher", "forward", "plain"] = "model"
+    # distance between two predicted latents in both terms of the loss
     distance: Literal["l2", "huber", "cauchy"] = "l2"
-    # of models that predict the noise: both terms are multiplied by min(1, SNR / this); 0: not
+    # limit of the signal-to-noise ratio in the weight min(1, SNR / snr_gamma) of both terms, 0 to
+    # 1000000 (0: no weight); for models that predict the noise
     snr_gamma: float = 5.0
-    # where the distance to the real picture is measured: "latent", "pixels" or "features" (of the
-    # shipped texture network)
+    # space in which the prediction is compared with the real picture: "latent", "pixels", or
+    # "features" of the shipped texture network
     data_distance: Literal["latent", "pixels", "features"] = "latent"
-    boundary: bool = False  # answers are forced to be z at t = 0
-    # weight of a discriminator's term, which grows with the look-ahead; 0: none
+    boundary: bool = False  # force the prediction at t = 0 to be the input z
+    # weight of the discriminator's term, which grows with the look-ahead, 0 to 100; 0: no
+    # discriminator
     discriminator: float = 0.0
-    # moving average that the loss uses as target (lags the student by 1/(1 − decay) steps)
+    # decay per step of the moving average that the loss takes as its target, 0 to 1 (it lags behind
+    # the student by 1 / (1 − decay) steps)
     target_decay: float = 0.95
-    ema_decay: float = 0.99  # moving average that is sampled from and saved
+    # decay per step of the moving average that is drawn from and saved, 0 to 1
+    ema_decay: float = 0.99
 
 # %% ../nbs/library/config.ipynb #87f22a04
 @dataclass(frozen=True)
 class OptimConfig:
-    """How many steps, how large, and on what."""
+    """Length and batch size of the training, optimiser, precision and memory."""
 
-    steps: int = 700  # optimiser steps
-    batch: int = 32  # images a step
-    lr: float = 1e-3  # learning rate of AdamW
-    warmup_steps: int = 50  # over which the rate rises to `lr`
-    decay_share: float = 0.25  # of the steps, the last ones, over which it falls …
-    final_lr: float = 0.05  # … to this share of `lr`
-    beta1: float = 0.9  # of AdamW: decay of the mean of gradients …
-    beta2: float = 0.99  # … and of the mean of their squares
-    weight_decay: float = 1e-3  # of AdamW; a step multiplies weights by 1 − lr · weight_decay
-    max_grad_norm: float = 1.0  # the gradient is scaled down to it
-    # "adamw8bit" needs bitsandbytes and a GPU, and takes a quarter of the optimiser's memory
+    steps: int = 700  # number of optimiser steps of the whole training, 1 to 10000000
+    batch: int = 32  # images in each step, over all processes, 1 to 1000000
+    lr: float = 1e-3  # learning rate of AdamW after the warm-up, above 0, at most 10
+    warmup_steps: int = 50  # steps over which the learning rate rises from 0 to `lr`, 0 to 10000000
+    # share of the steps, at the end, over which the learning rate falls, 0 to 1
+    decay_share: float = 0.25
+    final_lr: float = 0.05  # learning rate of the last step as a share of `lr`, 0 to 1
+    beta1: float = 0.9  # decay of AdamW's mean of the gradients, 0 to 0.999999
+    beta2: float = 0.99  # decay of AdamW's mean of the squared gradients, 0 to 0.999999
+    # weight decay of AdamW, 0 to 10: a step multiplies the weights by 1 − lr · weight_decay
+    weight_decay: float = 1e-3
+    # largest norm of the gradient, above 0, at most 1000000; larger ones are scaled down
+    max_grad_norm: float = 1.0
+    # the optimiser; "adamw8bit" needs bitsandbytes and a GPU, and takes a quarter of the
+    # optimiser's memory
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    mixed_precision: Literal["no", "bf16"] = "no"  # of the networks that are trained
-    # recompute activations instead of keeping them: less memory, a third more time
+    # number format in which the trained networks compute; their weights stay in float32
+    mixed_precision: Literal["no", "bf16"] = "no"
+    # compute activations anew in the backward pass: less memory, a third more time
     gradient_checkpointing: bool = False
     # backend of torch.compile for the networks, such as "inductor" (minutes before the first step,
     # then faster on a GPU); empty: none
     compile: str = ""
-    # several processes: each keeps its share of the trained networks, their gradients, moments and
-    # averages (FSDP)
+    # split the trained networks, their gradients, moments and averages over the processes (FSDP)
     fsdp: bool = False
-    # pieces that a batch is worked off in, one after the other: less memory, the same gradient
+    # parts into which a batch is split and that are computed one after the other, 1 to 1000000:
+    # less memory, the same gradient
     gradient_accumulation_steps: int = 1
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run is kept, and how often."""
+    """Where a run is kept, and how often it is saved and measured."""
 
-    out: str = "runs/depth"  # folder of checkpoints, log, grids and the finished adaptor
-    save_every: int = 250  # steps between checkpoints
-    keep: int = 2  # checkpoints to keep
-    grid_every: int = 250  # steps between validation grids, 0 = never
-    eval_n: int = 64  # held-out conditions of each measurement, 0 = do not measure
-    # measure by which best/ is chosen; empty: the first of the task's own
-    best: str = ""
-    seed: int = 0  # of weights, order, captions and noise
+    # folder of the checkpoints, the log, the grids and the finished adaptor
+    out: str = "runs/depth"
+    save_every: int = 250  # steps between two checkpoints, 1 to 10000000
+    keep: int = 2  # number of checkpoints that are kept, 1 or more
+    # steps between two validation grids (and measurements), 0 to 10000000; 0: never
+    grid_every: int = 250
+    eval_n: int = 64  # held-out conditions of each measurement, 0 to 10000000; 0: do not measure
+    best: str = ""  # name of the measure by which best/ is chosen; empty: the task's first
+    # seed of the first weights, the order of the examples, the captions and the noise, 0 or more
+    seed: int = 0
 
 # %% ../nbs/library/config.ipynb #f23f8eb3
 @with_old_names
 @dataclass(frozen=True)
 class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig):
-    """Everything that defines a distillation run."""
+    """Distil a teacher into a conditional student of few steps.
+
+    It can be stopped (Ctrl-C) and goes on by the same command.
+
+    Try: cond-distill distill --task superres_x4 --out runs/superres, or
+    cond-distill distill --images photos --task superres_x4 --adaptor concat --out runs/photos
+    """
 
     def __post_init__(self):
         check_fields(self, reader=(-1, 64))
@@ -257,22 +306,27 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
 @with_old_names
 @dataclass(frozen=True)
 class TeachConfig:
-    """How an unconditional teacher is trained on your own pictures.
+    """Train an unconditional teacher on your own pictures.
 
     It can be stopped (Ctrl-C) and goes on by the same command.
+
+    Try: cond-distill teach --images photos --size 32 --out my_teacher
     """
 
     images: str = ""  # folder of the pictures
-    out: str = "runs/my_teacher"  # folder that diffusers opens afterwards
-    work: str = "runs/my_teacher_work"  # folder for crops, checkpoints and log
-    size: int = 64  # pixels a side of the model
-    max_crop_scale: float = 4.0  # crops have sides between size and this many times it
-    num_examples: int = 24_000  # crops, kept on the disk
-    steps: int = 12_000  # optimiser steps
-    batch: int = 64  # crops a step
-    lr: float = 1e-3  # peak learning rate of AdamW
-    workers: int = 2  # processes that open images
-    seed: int = 0  # of weights, order and noise
+    out: str = "runs/my_teacher"  # folder of the finished teacher, in the layout of diffusers
+    work: str = "runs/my_teacher_work"  # folder of the crops, the checkpoints and the log
+    # side of the pictures that the model draws, in pixels: 16, 32, 64, 128 … up to 4096
+    size: int = 64
+    # largest side of a crop as a multiple of `size`, 1 to 64; the smallest is 1
+    max_crop_scale: float = 4.0
+    # number of crops that are made and kept on the disk, 1 to 1000000000
+    num_examples: int = 24_000
+    steps: int = 12_000  # number of optimiser steps, 1 to 10000000
+    batch: int = 64  # crops in each step, 1 to 1000000
+    lr: float = 1e-3  # peak of AdamW's learning rate, above 0, below 1
+    workers: int = 2  # number of processes that open images, 0 to 256
+    seed: int = 0  # seed of the first weights, the order of the crops and the noise, 0 or more
 
     def __post_init__(self):
         check_fields(self, lr=(1e-12, 0.999))
@@ -286,25 +340,33 @@ class TeachConfig:
 class ReproduceConfig:
     """Train and evaluate every method at equal budget.
 
-    Can be stopped, and goes on with the jobs that are missing.
+    It can be stopped (Ctrl-C), and goes on with the trainings that are missing.
+
+    Try: cond-distill reproduce --tasks depth --methods PE-CoDi any-step --seeds 0
     """
 
-    tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare on
-    methods: tuple[str, ...] = ()  # of `jobs.COMPARED`; none: all of them
-    # the changes of `reproduce.ABLATIONS`, one at a time, instead of the methods
+    tasks: tuple[str, ...] = ("depth", "superres_x8")  # tasks to compare the methods on
+    # names of methods, of `jobs.COMPARED` or `jobs.ABLATIONS`; none: all of the comparison
+    methods: tuple[str, ...] = ()
+    # run the changes of `jobs.ABLATIONS`, one at a time, instead of the methods
     ablations: bool = False
-    seeds: tuple[int, ...] = (0, 1, 2)  # of the trainings
-    budget_fraction: float = 1.0  # of the budget, for curves over it
-    budget: float = 1.0  # of each training, in trainings of the demo
-    n: int = 512  # held-out conditions of the evaluation
-    search_n: int = 256  # of them in the search of the learning rate
-    lr: float = 0.0  # of every training; 0: what the search finds, method by method
-    # jobs at a time, in processes of their own: on a GPU, which one of these networks does not
-    # fill, 14, say
+    # seeds of the trainings, 0 or more; each method is trained once with each
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # share of the budget that each training gets, above 0, at most 1; for curves over the budget
+    budget_fraction: float = 1.0
+    # full budget of a training, above 0, in units of the cost of 700 steps of 32 images with a
+    # ControlNet and the method "codi"
+    budget: float = 1.0
+    n: int = 512  # held-out conditions of the evaluation, 2 to 10000000
+    search_n: int = 256  # held-out conditions of the search of the learning rate, 2 to 10000000
+    # learning rate of every training, 0 to 10; 0: the one that the search finds for the method
+    lr: float = 0.0
+    # trainings that run at the same time, each in a process of its own, 1 to 1024; about 14 fill a
+    # GPU, which one of these networks does not
     at_once: int = 1
-    results: str = "results/reproduce"  # folder of a small file for each job
+    results: str = "results/reproduce"  # folder of a small result file for each training
     runs: str = "runs/reproduce"  # folder of the trainings
-    cache: str = "runs/cache"  # folder of rendered, encoded scenes
+    cache: str = "runs/cache"  # folder of rendered and encoded scenes
 
     def __post_init__(self):
         check_fields(self, lr=(0.0, 10.0))

@@ -57,12 +57,12 @@ class DemoConfig:
     Try: cond-distill demo
     """
 
-    out: str = "runs/demo"  # folder for the adaptor, the table and the picture
-    steps: int = 350  # optimiser steps
-    num_examples: int = 2000  # training scenes to render
-    n: int = 128  # held-out conditions to measure on
-    seed: int = 0  # of the training
-    cache: str = "runs/cache"  # folder of rendered, encoded scenes
+    out: str = "runs/demo"  # folder of the adaptor, the table and the picture
+    steps: int = 350  # number of optimiser steps, 1 or more
+    num_examples: int = 2000  # number of training scenes to render, 1 or more
+    n: int = 128  # held-out conditions to measure on, 16 or more
+    seed: int = 0  # seed of the training, 0 or more
+    cache: str = "runs/cache"  # folder of rendered and encoded scenes
 
     def __post_init__(self):
         for name, least in dict(steps=1, num_examples=1, n=16, seed=0).items():
@@ -78,31 +78,39 @@ class SampleConfig:
     cond-distill sample --image small.png --adaptor photos_superres_distilled --out large.png
     """
 
-    image: str = ""  # a file with what the adaptor's task takes; empty: the held-out scene
-    scene: int = 0  # number of a held-out scene, whose condition is taken where there is no image
-    # for inpainting: a file of the same size, white where the picture is to be filled
+    # picture file that the adaptor's task takes (depth map, small picture, …); empty: a held-out
+    # scene
+    image: str = ""
+    # number of the held-out scene whose condition is drawn for if there is no `image`, 0 or more
+    scene: int = 0
+    # for inpainting, a file of the same size as `image`, white where the picture is to be filled
     mask: str = ""
-    caption: str = ""  # what to draw, may be empty; for editing the instruction
+    caption: str = ""  # what to draw; of an editing adaptor the instruction; may be empty
     adaptor: str = "depth_distilled"  # folder of an adaptor, or the name of a shipped one
-    fit: bool = False  # crop and resize a picture of another size …
-    # … or draw one of its own size, in overlapping tiles (super-resolution always does)
+    fit: bool = False  # crop and resize an `image` of another size to the size of the model
+    # draw an `image` of another size at its own size, in overlapping tiles (super-resolution always
+    # does)
     tiled: bool = False
-    # share of a tile's side that neighbours share: 0.25 takes half the time of 0.5
+    # share of a tile's side that neighbouring tiles have in common, 0 to 0.95; 0.25 takes half the
+    # time of 0.5
     overlap: float = 0.5
-    teacher: str = ""  # folder of its teacher; empty: the one that it was trained with
-    any_teacher: bool = False  # allow a finetuned teacher that the adaptor was not trained on
-    steps: int = 4  # network evaluations a picture, 1 to 1000
-    sampler: SamplerName = "auto"  # "auto": the one that the adaptor was made for
-    # on the caption, 1 or more: at 2 the picture follows it more, for twice the evaluations
+    teacher: str = ""  # folder of the teacher; empty: the one that the adaptor was trained with
+    any_teacher: bool = False  # allow a finetuned teacher that the adaptor was not trained with
+    steps: int = 4  # network evaluations of each picture, 1 to 1000
+    # sampler to draw with; "auto": the one that the adaptor was made for
+    sampler: SamplerName = "auto"
+    # guidance weight on the caption, 0 to 100; 1: none; at 2 the picture follows the caption more,
+    # for twice the evaluations
     guidance: float = 1.0
-    # how many pictures, from different noise; 0: four, or one if it is drawn in tiles
+    # number of pictures, from different noise, 0 to 1000; 0: four, or one if it is drawn in tiles
     n: int = 0
-    # of several pictures: `out` shows them beside their condition, with labels
+    # write several pictures also as one, beside their condition, with labels, into `out`
     sheet: bool = True
-    seed: int = 0  # of the noise
-    any_steps: bool = False  # allow numbers of steps that the model was not made for
-    fetch: bool = False  # allow fetching the teacher from the hub, if its name is one there
-    # file to write; several pictures are also written one by one: sample_0.png, sample_1.png, …
+    seed: int = 0  # seed of the noise, 0 or more
+    any_steps: bool = False  # allow numbers of steps that the adaptor was not made for
+    fetch: bool = False  # allow downloading the teacher from the hub, if its name is one there
+    # file to write; several pictures are also written one by one: sample_0.png, sample_1.png and so
+    # on
     out: str = "sample.png"
 
     def __post_init__(self):
@@ -144,17 +152,20 @@ class EvaluateConfig:
     adaptors: tuple[str, ...] = ("depth_distilled", "depth_finetuned")
     # folder of your own pictures, with captions if there are any; empty: held-out scenes
     images: str = ""
-    # folders of pictures that were drawn already, to be measured against `images`; no adaptor runs
+    # folders of pictures that are drawn already and are compared with `images`; no adaptor runs
     drawn: tuple[str, ...] = ()
-    teacher: str = ""  # folder of their teacher; empty: the one that they were trained with
-    fetch: bool = False  # allow fetching the teacher from the hub, if its name is one there
-    steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with
-    samplers: tuple[SamplerName, ...] = ("auto",)  # "auto": the one each adaptor was made for
-    n: int = 512  # held-out conditions, or at most so many pictures of a folder
-    seed: int = 1234  # of the noise
+    # folder of the teacher of the adaptors; empty: the one that they were trained with
+    teacher: str = ""
+    fetch: bool = False  # allow downloading the teacher from the hub, if its name is one there
+    steps: tuple[int, ...] = (1, 2, 4, 8, 50)  # numbers of steps to draw with, each 1 to 1000
+    # samplers to draw with; "auto": the one that each adaptor was made for
+    samplers: tuple[SamplerName, ...] = ("auto",)
+    n: int = 512  # held-out conditions, or pictures of a folder at most, 10 or more
+    seed: int = 1234  # seed of the noise, 0 or more
     # for the CLIP score: a folder, or a cached name
     clip_model: str = "openai/clip-vit-base-patch16"
-    # folder for rows.json, table.md, curve and sheet; a name in .json: the rows alone
+    # folder for rows.json, table.md, the curve and the sheet; a name that ends with .json: the rows
+    # alone
     out: str = "runs/evaluation"
 
     def __post_init__(self):
@@ -188,15 +199,19 @@ class PlanConfig:
     Try: cond-distill plan --model sd15 --adaptor t2i --memory 16
     """
 
-    model: str = "sd15"  # "sd15", "sdxl", "shipped", or the folder of a Stable Diffusion
-    # how the condition comes in; `distill` says which one it takes for a task, where it is "auto"
+    # the model to distil: "sd15", "sdxl", "shipped", or the folder of a Stable Diffusion
+    model: str = "sd15"
+    # how the condition reaches the network; with "auto", `distill` prints which one it takes for a
+    # task
     adaptor: Literal["controlnet", "t2i", "concat", "lora"] = "controlnet"
-    # of the condition: 1 for depth, 3 for a picture, 4 for a picture with a mask
+    # channels of the condition, 1 to 64: 1 for depth, 3 for a picture, 4 for a picture with a mask
     channels: int = 3
-    rank: int = 16  # of the low-rank changes, 0 for none
-    image_size: int = 0  # pixels a side; 0: those that the model was made for
-    memory: float = 24.0  # of your GPU, GB
-    # of the frozen teacher and of activations; "float16" takes as much as "bfloat16"
+    # rank of the low-rank changes to the weights of the backbone, 0 to 4096; 0: none
+    rank: int = 16
+    image_size: int = 0  # side of the pictures in pixels, 0 to 16384; 0: as the model was made
+    memory: float = 24.0  # memory of your GPU in GB, 0.1 to 10000
+    # number format of the frozen teacher and of the activations; "float16" takes as much memory as
+    # "bfloat16"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def __post_init__(self):
@@ -218,12 +233,13 @@ class PlayConfig:
     Try: cond-distill play
     """
 
-    # folders of adaptors, or names of shipped ones; a tab for each
+    # folders of adaptors, or names of shipped ones; each gets a tab
     adaptors: tuple[str, ...] = SHIPPED
-    # an adaptor to draw beside each; empty: the undistilled one, where it ships
+    # adaptor whose pictures are shown beside those of each other; empty: the finetuned one of its
+    # task, where it ships
     beside: str = ""
-    port: int = 7860  # of this machine; 0: a free one
-    browser: bool = True  # open the page
+    port: int = 7860  # port of this machine on which the page is served, 0 to 65535; 0: a free one
+    browser: bool = True  # open the page in a browser
 
     def __post_init__(self):
         require_some("adaptors", self.adaptors, "folders of adaptors or names of shipped ones")
