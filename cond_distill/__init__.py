@@ -32,6 +32,7 @@ _HOMES = {
     "TrainConfig": "config",
     "distill": "trainer",
     "distill_to_end": "trainer",
+    "fidelity_fn": "training.fidelity",
     "Scenes": "data.scenes",
 }
 _MODULES = [

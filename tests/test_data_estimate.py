@@ -7,7 +7,7 @@ from transformers import GLPNConfig, GLPNForDepthEstimation, GLPNImageProcessor
 from cond_distill.config import TrainConfig
 from cond_distill.data.estimate import Estimator, task_of
 from cond_distill.data.images import sample_photos
-from cond_distill.experiments.demo import fidelity_fn
+from cond_distill.training.fidelity import fidelity_fn
 
 SHAPE = dict(num_encoder_blocks=2, depths=[1, 1], sr_ratios=[4, 2], hidden_sizes=[8, 16])
 SHAPE |= dict(patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2])

@@ -6,7 +6,8 @@ import tiny
 import torch
 from PIL import Image
 
-from cond_distill import TrainConfig, distill
+from cond_distill import TrainConfig, cli, distill, fidelity_fn
+from cond_distill.data.stream import held_out_examples
 from cond_distill.drawing import open_adaptor
 from cond_distill.options import PlanConfig
 from cond_distill.pipeline import CoDiPipeline
@@ -81,6 +82,30 @@ def test_training_at_another_size(folder, tmp_path):
     pipe = CoDiPipeline.from_pretrained(tmp_path / "pipe")
     assert pipe("", drawing.condition(side=2 * SIDE)).images[0].size == (2 * SIDE, 2 * SIDE)
     assert teacher.size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("task", ["depth", "segmentation", "superres_x4", "inpaint", "edit"])
+def test_what_measures_the_shipped_world_at_another_size(task):
+    """Networks that read 64 pixels are left out, which is said once; the rest is measured."""
+    with pytest.warns(UserWarning, match="64 × 64") as said:
+        eval_fn = fidelity_fn(TrainConfig(task=task, image_size=128))
+    assert len(said) == 1
+    if task in ("depth", "segmentation"):
+        assert eval_fn is None
+        return
+    held = held_out_examples(TrainConfig(task=task), 128, 2)
+    found = eval_fn(torch.rand(2, 3, 128, 128), held)
+    assert found and "perceptual" not in found
+
+
+@pytest.mark.filterwarnings("ignore:task 'superres_x4' is trained without")
+def test_the_command_finishes_at_another_size(tmp_path):
+    """A run with the shipped teacher at half its size, measured as the command line does it."""
+    sizes = dict(task="superres_x4", adaptor="lora", rank=1, image_size=32)
+    counts = dict(steps=1, batch=1, num_examples=1, grid_every=1, eval_n=1, workers=0)
+    cfg = TrainConfig(out=str(tmp_path / "run"), cache=str(tmp_path), **sizes, **counts)
+    student = open_adaptor(str(cli.distill(cfg)))
+    assert [*student.about["curve"][0]] == ["steps", "n", "shrunk PSNR"]
 
 
 def test_a_plan_for_another_size():

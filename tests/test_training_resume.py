@@ -191,6 +191,21 @@ def test_measurement_that_fails(bench):
     assert saved(cfg)["step"] == 3
 
 
+def test_no_run_is_lost_by_its_measurement(bench):
+    """A measurement that fails is a warning; the run goes on, and the adaptor is written."""
+
+    def fails(images, held):
+        raise ZeroDivisionError("of mine")
+
+    cfg = bench.config("unmeasurable", grid_every=4)
+    with pytest.warns(UserWarning, match="failed at step 4: ZeroDivisionError: of mine") as said:
+        records = bench.train(cfg, eval_fn=fails)
+    assert [r.measured for r in records] == [None] * 8
+    assert len([w for w in said if "ZeroDivisionError" in str(w.message)]) == 3
+    about = Student.load(bench.teacher, cfg.out).about
+    assert about["steps"] == 8 and "curve" not in about
+
+
 def test_best(bench):
     """The best sampling average stays in best/, and `judge` is the earlier name of `eval_fn`."""
     values = iter([1.0, 3.0, float("nan"), 2.0, *[0.0] * 4])

@@ -75,6 +75,8 @@ class Task:
     # (pictures [B,3,H,W] in [0,1]) -> conditions [B,K,H,W], where a network makes them
     of_batch: Callable | None = None
     bits: int = 8  # of a condition's values that count
+    # `fidelity` needs its Networks, which read 64 × 64 scenes; False: None will do for them
+    reads_scenes: bool = False
 
 # %% ../../nbs/library/data/tasks.ipynb #faf03f9e
 def _grey_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -87,6 +89,7 @@ _MAPS = (
         about="a depth map (near = bright): draw a picture with this geometry",
         channels=1,
         fidelity=depth_error,
+        reads_scenes=True,
         of_scene=lambda batch: dict(batch, cond=batch["depth"]),
         of_user=_grey_of_user,
     ),
@@ -95,6 +98,7 @@ _MAPS = (
         about="a map of what is where, in the colours of `PALETTE`",
         channels=3,
         fidelity=shape_overlap,
+        reads_scenes=True,
         of_scene=lambda batch: dict(batch, cond=segmentation(batch)),
     ),
 )

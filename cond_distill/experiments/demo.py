@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..config import TrainConfig
-from ..data.estimate import task_of
 from ..drawing import find_adaptor, progress_bar, save_figure
 from ..evaluation.compare import comparison, floor, held_out, score
 from ..evaluation.distances import load_networks
@@ -22,21 +19,13 @@ from ..options import DemoConfig
 from ..student import Student
 from ..teacher import Teacher, best_device
 from ..trainer import check_words, distill_to_end
+from ..training.fidelity import fidelity_fn
 from ..utils import table
 
 # %% auto #0
-__all__ = ['DEMO_STEPS', 'UNDISTILLED', 'fidelity_fn', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
+__all__ = ['DEMO_STEPS', 'UNDISTILLED', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
 
 # %% ../../nbs/library/experiments/demo.ipynb #2aca4844
-def fidelity_fn(cfg: TrainConfig) -> Callable | None:  # (images, examples) → {name: value}
-    """What measures a training: its task's fidelity, where that can be measured."""
-    task = task_of(cfg)
-    if cfg.teacher == "shipped" and not cfg.images:
-        return partial(task.fidelity, load_networks(best_device()))
-    measurable = task.of_image or cfg.estimator or cfg.task == "pairs"
-    return partial(task.fidelity, None) if measurable else None
-
-
 def train_measured(cfg: TrainConfig) -> Path:
     """Run a training to its end, measuring the task's fidelity at every grid; its folder."""
     check_words(cfg)

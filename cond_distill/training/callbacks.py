@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..utils import append_row
 
 # %% auto #0
 __all__ = ['EvalFn', 'Record', 'log_record', 'logged_minutes', 'sampled_student', 'validation_batch', 'validation_grid',
-           'measure_curve', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
+           'measure_curve', 'try_measuring', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
 
 # %% ../../nbs/library/training/callbacks.ipynb #32044a0a
 @dataclass(kw_only=True)
@@ -134,10 +135,32 @@ def measure_curve(
     ]
 
 
-def evaluate_run(run: Run, student: Student, eval_fn: EvalFn, steps: int = 4) -> dict[str, float]:
-    """Measure at one number of steps; one more row in measured.csv; keep the best in best/."""
-    row = measure_curve(student, run.cfg, eval_fn, (steps,))[0]
-    found = {k: v for k, v in row.items() if k not in ("steps", "n")}
+def try_measuring(
+    run: Run, student: Student, eval_fn: EvalFn, steps: Iterable[int] = (1, 2, 4, 8)
+) -> list[dict]:
+    """`measure_curve`; a warning and no rows where it fails: no run is lost by its measurement."""
+    try:
+        return measure_curve(student, run.cfg, eval_fn, steps)
+    except Exception as e:
+        warnings.warn(
+            f"the run in {run.cfg.out} goes on without this measurement, which failed at step "
+            f"{run.state.step}: {type(e).__name__}: {e}",
+            stacklevel=2,
+        )
+        return []
+
+
+def evaluate_run(
+    run: Run, student: Student, eval_fn: EvalFn, steps: int = 4
+) -> dict[str, float] | None:
+    """Measure at one number of steps; one more row in measured.csv; keep the best in best/.
+
+    None where measuring failed, or found nothing.
+    """
+    rows = try_measuring(run, student, eval_fn, (steps,))
+    found = {k: v for row in rows for k, v in row.items() if k not in ("steps", "n")}
+    if not found:
+        return None
     counters = dict(step=run.state.step, nfe=round(run.state.nfe))
     append_row(Path(run.cfg.out) / "measured.csv", counters | found)
     keep_best(run, student, found)
@@ -188,8 +211,8 @@ def finish(run: Run, eval_fn: EvalFn | None = None):
     """Write the finished adaptor with its step curve; every process must call."""
     student = sampled_student(run)
     if run.engine.main:
-        more: dict[str, Any] = {}
-        if eval_fn and run.cfg.eval_n:
-            more["curve"] = measure_curve(student, run.cfg, eval_fn)
-        save_adaptor(run, student, **more)
+        save_adaptor(run, student)  # whatever the measurement does
+        curve = try_measuring(run, student, eval_fn) if eval_fn and run.cfg.eval_n else []
+        if curve:
+            save_adaptor(run, student, curve=curve)
     run.engine.wait()
