@@ -95,13 +95,13 @@ class LowRank(nn.Module):
         from safetensors.torch import load_file
 
         check_rank(rank, read_shapes(Path(folder) / LORA))
-        made = cls(net, rank, where)
-        saved, wanted = load_file(Path(folder) / LORA), made.files(prefix)
+        changes = cls(net, rank, where)
+        saved, wanted = load_file(Path(folder) / LORA), changes.files(prefix)
         check_shapes({k: p.shape for k, p in wanted.items()}, shapes_of(saved), LORA)
         with torch.no_grad():
             for k, p in wanted.items():
                 p.copy_(saved[k])
-        return made
+        return changes
 
     def files(self, prefix: str = "unet") -> dict:
         """The parameters under the names that peft and diffusers give them in a file."""
@@ -131,8 +131,8 @@ def read_weights(module: nn.Module, file: Path):
     """Open what `write_weights` wrote."""
     from safetensors.torch import load_file
 
-    own = {k: v for k, v in module.state_dict().items() if not k.startswith("reader.")}
-    check_shapes(shapes_of(own), read_shapes(file), file.name)
+    tensors = {k: v for k, v in module.state_dict().items() if not k.startswith("reader.")}
+    check_shapes(shapes_of(tensors), read_shapes(file), file.name)
     module.load_state_dict(load_file(file), strict=False)
 
 
@@ -144,10 +144,10 @@ def shapes_of(tensors: dict) -> dict[str, tuple]:
 def check_rank(rank: int | None, shapes: dict[str, tuple]):
     """Refuse a rank that is not the one of the matrices in a file, before any are made."""
     matrices = [s for name, s in shapes.items() if "lora.down." in name or ".lora_A." in name]
-    found = {s[0] if s else 0 for s in matrices}
-    if found and rank is not None and found != {rank}:
+    ranks = {s[0] if s else 0 for s in matrices}
+    if ranks and rank is not None and ranks != {rank}:
         raise ValueError(
-            f"rank is {rank} in {ABOUT}, and {', '.join(map(str, sorted(found)))} in the weights "
+            f"rank is {rank} in {ABOUT}, and {', '.join(map(str, sorted(ranks)))} in the weights "
             "beside it; the folder was changed: take it anew from where it came from"
         )
 
@@ -243,9 +243,9 @@ class Adaptor(nn.Module):
         """Open what `write` wrote."""
         inner = settings.get("inner_settings", settings)
         check_rank(inner.get("rank"), read_shapes(folder / WEIGHTS))
-        made = cls.from_teacher(teacher, **settings)
-        read_weights(made, folder / WEIGHTS)
-        return made
+        adaptor = cls.from_teacher(teacher, **settings)
+        read_weights(adaptor, folder / WEIGHTS)
+        return adaptor
 
 # %% ../nbs/course/04_adaptor.ipynb #d78e545a
 #| code-fold: true

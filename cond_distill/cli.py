@@ -100,20 +100,20 @@ def reproduce(cfg: ReproduceConfig) -> dict:
     from cond_distill.experiments import reproduce as module
     from cond_distill.utils import table
 
-    done = module.reproduce(cfg)
-    print(table(module.summary(list(done.values()))))
-    return done
+    results = module.reproduce(cfg)
+    print(table(module.summary(list(results.values()))))
+    return results
 
 
 def check(cfg: CheckConfig) -> list:
     """Ask, print, and leave a sheet of examples; exit status 1 if an answer is no."""
     from cond_distill.training import preflight as module
 
-    found = module.preflight(cfg)
-    print(f"{module.report(found)}\n\nLook at the examples: {Path(cfg.out) / 'check.png'}")
-    if any(c.ok is False for c in found):
+    checks = module.preflight(cfg)
+    print(f"{module.report(checks)}\n\nLook at the examples: {Path(cfg.out) / 'check.png'}")
+    if any(c.ok is False for c in checks):
         raise SystemExit(1)
-    return found
+    return checks
 
 # %% ../nbs/library/cli.ipynb #b05122d1
 def plan_row(fit: Plan, checkpointing: bool, memory: float) -> dict:
@@ -144,8 +144,8 @@ def plan(cfg: PlanConfig) -> list[dict]:
         if fit is not None:
             rows.append(plan_row(fit, checkpointing, cfg.memory))
             continue
-        how = "with" if checkpointing else "without"
-        print(f"{how} checkpointing not even a batch of 1 fits into {cfg.memory:g} GB")
+        with_or_without = "with" if checkpointing else "without"
+        print(f"{with_or_without} checkpointing not even a batch of 1 fits into {cfg.memory:g} GB")
     if not rows:
         raise SystemExit(1)
     print(table(rows))
@@ -166,10 +166,10 @@ ASCII_FORMS = {
 
 def plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
     """What a terminal prints for characters that it does not know: an error handler of `codecs`."""
-    found = error.object[error.start : error.end]
-    if any("\udc80" <= c <= "\udcff" for c in found):  # bytes of a file's name, as they were
-        return found.encode("ascii", "surrogateescape"), error.end
-    plain = [ASCII_FORMS.get(c) or unicodedata.normalize("NFKD", c) for c in found]
+    letters = error.object[error.start : error.end]
+    if any("\udc80" <= c <= "\udcff" for c in letters):  # bytes of a file's name, as they were
+        return letters.encode("ascii", "surrogateescape"), error.end
+    plain = [ASCII_FORMS.get(c) or unicodedata.normalize("NFKD", c) for c in letters]
     return "".join(plain).encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 

@@ -101,10 +101,10 @@ def read_condition(
     """
     scene = cfg.held_out_scene
     if cfg.mask and (task.name != "inpaint" or scene is not None):
-        given = f"--image {cfg.image}" if scene is None else f"scene {scene}"
+        given_image = f"--image {cfg.image}" if scene is None else f"scene {scene}"
         raise ValueError(
             "a mask belongs to a picture of yours and an adaptor for inpainting; here are "
-            f"{given} and an adaptor for {task.name}"
+            f"{given_image} and an adaptor for {task.name}"
         )
     if scene is not None:
         held = examples(task, [scene], "held_out", size, "none")
@@ -200,16 +200,16 @@ def numbered(path: Path, n: int) -> list[Path]:
     return [path] if n == 1 else [path.with_stem(f"{path.stem}_{k}") for k in range(n)]
 
 
-def check_drawn(images: torch.Tensor, what: str) -> None:
+def check_drawn(images: torch.Tensor, name: str) -> None:
     """Raise `FloatingPointError` if images [B, 3, H, W] hold NaN, or are all of one colour."""
     if not images.isfinite().all():
         raise FloatingPointError(
-            f"{what} drew NaN or infinity; its weights are broken, or numbers overflowed: try "
+            f"{name} drew NaN or infinity; its weights are broken, or numbers overflowed: try "
             "another adaptor, or float32"
         )
     if (images.amax((2, 3)) - images.amin((2, 3))).max() < 2 / 255:
         raise FloatingPointError(
-            f"{what} drew pictures of one colour; its training failed, or guidance is too strong"
+            f"{name} drew pictures of one colour; its training failed, or guidance is too strong"
         )
 
 
@@ -244,9 +244,9 @@ def sheet(
     titles = [f"condition ({task})", *(f"noise {k}" for k in range(len(images)))]
     for ax, title in zip(fig.axes, titles, strict=False):
         ax.set_title(title, fontsize=10, pad=4)
-    said = "\n".join(textwrap.wrap(caption or "no caption", round(11 * side * len(rows[0]))))
-    fig.suptitle(f"{said}\n{steps} step{'s' * (steps > 1)}", fontsize=11)
-    lines = said.count("\n") + 2
+    heading = "\n".join(textwrap.wrap(caption or "no caption", round(11 * side * len(rows[0]))))
+    fig.suptitle(f"{heading}\n{steps} step{'s' * (steps > 1)}", fontsize=11)
+    lines = heading.count("\n") + 2
     width, height = len(rows[0]) * side, len(rows) * (side + 0.1) + 0.21 * lines
     fig.set_size_inches(width, height)
     fig.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 * lines / height))
@@ -262,11 +262,11 @@ def mark(*axes: Any, color: str = "tab:red") -> None:
 
 # %% ../nbs/library/drawing.ipynb #1c8ef63e
 @contextmanager
-def progress_bar(total: int, what: str = "drawing") -> Generator[Callable[[int], object]]:
+def progress_bar(total: int, description: str = "drawing") -> Generator[Callable[[int], object]]:
     """A bar on the terminal with the time that is left; yields what moves it on."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=what, unit="evaluation", disable=None) as bar:
+    with tqdm(total=total, desc=description, unit="evaluation", disable=None) as bar:
         yield bar.update
 
 # %% ../nbs/library/drawing.ipynb #2de4d0f3

@@ -47,7 +47,7 @@ def code_digest(name: str) -> str:  # of "module:name", whose module has been im
 def find(
     name: str,  # a name of the table, or "module:name"
     table: dict[str, Any],
-    what: str,  # for the message: "task"
+    setting: str,  # for the message: "task"
     kind: type,  # what is found must be one of these, or a class derived from it
 ) -> Any:
     """What a name stands for; imports nothing."""
@@ -56,17 +56,17 @@ def find(
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(
-            f"{what} is {name!r}; choose one of {', '.join(table)}, or name one of your own: "
+            f"{setting} is {name!r}; choose one of {', '.join(table)}, or name one of your own: "
             "'module:name'"
         )
     if module not in sys.modules:
         raise ValueError(
-            f"{what} is {name!r}, and the module {module!r} has not been imported; if you trust "
+            f"{setting} is {name!r}, and the module {module!r} has not been imported; if you trust "
             f"it: import {module}, or on the command line cond-distill --plugin {module} …"
         )
-    found = getattr(sys.modules[module], attribute, None)
-    if not (isinstance(found, kind) or isinstance(found, type) and issubclass(found, kind)):
+    part = getattr(sys.modules[module], attribute, None)
+    if not (isinstance(part, kind) or isinstance(part, type) and issubclass(part, kind)):
         raise ValueError(
-            f"{what} is {name!r}, which is {found!r}; expected a {kind.__name__} of yours"
+            f"{setting} is {name!r}, which is {part!r}; expected a {kind.__name__} of yours"
         )
-    return found
+    return part

@@ -38,13 +38,15 @@ def pack_text(
     )
 
 
-def _encode(teacher: StableDiffusionXL | StableDiffusion3, captions: Sequence[str], *more: None):
-    """What the pipeline's text encoders make of captions; `more` are their second prompts."""
+def _encode(
+    teacher: StableDiffusionXL | StableDiffusion3, captions: Sequence[str], *second_prompts: None
+):
+    """What the pipeline's text encoders make of captions and of their `second_prompts`."""
     check_captions(captions)
     with lock_of(teacher.text_encoder):
         text, _, pooled, _ = teacher.pipe.encode_prompt(
             list(captions),
-            *more,
+            *second_prompts,
             device=teacher.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
@@ -89,11 +91,11 @@ class StableDiffusionXL(Teacher):
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> torch.Tensor:
-        made = _encode(self, captions)
+        embeddings = _encode(self, captions)
         # as diffusers' unconditional half, and as it was trained
         if self.pipe.config.force_zeros_for_empty_prompt:
-            made[[not c for c in captions]] = 0
-        return made
+            embeddings[[not c for c in captions]] = 0
+        return embeddings
 
     def text_inputs(self, text: torch.Tensor) -> dict:
         # original size, crop, target size
@@ -201,45 +203,47 @@ def teacher_of(
     """The teacher that these parts make."""
     import diffusers
 
-    own: dict[str, Any] = {name: parts.get(name) for name in PARTS}
-    if own["vae"] is None:
-        return PixelTeacher(own["unet"], schedule)
-    if own["transformer"] is not None:
+    components: dict[str, Any] = {name: parts.get(name) for name in PARTS}
+    if components["vae"] is None:
+        return PixelTeacher(components["unet"], schedule)
+    if components["transformer"] is not None:
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        del own["unet"]
+        del components["unet"]
         return StableDiffusion3(
-            diffusers.StableDiffusion3Pipeline(scheduler=scheduler, **own), schedule
+            diffusers.StableDiffusion3Pipeline(scheduler=scheduler, **components), schedule
         )
-    if own["text_encoder_2"] is not None:
+    if components["text_encoder_2"] is not None:
         for name in ("transformer", "text_encoder_3", "tokenizer_3"):
-            del own[name]
-        own |= dict(force_zeros_for_empty_prompt=zeros, add_watermarker=False)
-        if own["vae"].dtype == torch.float16 and own["vae"].config.force_upcast:
-            own["vae"].float()  # a pipeline in float16 may bring the one that overflows there
-        own["scheduler"] = diffusers.DDIMScheduler()
-        return StableDiffusionXL(diffusers.StableDiffusionXLPipeline(**own), schedule)
+            del components[name]
+        components |= dict(force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        if components["vae"].dtype == torch.float16 and components["vae"].config.force_upcast:
+            # a pipeline in float16 may bring the one that overflows there
+            components["vae"].float()
+        components["scheduler"] = diffusers.DDIMScheduler()
+        return StableDiffusionXL(diffusers.StableDiffusionXLPipeline(**components), schedule)
     return Teacher(
-        *(own[name] for name in ("unet", "vae", "text_encoder", "tokenizer")), schedule=schedule
+        *(components[name] for name in ("unet", "vae", "text_encoder", "tokenizer")),
+        schedule=schedule,
     )
 
 # %% ../nbs/library/families.ipynb #de1425e2
 HUB_SETTINGS = ("local_files_only", "revision", "cache_dir", "token")
 
 
-def find_pipeline(name: str | Path, given: dict[str, Any]) -> Path:
+def find_pipeline(name: str | Path, settings: dict[str, Any]) -> Path:
     """The folder of that name, or of that model on the hub; takes the hub's settings out."""
-    hub = {k: given.pop(k) for k in HUB_SETTINGS if k in given}
+    hub = {k: settings.pop(k) for k in HUB_SETTINGS if k in settings}
     return Path(name) if Path(name).is_dir() else hub_folder(str(name), **hub)
 
 
-def load_networks(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+def load_networks(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The networks of a folder that are not given, after a look through it."""
     check_part(folder / "adaptor", strict=False)
-    found = check_folder(folder)
-    names = [k for k, (_, kind) in found.items() if CLASSES.get(kind) == "network"]
-    dtype = given.get("torch_dtype", given.get("dtype"))
+    components = check_folder(folder)
+    names = [k for k, (_, kind) in components.items() if CLASSES.get(kind) == "network"]
+    dtype = settings.get("torch_dtype", settings.get("dtype"))
     dtype = dtype if isinstance(dtype, torch.dtype) else None
-    parts = load_parts(folder, dtype, *(name for name in names if name not in given))
+    parts = load_parts(folder, dtype, *(name for name in names if name not in settings))
     if parts.get("vae") is not None and needs_float32(folder):
         parts["vae"] = parts["vae"].float()
     return parts

@@ -45,12 +45,12 @@ def read_json(file: Path) -> dict:
     if size > LARGEST_JSON:
         raise ValueError(f"{str(file)!r} is {size} bytes long; expected a small JSON file")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{str(file)!r} is not JSON ({e}); download it again") from e
-    if not isinstance(found, dict):
-        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}; expected a JSON object")
-    return found
+    if not isinstance(entries, dict):
+        raise ValueError(f"{str(file)!r} holds a {type(entries).__name__}; expected a JSON object")
+    return entries
 
 # %% ../nbs/library/folders.ipynb #fb56311b
 _BITS = dict(F64=64, F32=32, F16=16, BF16=16, I64=64, I32=32, I16=16, I8=8, U8=8, BOOL=8)
@@ -94,9 +94,9 @@ def check_shapes(wanted: dict, found: dict, where: str, strict: bool = True) -> 
         wrong += [f"{name} is missing" for name in wanted if name not in found]
         wrong += [f"{name} is not known" for name in found if name not in wanted]
     if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        rest = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(
-            f"the tensors in {where} are not what its configuration describes: {wrong[0]}{more}; "
+            f"the tensors in {where} are not what its configuration describes: {wrong[0]}{rest}; "
             "configuration and weights belong to different models, or one was changed"
         )
 
@@ -236,37 +236,41 @@ def check_folder(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _check_tokenizer(folder: Path):
-    here = {p.name for p in folder.glob("*")}
-    if not any(files <= here for files in _TOKENIZERS):
+    file_names = {p.name for p in folder.glob("*")}
+    if not any(files <= file_names for files in _TOKENIZERS):
         raise FileNotFoundError(
             f"the tokenizer in {str(folder)!r} is missing: it needs tokenizer.json, or vocab.json "
             "and merges.txt; download it again"
         )
-    for name in here & {"tokenizer.json", "vocab.json", "tokenizer_config.json"}:
+    for name in file_names & {"tokenizer.json", "vocab.json", "tokenizer_config.json"}:
         read_json(folder / name)
 
 # %% ../nbs/library/folders.ipynb #f8de56fe
 def load_network(kind: Any, folder: Path, dtype: torch.dtype | None = None) -> Any:
     """A network of diffusers or transformers, after a look through its folder."""
-    found, config = check_part(folder), read_json(folder / "config.json")
+    shapes, config = check_part(folder), read_json(folder / "config.json")
     where = str(folder)
     if hasattr(kind, "load_config"):  # diffusers
         try:
             with torch.device("meta"):
-                made = kind.from_config(config)
+                skeleton = kind.from_config(config)
         except Exception as e:
             reason = str(e).partition("\n")[0][:200]
             raise ValueError(f"{where!r} describes no {kind.__name__} ({reason})") from e
-        wanted = {k: v.shape for k, v in made.state_dict().items()}
-        if not wanted.keys() & found.keys():
+        wanted = {k: v.shape for k, v in skeleton.state_dict().items()}
+        if not wanted.keys() & shapes.keys():
             raise OSError(
                 f"{where!r} holds no safetensors file of a {kind.__name__}. {_what_to_do(folder)}"
             )
-        check_shapes(wanted, found, where, strict=False)
-    how = dict(torch_dtype=dtype) if hasattr(kind, "load_config") and dtype else {}
+        check_shapes(wanted, shapes, where, strict=False)
+    dtype_setting = dict(torch_dtype=dtype) if hasattr(kind, "load_config") and dtype else {}
     try:
         net, info = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **how
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **dtype_setting,
         )
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as e:
         reason = (str(e).strip() or repr(e)).splitlines()[0]
@@ -290,7 +294,7 @@ def hub_folder(
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             name,
             local_files_only=local_files_only,
             revision=revision,
@@ -302,7 +306,7 @@ def hub_folder(
         where = "in the hub's cache" if local_files_only else "on the hub or in its cache"
         reason = (str(e).strip() or repr(e)).splitlines()[0]
         raise FileNotFoundError(f"no folder {name!r}, and no such model {where} ({reason})") from e
-    return Path(str(found))
+    return Path(str(folder))
 
 
 def teacher_of_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
@@ -352,9 +356,9 @@ def _set_side(net, folder: Path):
         )
 
 # %% ../nbs/library/folders.ipynb #243ab755
-def tidy(folder: Path, *more: Path) -> None:
+def tidy(folder: Path, *others: Path) -> None:
     """Remove what a killed `save_file` has left; give files the mode that the umask asks for."""
-    for place in (folder, *more):
+    for place in (folder, *others):
         for left in place.glob(".tmp??????"):
             left.unlink(missing_ok=True)
         probe = place / f".mode{os.getpid()}"

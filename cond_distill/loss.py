@@ -145,7 +145,7 @@ def codi_loss(
     now = student(z_t, d.t, batch["cond"], batch["text"])  # 2
     w_d, w_c = weights(schedule, d)
     x_hat = at_boundary(now, z_t, d.t) if boundary else now.x
-    data, own = dist(batch["x"], x_hat), torch.zeros_like(w_c)
+    data, consistency = dist(batch["x"], x_hat), torch.zeros_like(w_c)
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
     if looks_ahead := bool((w_c > 0).any()):
@@ -153,15 +153,16 @@ def codi_loss(
         with torch.no_grad():
             then = target(z, d.s, batch["cond"], batch["text"])  # 4
         if space == "noise":
-            own = dist(then.eps, now.eps) / schedule.snr(d.s).to(z.device)  # eq. 3
+            consistency = dist(then.eps, now.eps) / schedule.snr(d.s).to(z.device)  # eq. 3
         else:
-            own = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
-    loss, parts = (w_d * data + w_c * own).mean(), _means(d_x=data, d_c=own, w_c=w_c)  # 5
+            consistency = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
+    loss = (w_d * data + w_c * consistency).mean()  # 5
+    parts = _means(d_x=data, d_c=consistency, w_c=w_c)
     parts["forwards"] = torch.tensor(1.0 + looks_ahead)
     if extra is None:
         return loss, parts
-    more = extra(x_hat, batch, d).mean()
-    return loss + more, parts | _means(extra=more)
+    extra_term = extra(x_hat, batch, d).mean()
+    return loss + extra_term, parts | _means(extra=extra_term)
 
 # %% ../nbs/course/06_loss.ipynb #51ac215b
 #| code-fold: true
@@ -239,21 +240,21 @@ class Model(Protocol):
 
 
 def solve(
-    how: str, student: Model, batch: dict, d: NoiseSample, z_t: torch.Tensor, now: Prediction
+    solver: str, student: Model, batch: dict, d: NoiseSample, z_t: torch.Tensor, now: Prediction
 ) -> torch.Tensor:
     """ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."""
     alpha, sigma = student.schedule.at(d.s, z_t)
     x_hat = now.x.detach()
-    if how == "model":
+    if solver == "model":
         return alpha * x_hat + sigma * now.eps.detach()  # paper, algorithm 1
-    if how == "noise":
+    if solver == "noise":
         return alpha * x_hat + sigma * d.eps  # paper, text
-    if how == "forward":
+    if solver == "forward":
         return alpha * batch["x"] + sigma * d.eps  # consistency training
-    if how == "teacher":
+    if solver == "teacher":
         with torch.no_grad():
             return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
-    raise ValueError(f"z_s is {how!r}; choose one of {', '.join(SOLVERS)}")
+    raise ValueError(f"z_s is {solver!r}; choose one of {', '.join(SOLVERS)}")
 
 # %% ../nbs/course/06_loss.ipynb #665f5e93
 #| code-fold: true
@@ -278,7 +279,7 @@ def decoded(
     def distance(
         student: Model, x: torch.Tensor, x_hat: torch.Tensor, latent: torch.Tensor
     ) -> torch.Tensor:
-        seen = measure(student.teacher.decode(x), student.teacher.decode(x_hat))
-        return seen * (latent.mean() / seen.mean().clamp(min=1e-12)).detach()
+        in_pictures = measure(student.teacher.decode(x), student.teacher.decode(x_hat))
+        return in_pictures * (latent.mean() / in_pictures.mean().clamp(min=1e-12)).detach()
 
     return distance

@@ -34,20 +34,21 @@ class ChangedWeight(torch.Tensor):
     @classmethod
     def of(cls, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> ChangedWeight:
         """W with BA beside it, in W's dtype."""
-        made: Any = weight.as_subclass(cls)
-        made.weight, made.down, made.up = weight, down.to(weight.dtype), up.to(weight.dtype)
-        return made
+        changed: Any = weight.as_subclass(cls)
+        changed.weight = weight
+        changed.down, changed.up = down.to(weight.dtype), up.to(weight.dtype)
+        return changed
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        plain, more = tree_map(_plain, (tuple(args), kwargs or {}))
-        out = func(*plain, **more)
+        plain, options = tree_map(_plain, (tuple(args), kwargs or {}))
+        out = func(*plain, **options)
         if func not in (F.linear, F.conv2d):
             return out
-        given: tuple[Any, ...] = (*args, None)
-        x, own, _, *how = given[: max(3, len(args))]
-        more.pop("bias", None)
-        return out + func(func(x, own.down, None, *how, **more), own.up)
+        padded: tuple[Any, ...] = (*args, None)
+        x, changed, _, *positional = padded[: max(3, len(args))]
+        options.pop("bias", None)
+        return out + func(func(x, changed.down, None, *positional, **options), changed.up)
 
 # %% ../nbs/library/low_rank.ipynb #90eb3edc
 def with_change(

@@ -119,8 +119,8 @@ class SampleConfig:
         require_whole("n", self.n, 0, 1000)
         require("out", self.out, bool(self.out), "the name of a file to write")
         require_whole("scene", self.scene, 0)
-        there = not self.image or Path(self.image).is_file() or self.image.isdecimal()
-        require("image", self.image, there, "a picture file; a held-out scene is --scene NUMBER")
+        is_file = not self.image or Path(self.image).is_file() or self.image.isdecimal()
+        require("image", self.image, is_file, "a picture file; a held-out scene is --scene NUMBER")
         require("image", self.image, not (self.image and self.scene), "no image where a scene is")
         require("mask", self.mask, not self.mask or Path(self.mask).is_file(), "a picture file")
 

@@ -86,8 +86,8 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
         """To a device; the dtype stays."""
-        given = [*args, kwargs.get("device")]
-        device = next((a for a in given if isinstance(a, (str, int, torch.device))), None)
+        arguments = [*args, kwargs.get("device")]
+        device = next((a for a in arguments if isinstance(a, (str, int, torch.device))), None)
         return self if device is None else torch.nn.Module.to(self, device)
 
 # %% ../nbs/library/pipeline.ipynb #04894ada
@@ -272,8 +272,8 @@ class CoDiPipeline(DiffusionPipeline):
                 )
             zeros = pipeline.config["force_zeros_for_empty_prompt"]
             return cls(**pipeline.components, force_zeros_for_empty_prompt=zeros, **kwargs)
-        own = pipeline.scheduler
-        schedule = getattr(own, "schedule", None) or Schedule.from_diffusers(own)
+        scheduler = pipeline.scheduler
+        schedule = getattr(scheduler, "schedule", None) or Schedule.from_diffusers(scheduler)
         shared = {k: v for k, v in pipeline.components.items() if k in cls._optional_components}
         zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
         teacher = teacher_of(shared, schedule, zeros)
@@ -296,10 +296,10 @@ class CoDiPipeline(DiffusionPipeline):
     def teacher(self) -> Teacher:
         """The frozen model, put together from the parts as they are now."""
         parts = {name: getattr(self, name) for name in self._optional_components}
-        how = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
-        made = teacher_of(parts, *how)
+        settings = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
+        teacher = teacher_of(parts, *settings)
         size = StudentInfo.of(self.adaptor.about).image_size
-        return made.at_size(size) if size else made
+        return teacher.at_size(size) if size else teacher
 
     @property
     def backbone(self) -> Any:

@@ -71,9 +71,9 @@ def _check_sizes(image: torch.Tensor, mask: torch.Tensor | None):
         )
 
 
-def _as_list(given: object) -> list:
+def _as_list(value: object) -> list:
     """What is given, as a list."""
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _read_all(pictures: list, n: int) -> list:  # of tensors [3, H, W] in [0, 1], or None

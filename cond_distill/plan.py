@@ -193,28 +193,29 @@ def plan(
     _check_choices(adaptor, rank, dtype)
     kind = getattr(torch, dtype)
     with torch.device("meta"):
-        made = make_adaptor(adaptor, teacher, channels, rank)
+        adaptor_net = make_adaptor(adaptor, teacher, channels, rank)
         cond = torch.empty(batch, channels, teacher.image_size, teacher.image_size)
-    once = _once(teacher, made, cond)
-    own, frozen = sum(p.numel() for p in made.parameters()), _frozen_bytes(teacher, dtype)
+    once = _once(teacher, adaptor_net, cond)
+    trained = sum(p.numel() for p in adaptor_net.parameters())
+    frozen = _frozen_bytes(teacher, dtype)
     # diffusers' own `to` warns of nothing here
     torch.nn.Module.to(teacher.backbone, kind)
-    kept = _largest_layer(teacher, made, cond, kind) if gradient_checkpointing else 0
+    activations = _largest_layer(teacher, adaptor_net, cond, kind) if gradient_checkpointing else 0
     if gradient_checkpointing:
-        _checkpoint(teacher.backbone, getattr(made, "net", None))
-    with Counter([*teacher.backbone.parameters(), *made.parameters()]) as c:
-        _forward(teacher, made, cond, kind)
-    kept += c.bytes
+        _checkpoint(teacher.backbone, getattr(adaptor_net, "net", None))
+    with Counter([*teacher.backbone.parameters(), *adaptor_net.parameters()]) as c:
+        _forward(teacher, adaptor_net, cond, kind)
+    activations += c.bytes
     # student: 1 forward, 2 backward, 1 again; target: 1
     passes = 5 if gradient_checkpointing else 4
     return Plan(
         teacher=frozen / 1e9,
-        adaptor=24 * own / 1e9,
-        activations=kept / 1e9,
+        adaptor=24 * trained / 1e9,
+        activations=activations / 1e9,
         autoencoder=_autoencoder_bytes(teacher, dtype) / 1e9,
-        reserve=1.5 + 0.1 * kept / 1e9,
+        reserve=1.5 + 0.1 * activations / 1e9,
         operations=passes * c.operations + once,
-        trained=own,
+        trained=trained,
         batch=batch,
     )
 
@@ -253,18 +254,18 @@ def _largest_layer(
         for m in net.modules()
         if type(m).__name__ in ("ResnetBlock2D", "Transformer2DModel")
     ]
-    found, before = [0], {}
+    layer_bytes, before = [0], {}
     with Counter([*teacher.backbone.parameters(), *adaptor.parameters()]) as c:
         handles = [
             m.register_forward_pre_hook(lambda m, a: before.update({m: c.bytes})) for m in layers
         ] + [
-            m.register_forward_hook(lambda m, a, o: found.append(c.bytes - before[m]))
+            m.register_forward_hook(lambda m, a, o: layer_bytes.append(c.bytes - before[m]))
             for m in layers
         ]
         _forward(teacher, adaptor, cond, kind)
     for h in handles:
         h.remove()
-    return max(found)
+    return max(layer_bytes)
 
 
 class _Mixed(TorchFunctionMode):
@@ -332,8 +333,8 @@ def _largest(of: Callable[[int], Plan], memory: float) -> Plan | None:
     """The plan `of(batch)` of the largest power of two that fits."""
     of = cache(of)
     four, eight = of(4), of(8)
-    more = (eight.memory - four.memory) / 4  # memory grows linearly with the batch
-    sizes = [2**k for k in range(9) if four.memory + (2**k - 4) * more <= memory]
+    per_example = (eight.memory - four.memory) / 4  # memory grows linearly with the batch
+    sizes = [2**k for k in range(9) if four.memory + (2**k - 4) * per_example <= memory]
     while sizes and of(sizes[-1]).memory > memory:
         sizes.pop()
     return of(sizes[-1]) if sizes else None

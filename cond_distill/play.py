@@ -138,8 +138,8 @@ def as_picture(image: torch.Tensor, side: int = 320) -> Image:
 def partner(adaptor: str, beside: str = "") -> str:
     """The undistilled adaptor that is drawn beside one; empty if there is none."""
     shipped = adaptor.replace("_distilled", "_finetuned")
-    there = shipped != adaptor and (ASSETS / shipped).is_dir()
-    return beside or (shipped if there else "")
+    has_partner = shipped != adaptor and (ASSETS / shipped).is_dir()
+    return beside or (shipped if has_partner else "")
 
 
 def from_editor(value: dict | Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,19 +222,19 @@ def _sliders(gr: Any, other: str) -> list:
     """Steps, guidance, seed and the steps of the undistilled model."""
     with gr.Row():
         steps = gr.Slider(1, 16, 4, step=1, label="steps")
-        there = bool(other)
-        many = gr.Slider(1, 50, 50, step=1, label="steps of the undistilled", visible=there)
+        has_other = bool(other)
+        many = gr.Slider(1, 50, 50, step=1, label="steps of the undistilled", visible=has_other)
     with gr.Row():
         guidance = gr.Slider(1, 5, 1, step=0.5, label="guidance on the caption")
         seed = gr.Number(0, label="seed of the noise", precision=0, minimum=0)
     return [steps, guidance, seed, many]
 
 
-def shown(seen: torch.Tensor, now: Drawn, other: Drawn | None) -> list[tuple[Image, str]]:
+def shown(cond: torch.Tensor, now: Drawn, other: Drawn | None) -> list[tuple[Image, str]]:
     """The pictures of a tab with their labels."""
-    found = [(as_picture(seen[:3]), "what the model sees")]
-    found += [(as_picture(now.image), f"distilled: {now.words}")]
-    return found + ([(as_picture(other.image), f"undistilled: {other.words}")] if other else [])
+    pictures = [(as_picture(cond[:3]), "what the model sees")]
+    pictures += [(as_picture(now.image), f"distilled: {now.words}")]
+    return pictures + ([(as_picture(other.image), f"undistilled: {other.words}")] if other else [])
 
 
 def _tab(gr: Any, adaptor: str, other: str) -> None:
@@ -253,9 +253,9 @@ def _tab(gr: Any, adaptor: str, other: str) -> None:
             steps, guidance, seed, many = _sliders(gr, other)
 
     def on_draw(*values: Any) -> list:
-        *asked, beside_steps = values
+        *request, beside_steps = values
         try:
-            return shown(*answer(adaptor, *asked, other, beside_steps))
+            return shown(*answer(adaptor, *request, other, beside_steps))
         except (ValueError, TypeError) as e:
             raise gr.Error(str(e)) from None
 

@@ -315,8 +315,8 @@ class Schedule:
 
     def to_config(self) -> dict:
         """The settings as a dict that JSON can hold; what a kind does not use is left out."""
-        given = {k: v for k, v in asdict(self).items() if v is not None}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+        settings = {k: v for k, v in asdict(self).items() if v is not None}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
     @classmethod
     def from_config(cls, config: dict) -> Schedule:

@@ -49,13 +49,13 @@ def step_latent(
 def check_trained_steps(
     n: int,
     trained_steps: list[int] | None,  # None: any number
-    said: str = "",  # what was measured with them, for the message
+    measured: str = "",  # what was measured with them, for the message
 ) -> None:
     """Refuse a number of steps that the model was not distilled for."""
     if trained_steps and n not in trained_steps:
         raise ValueError(
             f"{n} steps: this model was distilled for "
-            f"{', '.join(map(str, trained_steps))}{said}; use one of them. More "
+            f"{', '.join(map(str, trained_steps))}{measured}; use one of them. More "
             "steps than it was made for do not make its pictures better"
         )
 

@@ -74,9 +74,9 @@ class StudentInfo:
     def of(cls, about: dict) -> StudentInfo:
         """Of the JSON values of a file; it may say more, or less."""
         names, about = {f.name for f in fields(cls)}, with_todays_keys(about)
-        said: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
-        said["config"] = renamed(said.get("config", {}))
-        return cls(**said)
+        entries: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
+        entries["config"] = renamed(entries.get("config", {}))
+        return cls(**entries)
 
 
 def info_of(model: Any) -> StudentInfo:  # of a Student, or of a Teacher, whose file says nothing
@@ -146,10 +146,10 @@ def _read_about(folder: Path, teacher: Teacher, strict: bool = True) -> dict:
         )
     info = with_todays_keys(read_json(folder / ABOUT))
     for name, kind in _FIELDS.items():
-        given = info.get(name)
-        if not isinstance(given, kind) and (given is not None or name in _NEEDED):
+        value = info.get(name)
+        if not isinstance(value, kind) and (value is not None or name in _NEEDED):
             raise ValueError(
-                f"{name} in {str(folder / ABOUT)!r} is {given!r}; expected "
+                f"{name} in {str(folder / ABOUT)!r} is {value!r}; expected "
                 f"{_SAID[kind]}: the file was changed, or is not one that Student.save wrote"
             )
     _check_teacher(info, folder, teacher, strict)
@@ -252,9 +252,9 @@ class Student(nn.Module):
         takes = self.adaptor.extra_input
 
         def predict(z, t, text, cond, ahead):
-            given = dict(guidance=guidance, look_ahead=ahead)
-            more = {takes: given[takes]} if takes else {}
-            return self._predict(z, t, text, ready.weights, cond, more)
+            inputs = dict(guidance=guidance, look_ahead=ahead)
+            extra = {takes: inputs[takes]} if takes else {}
+            return self._predict(z, t, text, ready.weights, cond, extra)
 
         return classifier_free_guidance(
             predict,
@@ -275,20 +275,20 @@ class Student(nn.Module):
         text: torch.Tensor,
         weights: dict,
         cond: Any,
-        more: dict,
+        extra: dict,
     ) -> Prediction:
-        """One call without guidance; `more` is what the adaptor takes beside the time."""
+        """One call without guidance; `extra` is what the adaptor takes beside the time."""
         if self.adaptor.reader is not None:
             text = self.adaptor.reader(text.float())
         time = self.schedule.network_time(t).to(z.device)
         inputs = self.teacher.text_inputs(text.float())
-        effect = self.adaptor(z.float(), time, cond, inputs, **more)
+        effect = self.adaptor(z.float(), time, cond, inputs, **extra)
         return self.teacher.predict(z, t, text, weights=weights, **effect)
 
     def _checked(self, look_ahead: float | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The look-ahead of each sample, [B]; refused where the adaptor has no input for it."""
-        given = torch.is_tensor(look_ahead) or look_ahead != 0
-        if given and not self.any_step:
+        looks_ahead = torch.is_tensor(look_ahead) or look_ahead != 0
+        if looks_ahead and not self.any_step:
             raise ValueError(
                 "look_ahead is given, but this student has no input for it: it was not trained for "
                 "any number of steps; leave look_ahead out"
@@ -354,9 +354,9 @@ class Student(nn.Module):
 # %% ../nbs/library/student.ipynb #c2c514b2
 def _drawn_together(students: list[Student]) -> dict:
     """How the file of the first student says it is drawn; all any-step students must agree."""
-    told = [s for s in students if s.any_step]
-    about = getattr((told or students)[0], "about", {})
-    for other in told[1:]:
+    any_step = [s for s in students if s.any_step]
+    about = getattr((any_step or students)[0], "about", {})
+    for other in any_step[1:]:
         if other.about.get("samplers") != about.get("samplers"):
             raise ValueError(
                 f"the students are drawn by different samplers ({about.get('samplers')} and "
@@ -389,6 +389,6 @@ def compose(
             "an adaptor that reads instructions (a task such as 'edit') or takes the guidance "
             "('lcm') cannot share its inputs with others; use it alone"
         )
-    made = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))
-    made.about = _drawn_together(students)
-    return made
+    student = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))
+    student.about = _drawn_together(students)
+    return student

@@ -178,8 +178,8 @@ def check_captions(captions: Sequence[str]):
 def _token_ids(tokenizer: Any, captions: Sequence[str], longest: int) -> torch.Tensor:
     """Captions as numbers, int64 [B, L], cut or filled up to the length of the text encoder."""
     length = min(tokenizer.model_max_length, longest)
-    how = dict(padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return tokenizer(list(captions), **how).input_ids
+    options = dict(padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokenizer(list(captions), **options).input_ids
 
 # %% ../nbs/course/03_teacher.ipynb #dac794d0
 #| code-fold: true

@@ -72,8 +72,8 @@ def _padded(x, size):
     """Mirrored at the right and lower border until it has that size."""
     for dim, n in ((-2, size[0]), (-1, size[1])):
         while x.shape[dim] < n:
-            more = min(n - x.shape[dim], x.shape[dim])
-            x = torch.cat([x, x.flip(dim).narrow(dim, 0, more)], dim)
+            missing = min(n - x.shape[dim], x.shape[dim])
+            x = torch.cat([x, x.flip(dim).narrow(dim, 0, missing)], dim)
     return x
 
 
@@ -145,13 +145,13 @@ def draw_tiled(
     return decode_tiled(teacher, z)[..., :h, :w]
 
 
-def _agreed(student: Student, z, t: int, ready: list[Prepared], text, places, more: dict):
+def _agreed(student: Student, z, t: int, ready: list[Prepared], text, places, extra: dict):
     """The Prediction of the whole picture from the common x̂ of its tiles."""
     tile, cuts = student.teacher.latent_shape[1], iter(places)
     tiles = []
     for part in ready:
-        own = [next(cuts) for _ in range(part.n or 0)]
-        words = text.expand(len(own), -1, -1)
-        tiles += student(_cut(z, own, tile), t, part, words, **more).x
+        corners = [next(cuts) for _ in range(part.n or 0)]
+        words = text.expand(len(corners), -1, -1)
+        tiles += student(_cut(z, corners, tile), t, part, words, **extra).x
     x = _blend(tiles, places, list(z.shape[-2:]), tile)
     return student.schedule.from_x(x, z, torch.full((1,), t, device=z.device))

@@ -70,7 +70,7 @@ def micro_batches(run: Run, batch: dict, noise: NoiseSample) -> Iterator[tuple[d
 
 def backward(run: Run, batch: dict, noise: NoiseSample) -> dict[str, torch.Tensor]:
     """Gradients of all shares of all processes; the mean loss and its parts."""
-    said, n = [], run.cfg.gradient_accumulation_steps
+    micro_numbers, n = [], run.cfg.gradient_accumulation_steps
     run.state.optimizer.zero_grad()
     for i, share in enumerate(micro_batches(run, batch, noise), 1):
         with run.engine.gradients(run.loss, last=i == n):
@@ -78,8 +78,13 @@ def backward(run: Run, batch: dict, noise: NoiseSample) -> dict[str, torch.Tenso
                 loss, parts = run.loss(*share)
             (loss / n).backward()
         numbers = parts | dict(loss=loss.detach())
-        said.append({k: torch.as_tensor(v, dtype=torch.float32) for k, v in numbers.items()})
-    mean = {k: torch.stack([s[k].to(run.engine.device) for s in said]).sum(0) / n for k in said[0]}
+        micro_numbers.append(
+            {k: torch.as_tensor(v, dtype=torch.float32) for k, v in numbers.items()}
+        )
+    mean = {
+        k: torch.stack([s[k].to(run.engine.device) for s in micro_numbers]).sum(0) / n
+        for k in micro_numbers[0]
+    }
     return run.engine.mean(mean)
 
 
@@ -236,11 +241,11 @@ def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
 
 
 def train_steps(
-    run: Run, source: ExampleSource, eval_fn: EvalFn | None, asked: list
+    run: Run, source: ExampleSource, eval_fn: EvalFn | None, interrupts: list
 ) -> Generator[Record]:
     """The loop: train, observe, yield, save; until the end, or until somebody asks to stop."""
     state, cfg, began = run.state, run.cfg, time.time()
-    while state.step < cfg.steps and not any(run.engine.gather(len(asked))):
+    while state.step < cfg.steps and not any(run.engine.gather(len(interrupts))):
         numbers: dict[str, Any] = train_step(run, source)
         check_alive(run)
         numbers |= dict(nfe=round(state.nfe), seconds=time.time() - began)
@@ -263,9 +268,9 @@ def train_steps(
 def with_progress_bar(run: Run, records: Iterator[Record], progress: bool) -> Iterator[Record]:
     """The records, with a bar on the screen."""
     numbers: dict[str, float] = {}
-    done, total = run.state.step, run.cfg.steps
+    first, total = run.state.step, run.cfg.steps
     hidden = not (progress and run.engine.main)
-    with tqdm(None, f"distil {run.cfg.task}", total, initial=done, disable=hidden) as bar:
+    with tqdm(None, f"distil {run.cfg.task}", total, initial=first, disable=hidden) as bar:
         for record in records:
             numbers |= dict(loss=record.loss) | record.parts | (record.measured or {})
             bar.update()
@@ -297,8 +302,8 @@ def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Recor
         source = training_data(run.teacher, cfg, progress, engine.index, engine.count)
         with (
             closing(source),
-            catch_interrupt() as asked,
-            closing(train_steps(run, source, eval_fn, asked)) as records,
+            catch_interrupt() as interrupts,
+            closing(train_steps(run, source, eval_fn, interrupts)) as records,
         ):
             yield from with_progress_bar(run, records, progress)
         if state.step < cfg.steps:

@@ -180,23 +180,23 @@ def forget_rows_after(log: Path, step: int):
 @contextmanager
 def catch_interrupt() -> Generator[list[int]]:
     """Yields a list that becomes non-empty at Ctrl-C or SIGTERM; a second one is immediate."""
-    asked, before = [], {}
+    interrupts, before = [], {}
 
     def restore():
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def on_signal(*_):
-        asked.append(1)
+        interrupts.append(1)
         restore()
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, on_signal)
     except ValueError:
-        yield asked
+        yield interrupts
         return  # not in the main thread: nothing to catch
     try:
-        yield asked
+        yield interrupts
     finally:
         restore()

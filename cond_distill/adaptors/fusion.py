@@ -26,12 +26,12 @@ def encoder(
     """First half of a diffusers U-Net: (last feature, features at the skips, time embedding)."""
     emb = net.time_embedding(net.time_proj(time.expand(len(z))).to(z.dtype))
     if hasattr(net, "get_aug_embed"):
-        more = net.get_aug_embed(
+        size_embedding = net.get_aug_embed(
             emb=emb,
             encoder_hidden_states=inputs["encoder_hidden_states"],
             added_cond_kwargs=inputs.get("added_cond_kwargs"),
         )
-        emb = emb if more is None else emb + more
+        emb = emb if size_embedding is None else emb + size_embedding
     h = net.conv_in(z)
     skips = [h]
     for block in net.down_blocks:
@@ -87,12 +87,12 @@ class FusionAdaptor(Adaptor):
         reads = copy.deepcopy(net)
         for part in ("up_blocks", "conv_norm_out", "conv_act", "conv_out"):
             delattr(reads, part)
-        more = latent_channels(teacher, channels) - reads.conv_in.in_channels
+        extra_channels = latent_channels(teacher, channels) - reads.conv_in.in_channels
         # a mask beside the picture: further input channels, zero at first
-        if more:
+        if extra_channels:
             old = reads.conv_in
             new = nn.Conv2d(
-                reads.conv_in.in_channels + more,
+                reads.conv_in.in_channels + extra_channels,
                 reads.conv_in.out_channels,
                 reads.conv_in.kernel_size,
                 padding=reads.conv_in.padding,

@@ -94,8 +94,8 @@ class ScalarInput(Adaptor):
     def from_teacher(
         cls, teacher: Teacher, inner: str, inner_settings: dict, conditioning: str = ""
     ) -> ScalarInput:
-        made = Adaptor.kinds[inner].from_teacher(teacher, **inner_settings)
-        return cls.of(teacher, made, conditioning)
+        inner_adaptor = Adaptor.kinds[inner].from_teacher(teacher, **inner_settings)
+        return cls.of(teacher, inner_adaptor, conditioning)
 
     def waves(self, value: torch.Tensor) -> torch.Tensor:  # [B] → [B, 32]
         """The number as sines and cosines."""
@@ -155,9 +155,9 @@ class ScalarInput(Adaptor):
         kind = Adaptor.kinds[settings["inner"]]
         inner = kind.read(teacher, folder, settings["inner_settings"])
         earlier_name = settings.get("tells", "")
-        made = cls.of(teacher, inner, settings.get("conditioning", earlier_name))
-        read_weights(made.embed, Path(folder) / INPUT)
-        return made
+        adaptor = cls.of(teacher, inner, settings.get("conditioning", earlier_name))
+        read_weights(adaptor.embed, Path(folder) / INPUT)
+        return adaptor
 
 # %% ../../nbs/library/adaptors/scalar_input.ipynb #0d7e1540
 @contextmanager

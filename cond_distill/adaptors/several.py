@@ -96,12 +96,12 @@ class MultiAdaptor(Adaptor):
         time: torch.Tensor,
         cond: tuple,
         inputs: dict,
-        **more: float | torch.Tensor,
+        **extra: float | torch.Tensor,
     ) -> dict:
         place = next((a.place for a in self.adaptors if a.extra_input), "")
         parts, added = zip(
             *(
-                _apart(a(z, time, c, inputs, **(more if a.extra_input else {})), place)
+                _apart(a(z, time, c, inputs, **(extra if a.extra_input else {})), place)
                 for a, c in zip(self.adaptors, cond)
             )
         )

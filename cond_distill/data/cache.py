@@ -33,11 +33,13 @@ __all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe_pho
 VERSION = 2
 
 
-def _pieces(teacher: Teacher, cfg: TrainConfig, photos: Photos | None, done: int) -> Iterable[dict]:
-    """Batches of examples from number `done` on, 100 at a time."""
+def _pieces(
+    teacher: Teacher, cfg: TrainConfig, photos: Photos | None, first: int
+) -> Iterable[dict]:
+    """Batches of examples from number `first` on, 100 at a time."""
     if photos:
-        return load_batches(photos, range(done, cfg.num_examples), 100, cfg.workers)
-    ranges = [range(i, min(i + 100, cfg.num_examples)) for i in range(done, cfg.num_examples, 100)]
+        return load_batches(photos, range(first, cfg.num_examples), 100, cfg.workers)
+    ranges = [range(i, min(i + 100, cfg.num_examples)) for i in range(first, cfg.num_examples, 100)]
     # scenes are drawn where the teacher is: on a GPU several times faster than by a core
     size, device = teacher.image_size, teacher.device
     return (examples(cfg.task, r, size=size, level=cfg.captions, device=device) for r in ranges)
@@ -61,8 +63,8 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
         dtype=cfg.dtype,
         captions=getattr(teacher.tokenizer, "model_max_length", None),
     )
-    if own := code_digest(cfg.task):
-        key["code"] = own
+    if digest_of_code := code_digest(cfg.task):
+        key["code"] = digest_of_code
     if photos is None:
         return key | dict(world=WORLD, level=cfg.captions)
     of_batch = photos.task.of_batch if photos.task else None
@@ -191,33 +193,33 @@ def _make(
     """The examples that are missing."""
     from tqdm.auto import tqdm
 
-    done, files, bits = _done(folder), {}, photos.bits() if photos else 8
+    written, files, bits = _done(folder), {}, photos.bits() if photos else 8
     bar = tqdm(
-        _pieces(teacher, cfg, photos, done),
+        _pieces(teacher, cfg, photos, written),
         desc="make and encode examples",
-        initial=done // 100,
+        initial=written // 100,
         total=-(-cfg.num_examples // 100),
         disable=not progress,
     )
     for piece in bar:
         piece = with_conditions(photos.task, piece) if photos else piece
         part = encode_examples(teacher, piece, bits)
-        if not files and done:
+        if not files and written:
             files = {k: np.load(folder / f"{k}.npy", mmap_mode="r+") for k in part}
         files = files or reserve(folder, cfg.num_examples, part, progress=progress)
         for k, v in part.items():
-            files[k][done : done + len(v)] = v
+            files[k][written : written + len(v)] = v
             files[k].flush()
-        done += len(piece["image"])
-        _note(folder, done, piece.get("skipped", ()))
+        written += len(piece["image"])
+        _note(folder, written, piece.get("skipped", ()))
     _tell_skipped(folder)
 
 
-def _note(folder: Path, done: int, skipped: Iterable[str]) -> None:
+def _note(folder: Path, written: int, skipped: Iterable[str]) -> None:
     """So many examples are there, and these files were skipped on the way."""
     with open(folder / "skipped.txt", "a", encoding="utf-8", errors="backslashreplace") as f:
         f.writelines(f"{name}\n" for name in skipped)
-    (folder / "done.part").write_text(str(done), "utf-8")
+    (folder / "done.part").write_text(str(written), "utf-8")
     (folder / "done.part").replace(folder / "done.json")
 
 

@@ -104,15 +104,15 @@ def read_dataset(
     names = [k for k, f in data.features.items() if isinstance(f, datasets.Image)]
     image, cond = _picture_columns(names, columns, pairs or bool(columns.condition), where)
     words = pick(data.features, columns.caption, CAPTIONS, where)
-    said = [as_captions(c, where) for c in data[words]] if words else [()] * len(data)
+    captions = [as_captions(c, where) for c in data[words]] if words else [()] * len(data)
     raw = data.select_columns([image, cond] if cond else [image])
     for column in raw.column_names:
         raw = raw.cast_column(column, datasets.Image(decode=False))
     items = [
-        Item((raw, image, k), f"row {k}", said[k], (raw, cond, k) if cond else None)
+        Item((raw, image, k), f"row {k}", captions[k], (raw, cond, k) if cond else None)
         for k in range(len(raw))
     ]
     if not items:
         raise ValueError(f"{where} has no rows")
-    told = Counter({f"column {words}": sum(map(bool, said))})
-    return Found(items, +told, state=_state(data))
+    caption_counts = Counter({f"column {words}": sum(map(bool, captions))})
+    return Found(items, +caption_counts, state=_state(data))

@@ -43,8 +43,8 @@ def readable(file: PictureFile) -> Iterator[None]:
         yield
     except Exception as e:
         name = file if isinstance(file, str | Path) else "it"
-        said = str(e).replace(str(file), "the file") or type(e).__name__
-        raise ValueError(f"{name} is not a readable picture: {said}") from None
+        reason = str(e).replace(str(file), "the file") or type(e).__name__
+        raise ValueError(f"{name} is not a readable picture: {reason}") from None
 
 
 def open_upright(file: PictureFile) -> Image:
@@ -75,11 +75,11 @@ def _to_srgb(image: Image, profile: bytes | None) -> Image:
     try:
         from PIL import ImageCms
 
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(own):
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(embedded):
             return image.convert("RGB")
         screen = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, own, screen, outputMode="RGB")
+        return ImageCms.profileToProfile(image, embedded, screen, outputMode="RGB")
     except Exception:  # damaged, or of another colour model than the picture
         return image.convert("RGB")
 

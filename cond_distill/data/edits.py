@@ -20,9 +20,9 @@ __all__ = ['EDITS', 'call', 'change_surroundings', 'change_solid', 'edit', 'edit
 def call(solid: Solid, scene: Scene) -> str | None:
     """'cube', or 'red cube' where there are two; None if even that is not unique."""
     for words in (("shape",), ("colour", "shape")):
-        said = [[getattr(s, w) for w in words] for s in scene.solids]
+        descriptions = [[getattr(s, w) for w in words] for s in scene.solids]
         mine = [getattr(solid, w) for w in words]
-        if said.count(mine) == 1:
+        if descriptions.count(mine) == 1:
             return " ".join(mine)
     return None
 
@@ -59,11 +59,11 @@ def change_solid(
         return replace(scene, solids=before + behind), f"remove the {name}"
     if kind == "shape":
         new = _other(SHAPES, solid.shape, rng)
-        changed, said = replace(solid, shape=new), f"turn the {name} into a {new}"
+        changed, instruction = replace(solid, shape=new), f"turn the {name} into a {new}"
     else:
         new = _other(COLOURS, solid.colour, rng)
-        changed, said = replace(solid, colour=new), f"make the {name} {new}"
-    return replace(scene, solids=(*before, changed, *behind)), said
+        changed, instruction = replace(solid, colour=new), f"make the {name} {new}"
+    return replace(scene, solids=(*before, changed, *behind)), instruction
 
 # %% ../../nbs/library/data/edits.ipynb #ecf557e7
 EDITS = ("colour", "shape", "remove", "floor", "light")
@@ -92,12 +92,12 @@ def edited(batch: dict) -> dict:
     """
     pairs = [edit(s, np.random.default_rng((s.caption_seed, 7))) for s in batch["scene"]]
     after = [s for s, _ in pairs]
-    said = [Caption(text, (), None, None) for _, text in pairs]
+    instructions = [Caption(text, (), None, None) for _, text in pairs]
     return dict(
         batch,
         **render(after, batch["image"].shape[-1]),
         cond=batch["image"],
-        caption=[c.text for c in said],
-        claims=said,
+        caption=[c.text for c in instructions],
+        claims=instructions,
         scene=after,
     )

@@ -126,26 +126,26 @@ class Estimator:
         from PIL import Image
 
         pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        found = self.network([Image.fromarray(p) for p in pixels])
+        answers = self.network([Image.fromarray(p) for p in pixels])
         if self.kind == ESTIMATORS[1]:
-            pictures = [segment_colours([(s["label"], s["mask"]) for s in f]) for f in found]
+            pictures = [segment_colours([(s["label"], s["mask"]) for s in f]) for f in answers]
             return torch.stack(pictures)
         config = self.network.model.config
         metric = getattr(config, "depth_estimation_type", "") == "metric"
         metric = metric or config.model_type in METRIC
-        maps = [near_is_bright(f["predicted_depth"].squeeze().cpu(), metric) for f in found]
+        maps = [near_is_bright(f["predicted_depth"].squeeze().cpu(), metric) for f in answers]
         return F.interpolate(torch.stack(maps), images.shape[-2:], mode="bilinear")
 
     def fingerprint(self) -> str:
         """Different for another estimator, other files in its folder, other code of a function."""
-        folder, said = Path(self.model), self.spec
+        folder, content = Path(self.model), self.spec
         if self.kind not in ESTIMATORS:
             _function(self.spec)  # its module is imported now
-            said += code_digest(self.spec)
+            content += code_digest(self.spec)
         elif folder.is_dir():
             stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir()]
-            said += f"{folder.resolve()} {sorted(stats)}"
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+            content += f"{folder.resolve()} {sorted(stats)}"
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 # %% ../../nbs/library/data/estimate.ipynb #169b20c9
 def estimated(task: Task, estimator: Estimator) -> Task:

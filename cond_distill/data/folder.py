@@ -36,8 +36,8 @@ def _caption(tables: Tables, file: Path, texts: set[Path]) -> tuple[tuple[str, .
     text = next(
         (t for t in (file.with_suffix(".txt"), file.with_suffix(".caption")) if t in texts), 0
     )
-    said = read_text(text, MAX_CAPTION).strip() if text else ""
-    return ((said,), f"{text.suffix} files") if said else ((), "")
+    caption = read_text(text, MAX_CAPTION).strip() if text else ""
+    return ((caption,), f"{text.suffix} files") if caption else ((), "")
 
 # %% ../../nbs/library/data/folder.ipynb #075b3fbe
 def _why_ignored(file: Path) -> str:
@@ -51,11 +51,11 @@ def _found(
     folder: Path, pictures: list, inputs: dict, files: list, tables: Tables, ignored: Counter
 ) -> Found:
     """Items of the pictures, with their captions, and a count of everything else."""
-    items, told = [], Counter()
+    items, caption_counts = [], Counter()
     texts = {f for f in files if f.suffix in CAPTION_ENDINGS}
     for file in pictures:
         captions, where = _caption(tables, file, texts)
-        told[where] += bool(captions)
+        caption_counts[where] += bool(captions)
         items.append(Item(file, printable(file.relative_to(folder)), captions, inputs.get(file)))
     used = {*pictures, *inputs.values()}
     used |= {f.with_suffix(end) for f in used for end in CAPTION_ENDINGS}
@@ -65,7 +65,7 @@ def _found(
             f"no pictures in {printable(folder)!r}; expected .jpg, .png, .webp … files, or the "
             f"folders input/ and target/; here are {dict(ignored) or 'no files'}"
         )
-    return Found(items, +told, ignored, tuple(tables.notes))
+    return Found(items, +caption_counts, ignored, tuple(tables.notes))
 
 # %% ../../nbs/library/data/folder.ipynb #bd50d8d2
 def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
@@ -127,18 +127,18 @@ def list_images(source: str | Path) -> list[Item]:
     return find_images(source).items
 
 # %% ../../nbs/library/data/folder.ipynb #9540f9a3
-def digest(source: str | Path, found: Found | None = None) -> str:
+def digest(source: str | Path, listing: Found | None = None) -> str:
     """Eight hex digits of a source's place and of its pictures; caches are named by it.
 
     Of each picture the name, the size, the date and the captions count.
     """
-    found = found or find_images(source)
+    listing = listing or find_images(source)
 
     def stat(file: Any) -> str:
         return f"{file.stat().st_size} {file.stat().st_mtime_ns}" if isinstance(file, Path) else ""
 
-    sha = hashlib.sha256(os.fsencode(Path(source).resolve()) + found.state.encode())
-    for i in found.items:
+    sha = hashlib.sha256(os.fsencode(Path(source).resolve()) + listing.state.encode())
+    for i in listing.items:
         text = f"\n{i.name} {i.captions} {stat(i.file)} {stat(i.before)}"
         sha.update(text.encode("utf-8", "backslashreplace"))
     return sha.hexdigest()[:8]

@@ -164,8 +164,8 @@ def load_batches(
     try:
         yield from loader
     except (ValueError, TaskError) as e:  # torch adds the process's whole traceback
-        said = str(e).strip().splitlines()[-1]
-        raise type(e)(said.partition("Error: ")[2] or said) from None
+        message = str(e).strip().splitlines()[-1]
+        raise type(e)(message.partition("Error: ")[2] or message) from None
 
 
 def with_conditions(task: Task | None, batch: dict) -> dict:
@@ -193,14 +193,14 @@ def check_task(task: Task | None, pairs: bool, source: str | Path):
 
 def condition_bits(items: list[Item], task: Task | None) -> int:
     """How many bits of a condition's values count: 8 or 16; seen from up to 64 of the items."""
-    found = task.bits if task else 8
+    most = task.bits if task else 8
     for item in items[:: -(-len(items) // 64)]:
         if item.before is not None:
             try:
-                found = max(found, bits(open_upright(_file(item.before))))
+                most = max(most, bits(open_upright(_file(item.before))))
             except ValueError:  # it will be skipped, and named, when its turn comes
                 pass
-    return found
+    return most
 
 # %% ../../nbs/library/data/images.ipynb #b83247e8
 class Photos(torch.utils.data.Dataset):

@@ -121,8 +121,8 @@ def shape_overlap(nets: Networks, images: torch.Tensor, held: Examples) -> Measu
 def known_psnr(nets: Networks | None, images: torch.Tensor, held: Examples) -> Measures:
     """How well the known part was kept, and how far the whole looks from the truth."""
     whole = composite(images, held["cond"])
-    found = {"known PSNR": _decibel(images, held["image"], 1 - held["cond"][:, 3:4])}
-    return found | _perceptual(nets, whole, held)
+    row = {"known PSNR": _decibel(images, held["image"], 1 - held["cond"][:, 3:4])}
+    return row | _perceptual(nets, whole, held)
 
 # %% ../../nbs/library/data/measures.ipynb #6c9a2c4c
 def edit_done(nets: Networks | None, images: torch.Tensor, held: Examples) -> Measures:
@@ -130,11 +130,11 @@ def edit_done(nets: Networks | None, images: torch.Tensor, held: Examples) -> Me
     before, after = held["cond"], held["image"]
     changed = ((before - after).abs().amax(1, keepdim=True) > 0.04).float()
 
-    def far(a, b):
+    def distance(a, b):
         return ((a - b).square() * changed).sum((1, 2, 3))
 
-    done = 1 - far(images, after) / far(before, after).clamp(min=1e-6)
+    share = 1 - distance(images, after) / distance(before, after).clamp(min=1e-6)
     return {
-        "edit done": done.clamp(min=-1).mean().item(),
+        "edit done": share.clamp(min=-1).mean().item(),
         "kept PSNR": _decibel(images, before, 1 - changed),
     }

@@ -321,9 +321,10 @@ def _shade(packed, hit) -> torch.Tensor:
     facing = (view * normal).sum(-1, keepdim=True)
     mirror = view - 2 * facing * normal
     glint = (mirror * packed["sun"][:, None]).sum(-1, keepdim=True).clamp(min=0) ** 24 * (sun > 0)
-    seen = torch.lerp(horizon, zenith, mirror[..., 1:2].clamp(0, 1))
-    seen = seen * torch.where(mirror[..., 1:2] > 0, 1.0, 0.4)  # the floor, where it looks down
-    gloss = 0.8 * glint * glow + 0.30 * (1 + facing.clamp(-1, 0)) * seen
+    mirrored = torch.lerp(horizon, zenith, mirror[..., 1:2].clamp(0, 1))
+    # the floor, where it looks down
+    mirrored = mirrored * torch.where(mirror[..., 1:2] > 0, 1.0, 0.4)
+    gloss = 0.8 * glint * glow + 0.30 * (1 + facing.clamp(-1, 0)) * mirrored
     rgb = rgb + gloss * solid * _take(packed["shiny"], hit["pick"])[..., None]
     fog = ((hit["depth"] - 7) / 9).clamp(0, 1)[..., None] * ~solid
     sky = torch.lerp(horizon, zenith, ((view[..., 1:2] + 0.05) * 4).clamp(0, 1))

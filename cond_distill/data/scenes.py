@@ -86,7 +86,7 @@ def _solid(rng, size: str, radius: float, place: tuple[float, float]) -> Solid:
 def make_scene(i: int, seed: int = 0) -> Scene:
     """The scene with index `i` of world `seed`."""
     rng = np.random.default_rng((seed, i))
-    solids = tuple(_solid(rng, *what) for what in _sizes_and_places(rng))
+    solids = tuple(_solid(rng, *settings) for settings in _sizes_and_places(rng))
     sky = rng.uniform(0.5, 0.92) * (1 + rng.uniform(-0.12, 0.12, 3))
     side = rng.choice((-1, 1))  # the sun never stands straight behind the camera
     return Scene(
@@ -167,11 +167,11 @@ def caption(
     ]
     claims = claims if keep(0.7) else claims[:1]
     both = len(claims) > 1
-    how = relation(*scene.solids) if both and keep(0.7) else None
+    relation_words = relation(*scene.solids) if both and keep(0.7) else None
     floor = scene.floor if keep(0.6) else None
-    text = _phrase(claims[0]) + (f" {how or 'and'} {_phrase(claims[1])}" if both else "")
+    text = _phrase(claims[0]) + (f" {relation_words or 'and'} {_phrase(claims[1])}" if both else "")
     text += f" on {_with_article(floor)} floor" if floor else ""
-    return Caption(text, tuple(claims), how, floor)
+    return Caption(text, tuple(claims), relation_words, floor)
 
 # %% ../../nbs/library/data/scenes.ipynb #9cbe5c44
 def mirror(text: str) -> str:

@@ -49,20 +49,20 @@ MAX_MEMORY = 2 * 2**30  # bytes that looking through a shard may take
 
 def scan_shard(file: str) -> int:  # members that are files
     """Look through the headers of a tar file; raises an exception if something is wrong."""
-    found = 0
+    files = 0
     with tarfile.open(file, "r:") as tar:
         for member in tar:
             if member.issparse() or member.size > MAX_MEMBER:
                 raise ValueError(
                     f"{member.name[:60]!r} claims {member.size:,} bytes; {MAX_MEMBER:,} are allowed"
                 )
-            found += member.isfile()
+            files += member.isfile()
             tar.members = []  # or they would all be kept
         tar.fileobj.seek(tar.offset)
         end = tar.fileobj.read(512)
         if len(end) < 512 or end.strip(b"\0"):
             raise ValueError(f"it is damaged at byte {tar.offset}, or ends there")
-    return found
+    return files
 
 
 def scan_in_bounds(file: str) -> None:

@@ -62,11 +62,11 @@ def _sample_captions(sample: dict, column: str, name: str) -> tuple[str, ...]:
     if "json" not in sample:
         return ()
     try:
-        told = json.loads(sample["json"])
-        words = pick(told, column, CAPTIONS, name)
+        metadata = json.loads(sample["json"])
+        words = pick(metadata, column, CAPTIONS, name)
     except (ValueError, TypeError, RecursionError) as e:
         raise ValueError(f"{name}: its json is damaged: {e}") from None
-    return as_captions(told[words], name) if words else ()
+    return as_captions(metadata[words], name) if words else ()
 
 
 def _side(sample: dict, side: str) -> io.BytesIO:
@@ -131,7 +131,7 @@ class ShardReader:
     def _all(self, start: Place) -> Iterator[dict]:
         """Samples in the order of the shards; `self.place` follows."""
         for tour in count(start.tour):
-            seen = 0
+            samples = 0
             for k, file in enumerate(self._order(tour)):
                 if (tour, k) < (start.tour, start.shard):
                     continue
@@ -139,9 +139,9 @@ class ShardReader:
                 for n, sample in enumerate(self._samples(file, first), first):
                     self.place = Place(tour, k, n + 1)
                     if self._mine(n, file, sample):
-                        seen += 1
+                        samples += 1
                         yield sample
-            if not seen and tour > start.tour:
+            if not samples and tour > start.tour:
                 raise ValueError(
                     f"no picture in any of {len(self.files)} shards: {self.files[0]} …"
                 )
@@ -174,9 +174,9 @@ class Places:
         self.digest = hashlib.sha256(stats.encode()).hexdigest()[:12]
         self.kept: dict[str, dict] = {}
         if self.file.is_file():
-            told = json.loads(self.file.read_text("utf-8"))
-            if told["digest"] == self.digest:
-                self.kept = told["places"]
+            record = json.loads(self.file.read_text("utf-8"))
+            if record["digest"] == self.digest:
+                self.kept = record["places"]
             else:
                 say("the shards are not those of the run so far: they are read from the beginning")
 
@@ -245,8 +245,8 @@ class Stream:
         rows, out = self._rows(step), {}
         self.next = step + 1
         self.places.keep_place(self.next, self.reader.place)
-        more = self.next < self.cfg.steps
-        self.ahead = [self._open(self.next, lane) for lane in self.mine] if more else []
+        goes_on = self.next < self.cfg.steps
+        self.ahead = [self._open(self.next, lane) for lane in self.mine] if goes_on else []
         size = -(
             -len(rows) // self.cfg.gradient_accumulation_steps
         )  # no more at once than a step takes

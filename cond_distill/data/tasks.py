@@ -238,5 +238,5 @@ def examples(
     def rng(i):
         return np.random.default_rng((data.start + int(i), sum(map(ord, task.name))))
 
-    made = [of_image(x, rng(i)) for x, i in zip(batch["image"], indices)]
-    return dict(batch, cond=torch.stack(made))
+    conditions = [of_image(x, rng(i)) for x, i in zip(batch["image"], indices)]
+    return dict(batch, cond=torch.stack(conditions))

@@ -42,12 +42,14 @@ def held_out(n: int = 256, size: int = 64, task: str = "depth", first: int = 0) 
     The first half has partial captions, the second half none (an instruction is always given).
     """
     half, end = first + n // 2, first + n
-    said = examples(task, range(first, half), "held_out", size, "partial")
-    unsaid = examples(task, range(half, end), "held_out", size, "none")
+    with_captions = examples(task, range(first, half), "held_out", size, "partial")
+    without_captions = examples(task, range(half, end), "held_out", size, "none")
     # the scenes of `examples`, and the task's name
     return dict(task=task) | {
-        k: torch.cat([said[k], unsaid[k]]) if torch.is_tensor(said[k]) else said[k] + unsaid[k]
-        for k in said
+        k: torch.cat([with_captions[k], without_captions[k]])
+        if torch.is_tensor(with_captions[k])
+        else with_captions[k] + without_captions[k]
+        for k in with_captions
     }
 
 # %% ../../nbs/library/evaluation/compare.ipynb #53d45ba8

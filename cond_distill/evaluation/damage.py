@@ -90,13 +90,13 @@ def smear(images: torch.Tensor, threshold: float) -> torch.Tensor:
     """Remove cosine coefficients below `threshold` in overlapping blocks of 8 × 8 pixels."""
     basis, (height, width) = cosine_basis(images), images.shape[-2:]
     planes = F.pad(images, [6] * 4, mode="reflect").flatten(0, 1)[:, None]
-    found = F.conv2d(planes, basis, stride=2)
-    kept = torch.where(found.abs() < threshold, 0.0, found)
-    kept[:, 0] = found[:, 0]
+    coefficients = F.conv2d(planes, basis, stride=2)
+    large = torch.where(coefficients.abs() < threshold, 0.0, coefficients)
+    large[:, 0] = coefficients[:, 0]
     weight = F.conv_transpose2d(
-        torch.ones_like(found[:1, :1]), torch.ones_like(basis[:1]), stride=2
+        torch.ones_like(coefficients[:1, :1]), torch.ones_like(basis[:1]), stride=2
     )
-    planes = F.conv_transpose2d(kept, basis, stride=2) / weight
+    planes = F.conv_transpose2d(large, basis, stride=2) / weight
     return planes[..., 6 : 6 + height, 6 : 6 + width].reshape(images.shape).clamp(0, 1)
 
 # %% ../../nbs/library/evaluation/damage.ipynb #f04e143f

@@ -274,8 +274,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     check_images(b, "b", size=None)
     check_pairs(a, b, "a", "b")
     pair = a.double(), b.to(a).double()
-    found: Any = structural_similarity_index_measure(*pair, data_range=1.0)
-    return found.item()
+    similarity: Any = structural_similarity_index_measure(*pair, data_range=1.0)
+    return similarity.item()
 
 # %% ../../nbs/library/evaluation/distances.ipynb #a66e6794
 def diversity(

@@ -196,9 +196,9 @@ def connected_regions(key: torch.Tensor) -> torch.Tensor:
         before = label.clone()
         for axis, step in itertools.product((1, 2), (0, 1)):  # from the right, left, below, above
             length = key.shape[axis] - 1
-            here, there = (label.narrow(axis, at, length) for at in (step, 1 - step))
+            one, neighbour = (label.narrow(axis, at, length) for at in (step, 1 - step))
             same = key.narrow(axis, 0, length) == key.narrow(axis, 1, length)
-            here.copy_(torch.where(same, torch.maximum(here, there), here))
+            one.copy_(torch.where(same, torch.maximum(one, neighbour), one))
         if torch.equal(label, before):
             return label
 
@@ -257,14 +257,14 @@ def _solid_masks(maps: dict[str, torch.Tensor], min_area: int) -> list[list[torc
     shape, colour = (maps[key][:, 1:].argmax(1) for key in ("shape", "colour"))
     one_colour = connected_regions((1 + colour) * solid)
     one_thing = connected_regions((1 + shape * len(COLOURS) + colour) * solid)
-    found = []
+    solids = []
     for blob, part in zip(one_colour, one_thing, strict=True):
         masks = sorted((part == k for k in part.unique() if k), key=lambda m: -m.sum())
         largest: dict[int, int] = {}  # area of the first, largest part of every blob
         for mask in masks:
             largest.setdefault(int(blob[mask][0]), int(mask.sum()))
-        found.append([m for m in masks if m.sum() >= max(min_area, largest[int(blob[m][0])] / 3)])
-    return found
+        solids.append([m for m in masks if m.sum() >= max(min_area, largest[int(blob[m][0])] / 3)])
+    return solids
 
 
 def read_scene(
@@ -334,6 +334,6 @@ def caption_accuracy(
         )
     reads = read_scene(net, images)
     verdicts = [check_claims(*pair) for pair in zip(reads, captions, strict=True)]
-    made = {kind: [v for each in verdicts for v in each[kind]] for kind in KINDS_OF_CLAIMS}
-    made["all"] = [v for values in made.values() for v in values]
-    return {k: sum(v) / len(v) if v else float("nan") for k, v in made.items()}
+    by_kind = {kind: [v for each in verdicts for v in each[kind]] for kind in KINDS_OF_CLAIMS}
+    by_kind["all"] = [v for values in by_kind.values() for v in values]
+    return {k: sum(v) / len(v) if v else float("nan") for k, v in by_kind.items()}

@@ -38,10 +38,10 @@ def depth_fidelity(
     check_images(depth, "depth", channels=1)
     check_pairs(images, depth, "images", "depth")
     read = read_maps(net, images)["depth"]
-    asked = F.avg_pool2d(depth.float().cpu(), 2)
-    a, b = ((d - d.mean(-1, keepdim=True)).flatten(1) for d in (read, asked))
+    wanted = F.avg_pool2d(depth.float().cpu(), 2)
+    a, b = ((d - d.mean(-1, keepdim=True)).flatten(1) for d in (read, wanted))
     return dict(
-        error=(read - asked).abs().mean().item(),
+        error=(read - wanted).abs().mean().item(),
         correlation=F.cosine_similarity(a, b).mean().item(),
     )
 
@@ -54,8 +54,8 @@ def solid_overlap(
     """Intersection over union of the solids that were read and those that were asked for."""
     check_pairs(images, segmentation, "images", "segmentation")
     read = read_maps(net, images)["shape"].argmax(1) > 0
-    asked = segmentation[:, 0, ::2, ::2].cpu() > 0
-    both, either = (read & asked).flatten(1).sum(1), (read | asked).flatten(1).sum(1)
+    wanted = segmentation[:, 0, ::2, ::2].cpu() > 0
+    both, either = (read & wanted).flatten(1).sum(1), (read | wanted).flatten(1).sum(1)
     return (both / either.clamp(min=1)).mean().item()
 
 
@@ -66,10 +66,10 @@ def shrunk_psnr(images: torch.Tensor, small: torch.Tensor) -> float:
     return psnr(shrunk, small)
 
 
-def known_psnr(images: torch.Tensor, asked: torch.Tensor, known: torch.Tensor) -> float:
+def known_psnr(images: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> float:
     """PSNR in dB of images against the asked ones, where `known` [B, 1, H, W] is 1."""
-    check_pairs(images, asked, "images", "asked")
-    squares = (images - asked.to(images)).square() * known
+    check_pairs(images, wanted, "images", "asked")
+    squares = (images - wanted.to(images)).square() * known
     error = squares.flatten(1).sum(1) / (3 * known.flatten(1).sum(1)).clamp(min=1)
     return (-10 * error.clamp(min=1e-10).log10()).mean().item()
 
@@ -87,8 +87,8 @@ def evaluate(
     if torch.is_tensor(real) and inception_weights():
         row["fid"] = inception_fid(real, fake)
     if depth is not None:
-        found = depth_fidelity(networks[0], fake, depth)
-        row |= {f"depth_{key}": value for key, value in found.items()}
+        fidelity = depth_fidelity(networks[0], fake, depth)
+        row |= {f"depth_{key}": value for key, value in fidelity.items()}
     if captions is not None:
         accuracy = caption_accuracy(networks[0], fake, captions)
         row |= {f"caption_{key}": value for key, value in accuracy.items()}

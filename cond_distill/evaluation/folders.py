@@ -50,21 +50,21 @@ def read_pictures(
     items = list_images(folder)
     if most and len(items) > most:
         items = [items[k * len(items) // most] for k in range(most)]
-    found, bad = Pictures([], [], []), []
+    pictures, bad = Pictures([], [], []), []
     for item in items:
         try:
-            found.images.append(open_image(item.file))
+            pictures.images.append(open_image(item.file))
         except ValueError as error:
             bad.append(f"{item.name}: {error}")
             continue
-        found.names.append(str(Path(item.name).with_suffix("")))
-        found.captions.append(item.caption)
-    if not found.images:
+        pictures.names.append(str(Path(item.name).with_suffix("")))
+        pictures.captions.append(item.caption)
+    if not pictures.images:
         raise ValueError(f"no picture in {folder} can be read; the first: {bad[0]}")
-    told = sum(map(bool, found.captions))
+    captioned = sum(map(bool, pictures.captions))
     left_out = f"; {len(bad)} unreadable, for example {bad[0]}" if bad else ""
-    print(f"{folder}: {len(found.images)} pictures, {told} with a caption{left_out}")
-    return found
+    print(f"{folder}: {len(pictures.images)} pictures, {captioned} with a caption{left_out}")
+    return pictures
 
 
 def pair_up(drawn: Pictures, real: Pictures) -> Pictures | None:
@@ -83,7 +83,7 @@ def texture_crops(
     side: int = 64,
 ) -> torch.Tensor:  # [N * crops, 3, side, side]
     """Crops of pictures; a picture's number in the list decides where they are cut."""
-    found = []
+    texture = []
     for k, picture in enumerate(pictures):
         if min(picture.shape[-2:]) < side:
             scale = side / min(picture.shape[-2:])
@@ -92,8 +92,8 @@ def texture_crops(
         room = torch.tensor(picture.shape[-2:]) - side + 1
         shares = torch.rand(crops, 2, generator=torch.Generator().manual_seed(k))
         for y, x in (shares * room).long().tolist():
-            found.append(picture[:, y : y + side, x : x + side])
-    return torch.stack(found)
+            texture.append(picture[:, y : y + side, x : x + side])
+    return torch.stack(texture)
 
 
 def mean_features(net: TextureNetwork, crops: torch.Tensor, count: int) -> torch.Tensor:

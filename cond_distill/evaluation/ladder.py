@@ -138,7 +138,7 @@ def real_against_real(
     draws: int = 6,  # random halvings
 ) -> dict[str, tuple[float, float]]:  # of each measure its mean and standard deviation
     """What two real sets of N pictures differ by."""
-    whole, count, found = describe(networks, images), len(images), []
+    whole, count, rows = describe(networks, images), len(images), []
     generator = torch.Generator().manual_seed(0)
     for _ in range(draws):
         halves = torch.randperm(count, generator=generator).chunk(2)
@@ -146,8 +146,8 @@ def real_against_real(
         energies = [gradient_energy(images[i]) for i in halves]
         some = Rung("real", images[halves[1]], depth[halves[1]], [captions[k] for k in halves[1]])
         row = set_distances(a, b) | dict(sharpness=energies[1] / energies[0])
-        found.append(row | _fidelities(networks.evaluator, some))
-    values = {key: torch.tensor([row[key] for row in found]) for key in MEASURES}
+        rows.append(row | _fidelities(networks.evaluator, some))
+    values = {key: torch.tensor([row[key] for row in rows]) for key in MEASURES}
     return {key: (v.mean().item(), v.std().item()) for key, v in values.items()}
 
 # %% ../../nbs/library/evaluation/ladder.ipynb #b5aab73b
@@ -178,9 +178,9 @@ def blindness(
         row = {"ladder": name}
         for key in MEASURES:
             off = [distance_from_real(key, values[key], zero) for values in measured[name]]
-            seen = [rung.label for rung, v in zip(rungs, off, strict=True) if v > clear]
-            row[key] = seen[0] if seen else "blind"
-            if seen and not is_ordered(off, clear):
+            noticed = [rung.label for rung, v in zip(rungs, off, strict=True) if v > clear]
+            row[key] = noticed[0] if noticed else "blind"
+            if noticed and not is_ordered(off, clear):
                 row[key] += " (not ordered)"
         rows.append(row)
     return rows

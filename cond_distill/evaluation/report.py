@@ -59,9 +59,9 @@ def folder_examples(
     pairs = list_images(folder)[0].before is not None
     data = Photos(folder, "pairs" if pairs else task, size, "all", n, max_crop_scale)
     batch = data.batch(range(n))
-    told = find_task(task)
-    if pairs and told.of_user:
-        batch["cond"] = torch.stack([told.of_user(c, None) for c in batch["cond"]])
+    task_info = find_task(task)
+    if pairs and task_info.of_user:
+        batch["cond"] = torch.stack([task_info.of_user(c, None) for c in batch["cond"]])
     return {key: batch[key] for key in ("image", "cond", "caption")} | dict(task=task)
 
 
@@ -77,8 +77,8 @@ def folder_columns(
     """
     task = find_task(held["task"])
     finished = task.composite(images, held["cond"])
-    told = held["caption"] if task.captions else ()
-    row = measure_pictures(nets.texture, finished, held["image"], told, clip=clip)
+    captions = held["caption"] if task.captions else ()
+    row = measure_pictures(nets.texture, finished, held["image"], captions, clip=clip)
     by_pixels = task.of_image is not None or task.name == "pairs"
     return row | (task.fidelity(None, images, held) if by_pixels else {})
 
@@ -101,11 +101,11 @@ def shown_places(n: int, count: int = 8) -> list[int]:
 
 def some_examples(held: dict, places: list[int]) -> dict:
     """These examples of a held-out set."""
-    kept = {}
+    subset = {}
     for key in ("image", "cond", "caption"):
         values = held[key]
-        kept[key] = values[places] if torch.is_tensor(values) else [values[k] for k in places]
-    return kept | dict(task=held["task"])
+        subset[key] = values[places] if torch.is_tensor(values) else [values[k] for k in places]
+    return subset | dict(task=held["task"])
 
 
 def add_adaptor(
@@ -122,9 +122,9 @@ def add_adaptor(
     for wanted in cfg.samplers:
         sampler = sampler_name(student, wanted)
         for k in cfg.steps:
-            began, how = time.perf_counter(), dict(steps=k, sampler=sampler, any_steps=True)
+            began, settings = time.perf_counter(), dict(steps=k, sampler=sampler, any_steps=True)
             images = draw_images(
-                student, held["caption"], held["cond"], 64, cfg.seed, tick=tick, **how
+                student, held["caption"], held["cond"], 64, cfg.seed, tick=tick, **settings
             )
             seconds = (time.perf_counter() - began) / len(images)
             check_drawn(images, f"{name}, {sampler}, {k} steps,")
@@ -151,8 +151,8 @@ def scene_report(
 
             add_adaptor(report, name, student, held, measure, cfg, tick)
     for row in report.rows[1:]:
-        how = dict(sampler=row["sampler"])
-        row["diversity"] = spread(nets, students[row["model"]], held, row["steps"], **how)
+        settings = dict(sampler=row["sampler"])
+        row["diversity"] = spread(nets, students[row["model"]], held, row["steps"], **settings)
     return report
 
 
@@ -188,12 +188,12 @@ def drawn_report(nets: Networks, cfg: EvaluateConfig) -> Report:
         matched = pair_up(drawn, real)
         print(f"{folder}: " + ("pairs, by name" if matched else "no pairs: compared as two sets"))
         right = matched or real
-        told = [a or b for a, b in zip(drawn.captions, right.captions)] if matched else ()
+        captions = [a or b for a, b in zip(drawn.captions, right.captions)] if matched else ()
         row = measure_pictures(
             nets.texture,
             drawn.images,
             right.images,
-            told or drawn.captions,
+            captions or drawn.captions,
             matched is not None,
             cfg.clip_model,
         )
@@ -256,8 +256,8 @@ def evaluate_adaptors(cfg: EvaluateConfig, nets: Networks) -> list[Report]:
     reports = []
     for task in dict.fromkeys(info_of(s).task for s in students.values()):
         mine = {name: s for name, s in students.items() if info_of(s).task == task}
-        made = folder_report if cfg.images else scene_report
-        reports.append(made(task, mine, nets, cfg))
+        build_report = folder_report if cfg.images else scene_report
+        reports.append(build_report(task, mine, nets, cfg))
     return reports
 
 

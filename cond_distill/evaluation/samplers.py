@@ -55,9 +55,9 @@ def best_samplers(rows: list[dict]) -> dict[int, str]:  # number of steps → na
     """For each number of steps the smallest FD-scenes · FD-texture; γ = 0 if it is close."""
     best = {}
     for k in sorted({row["steps"] for row in rows}):
-        far = {r["model"]: r["FD-scenes"] * r["FD-texture"] for r in rows if r["steps"] == k}
-        name = min(far, key=lambda m: far[m])
-        best[k] = name if far[name] < GAIN * far["γ = 0"] else "γ = 0"
+        distance = {r["model"]: r["FD-scenes"] * r["FD-texture"] for r in rows if r["steps"] == k}
+        name = min(distance, key=lambda m: distance[m])
+        best[k] = name if distance[name] < GAIN * distance["γ = 0"] else "γ = 0"
     return best
 
 
@@ -79,18 +79,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("adaptors", nargs="+", help="names of shipped adaptors, or folders")
     parser.add_argument("--n", type=int, default=256, help="conditions")
     parser.add_argument("--out", default="results/samplers.json", help="file of all numbers")
-    asked = parser.parse_args(words)
-    teacher, nets, out = Teacher.from_pretrained("shipped"), load_networks(), Path(asked.out)
-    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    for name in asked.adaptors:
+    args = parser.parse_args(words)
+    teacher, nets, out = Teacher.from_pretrained("shipped"), load_networks(), Path(args.out)
+    measured = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    for name in args.adaptors:
         folder = ASSETS / name if (ASSETS / name).is_dir() else Path(name)
         student = Student.load(teacher, folder)
-        held = held_out(asked.n, teacher.image_size, info_of(student).task, FIRST)
-        found[name] = measure_samplers(student, nets, held)
-        remember(folder, best_samplers(found[name]))
-        print(name, best_samplers(found[name]))
+        held = held_out(args.n, teacher.image_size, info_of(student).task, FIRST)
+        measured[name] = measure_samplers(student, nets, held)
+        remember(folder, best_samplers(measured[name]))
+        print(name, best_samplers(measured[name]))
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -36,14 +36,14 @@ def checkpoint_folder() -> Path:
 
 def inception_weights() -> Path | None:
     """The file of torch-fidelity's Inception weights, if this machine can use it."""
-    found = next(checkpoint_folder().glob("weights-inception-2015-12-05-*.pth"), None)
-    return found if find_spec("torch_fidelity") else None
+    file = next(checkpoint_folder().glob("weights-inception-2015-12-05-*.pth"), None)
+    return file if find_spec("torch_fidelity") else None
 
 
 def alexnet_weights() -> Path | None:
     """The file of torchvision's AlexNet, if this machine can use it."""
-    found = next(checkpoint_folder().glob("alexnet-owt-*.pth"), None)
-    return found if find_spec("torchvision") else None
+    file = next(checkpoint_folder().glob("alexnet-owt-*.pth"), None)
+    return file if find_spec("torchvision") else None
 
 
 def clip_folder(
@@ -70,7 +70,7 @@ def how_to_get(clip: str = CLIP) -> dict[str, str]:
         "LPIPS": (alexnet_weights(), f"{extra}, and put {ALEXNET} into {folder}"),
         "CLIP score": (clip_folder(clip), f"hf download {clip}, or name the folder of a CLIP"),
     }
-    return {name: text for name, (found, text) in advice.items() if found is None}
+    return {name: text for name, (place, text) in advice.items() if place is None}
 
 # %% ../../nbs/library/evaluation/standard.ipynb #86e0341d
 def same_sized(pictures: Iterable[torch.Tensor], batch: int = 32) -> Iterable[torch.Tensor]:
@@ -107,11 +107,11 @@ def inception_features(
     net: Callable | None = None,  # None: `open_inception`
 ) -> torch.Tensor:  # [N, 2048]
     """What Inception sees in pictures of any size."""
-    net, found = net or open_inception(), []
+    net, features = net or open_inception(), []
     for part in same_sized(pictures):
         check_images(part, "pictures", size=None)
-        found.append(net((part * 255).round().byte()).flatten(1).float().cpu())
-    return torch.cat(found)
+        features.append(net((part * 255).round().byte()).flatten(1).float().cpu())
+    return torch.cat(features)
 
 
 def inception_distances(
@@ -166,13 +166,13 @@ def clip_score(
             "the CLIP score needs weights that are not on this machine, and nothing is fetched "
             f"by itself: {how_to_get(clip)['CLIP score']}"
         )
-    told = [(x, c) for x, c in zip(pictures, captions, strict=True) if c]
-    if not told:
+    captioned = [(x, c) for x, c in zip(pictures, captions, strict=True) if c]
+    if not captioned:
         return float("nan")
     model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
     cosines = []
-    for k in range(0, len(told), 32):
-        images, texts = zip(*told[k : k + 32], strict=True)
+    for k in range(0, len(captioned), 32):
+        images, texts = zip(*captioned[k : k + 32], strict=True)
         ready = processor(
             images=[(x * 255).round().byte() for x in images],
             text=list(texts),

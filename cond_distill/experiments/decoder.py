@@ -95,9 +95,9 @@ def critic_loss(
 ) -> torch.Tensor:
     """How badly the critic tells the pairs apart, and how steep it is."""
     both = torch.cat([real, drawn])
-    said, moved = critic(torch.cat([both, both + amount * noise])).float().chunk(2)
-    on_real, on_drawn = said.chunk(2)
-    return F.softplus(on_drawn - on_real).mean() + (said - moved).square().mean() / amount**2
+    score, moved = critic(torch.cat([both, both + amount * noise])).float().chunk(2)
+    on_real, on_drawn = score.chunk(2)
+    return F.softplus(on_drawn - on_real).mean() + (score - moved).square().mean() / amount**2
 
 
 def decoder_loss(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
@@ -108,10 +108,10 @@ def decoder_loss(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> 
 
 # %% ../../nbs/library/experiments/decoder.ipynb #e38c4e0d
 def balanced_weight(
-    kept: torch.Tensor, added: torch.Tensor, last: nn.Parameter, share: float
+    main: torch.Tensor, extra: torch.Tensor, last: nn.Parameter, share: float
 ) -> torch.Tensor:
-    """The weight of `added` with which its gradient on `last` is `share` times that of `kept`."""
-    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (kept, added)]
+    """The weight of `extra` with which its gradient on `last` is `share` times that of `main`."""
+    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (main, extra)]
     return (share * pulls[0] / pulls[1].clamp(min=1e-8)).clamp(max=1e4).detach()
 
 # %% ../../nbs/library/experiments/decoder.ipynb #2aca4844
@@ -131,14 +131,14 @@ def step_loss(
 ) -> tuple[torch.Tensor, dict]:
     """The sum of all losses of one step, and numbers for the log."""
     drawn = players["decoder"](players["post"](latent))
-    total = kept = pixel_loss(drawn, x)
+    total = pixels = pixel_loss(drawn, x)
     numbers = dict(psnr=10 * torch.log10(4 / (drawn.detach().float() - x).square().mean()))
     if share:
         fooled = decoder_loss(players["critic"], x, drawn)
-        weight = balanced_weight(kept, fooled, players["decoder"].conv_out.weight, share)
-        told = critic_loss(players["critic"], x, drawn.detach(), noise)
-        total = kept + weight * fooled + told
-        numbers |= dict(fooled=fooled.detach(), told=told.detach(), weight=weight)
+        weight = balanced_weight(pixels, fooled, players["decoder"].conv_out.weight, share)
+        critic = critic_loss(players["critic"], x, drawn.detach(), noise)
+        total = pixels + weight * fooled + critic
+        numbers |= dict(fooled=fooled.detach(), critic=critic.detach(), weight=weight)
     return total, numbers
 
 
@@ -172,9 +172,9 @@ def train_decoder(
 
     plan = FitPlan(config.steps, config.lr, decay=0.998, minutes=config.minutes)
     settings = dict(batch=config.batch, scenes=len(images), world=WORLD, critic=config.critic)
-    done: Any = fit("decoder", players, loss_fn, plan, config.work, settings, config.seed)
-    vae.decoder.load_state_dict(done["decoder"].state_dict())
-    vae.post_quant_conv.load_state_dict(done["post"].state_dict())
+    trained: Any = fit("decoder", players, loss_fn, plan, config.work, settings, config.seed)
+    vae.decoder.load_state_dict(trained["decoder"].state_dict())
+    vae.post_quant_conv.load_state_dict(trained["post"].state_dict())
     return vae.requires_grad_(False).eval()
 
 # %% ../../nbs/library/experiments/decoder.ipynb #02da5b0d

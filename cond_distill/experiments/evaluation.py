@@ -75,10 +75,10 @@ def evaluate(
 def commit() -> str:
     """The code's version, if it is known."""
     try:
-        here = Path(__file__).parent
+        folder = Path(__file__).parent
         command = ["git", "describe", "--always", "--dirty"]
         return subprocess.run(
-            command, cwd=here, capture_output=True, encoding="utf-8"
+            command, cwd=folder, capture_output=True, encoding="utf-8"
         ).stdout.strip()
     except (OSError, NameError):
         return ""
@@ -103,19 +103,19 @@ def minutes_of(folder: Path) -> float:
 
 def read_result(job: Job, file: Path, runs: Path, n: int) -> dict:
     """What a job found; `ValueError` if its file was made under other conditions."""
-    found = json.loads(file.read_text(encoding="utf-8"))
-    was = found["job"]
-    for what, there, here, near in (
+    result = json.loads(file.read_text(encoding="utf-8"))
+    was = result["job"]
+    for condition, recorded, wanted, near in (
         ("learning rate", was["lr"], job.lr, 0),
         ("budget", was["budget"], job.budget, 0.1),
-        ("held-out conditions", max(r["n"] for r in found["rows"]), n, 0),
+        ("held-out conditions", max(r["n"] for r in result["rows"]), n, 0),
     ):
-        if abs(there / here - 1) > near:
+        if abs(recorded / wanted - 1) > near:
             raise ValueError(
-                f"{file} was made with {what} {there:g}, wanted is {here:g}; move the file "
-                f"and the folder {runs / job.name} away"
+                f"{file} was made with {condition} {recorded:g}, wanted is {wanted:g}; move the "
+                f"file and the folder {runs / job.name} away"
             )
-    return found
+    return result
 
 
 def run_job(
@@ -128,14 +128,14 @@ def run_job(
     cache: str,
     steps: tuple[int, ...] = STEPS,
     progress: bool = True,
-    **more: Any,  # of TrainConfig
+    **settings: Any,  # of TrainConfig
 ) -> dict:
     """Train and evaluate, or read what was found before."""
     file, folder = Path(results) / f"{job.name}.json", Path(runs) / job.name
     if file.exists():
         return read_result(job, file, Path(runs), len(held["caption"]))
-    student = train(job, teacher, folder, cache, progress, **more)
-    found = dict(
+    student = train(job, teacher, folder, cache, progress, **settings)
+    result = dict(
         job=asdict(job),
         rows=evaluate(job, student, nets, held, steps),
         stages=stages_of(folder),
@@ -145,9 +145,9 @@ def run_job(
         commit=commit(),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    file.with_suffix(".part").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     file.with_suffix(".part").replace(file)
-    return found
+    return result
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #4afcf444
 def gallery(
@@ -159,13 +159,15 @@ def gallery(
     """
     drawn, task = {}, find_task(jobs[0].task)
     held = held_out(n, teacher.image_size, task.name)
-    how: dict[str, Any] = dict(steps=steps, seed=1234, any_steps=True)
+    settings: dict[str, Any] = dict(steps=steps, seed=1234, any_steps=True)
     for job in jobs:
         folder = Path(runs) / job.name
         parts = [folder / f"stage_{k + 1}" / "cond_distill.json" for k in range(len(job.stages))]
         if all(part.exists() for part in parts):
             student = train(job, teacher, folder, cache, False)
             sampler = "unipc" if job.finetuned else "auto"
-            images = draw_images(student, held["caption"], held["cond"], sampler=sampler, **how)
+            images = draw_images(
+                student, held["caption"], held["cond"], sampler=sampler, **settings
+            )
             drawn[job.method] = task.composite(images, held["cond"])
     return comparison(held, drawn, range(n)) if drawn else None

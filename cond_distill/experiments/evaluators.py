@@ -88,12 +88,12 @@ def render_scenes(config: EvaluatorConfig, at_once: int = 500) -> dict[str, torc
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             batch = data.batch(range(start, stop))
-            kept = dict(right_answers(batch), image=(batch["image"] * 255).round().cpu())
-            kept = {
+            tensors = dict(right_answers(batch), image=(batch["image"] * 255).round().cpu())
+            tensors = {
                 key: value.to(torch.float16 if key == "depth" else torch.uint8).contiguous()
-                for key, value in kept.items()
+                for key, value in tensors.items()
             }
-            save_file(kept, path.with_suffix(".part"))
+            save_file(tensors, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
         parts.append(load_file(path))
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -174,15 +174,15 @@ def damage_accuracy(
     net: TextureNetwork, images: torch.Tensor, amount: float, seed: int = 0
 ) -> dict[str, float]:
     """Of each kind the share that the network names, at one amount, on the network's device."""
-    generator, found = torch.Generator().manual_seed(seed), {}
+    generator, accuracy = torch.Generator().manual_seed(seed), {}
     device = next(net.parameters()).device
     for k, kind in enumerate(DAMAGES):
         spoilt = torch.cat(
             [degrade(part.to(device), kind, amount, generator) for part in images.split(GROUP)]
         )
         read = torch.cat([net.find_damage(part)["kind"].argmax(1) for part in spoilt.split(64)])
-        found[kind] = (read == k).float().mean().item()
-    return found
+        accuracy[kind] = (read == k).float().mean().item()
+    return accuracy
 
 
 def measure_evaluators(
@@ -231,7 +231,7 @@ Weights are stored as float16. Licence: Apache 2.0, as the package.
 """
 
 
-def evaluator_card(config: EvaluatorConfig, found: dict[str, dict[str, float]]) -> str:
+def evaluator_card(config: EvaluatorConfig, rows: dict[str, dict[str, float]]) -> str:
     """The model card of the evaluator network."""
     return f"""# Evaluator network
 
@@ -239,20 +239,20 @@ Reads shape, colour, pattern and depth at every second pixel of a picture of the
 its floor. Use: `cond_distill.evaluation.evaluator.load_evaluator()`. It reads 64 × 64 pictures of
 this world and no others.
 
-- true statements of full captions, held-out renders: {_percent(found["evaluator"])}
-- after a blur of one pixel: {_percent(found["evaluator_blurred"])}
+- true statements of full captions, held-out renders: {_percent(rows["evaluator"])}
+- after a blur of one pixel: {_percent(rows["evaluator_blurred"])}
 {_training("evaluator", config)}"""
 
 
-def texture_card(config: EvaluatorConfig, found: dict[str, dict[str, float]]) -> str:
+def texture_card(config: EvaluatorConfig, rows: dict[str, dict[str, float]]) -> str:
     """The model card of the texture network."""
     return f"""# Texture network
 
 Tells kind and amount of the damage to a picture; its features see sharpness and texture. Use:
 `cond_distill.evaluation.texture.load_texture()`. Trained on 64 × 64 pictures of the small world.
 
-- kinds named, held-out renders, amount 0.75: {_percent(found["texture_strong"])}
-- kinds named, held-out renders, amount 0.25: {_percent(found["texture_weak"])}
+- kinds named, held-out renders, amount 0.75: {_percent(rows["texture_strong"])}
+- kinds named, held-out renders, amount 0.25: {_percent(rows["texture_weak"])}
 {_training("texture", config)}"""
 
 # %% ../../nbs/library/experiments/evaluators.ipynb #59b9818d
@@ -286,12 +286,12 @@ def train_evaluators(config: EvaluatorConfig) -> dict[str, dict[str, float]]:
     """
     data = render_scenes(config)
     nets = {name: train_network(name, data, config) for name in ("evaluator", "texture")}
-    found = measure_evaluators(**nets)
-    cards = dict(evaluator=evaluator_card(config, found), texture=texture_card(config, found))
+    rows = measure_evaluators(**nets)
+    cards = dict(evaluator=evaluator_card(config, rows), texture=texture_card(config, rows))
     for name, net in nets.items():
         path = save_network(net, Path(config.out) / name)
         path.with_name("README.md").write_text(cards[name], encoding="utf-8")
-    return found
+    return rows
 
 # %% ../../nbs/library/experiments/evaluators.ipynb #1db2d555
 def main() -> None:
@@ -301,10 +301,10 @@ def main() -> None:
     import tyro
 
     try:
-        found = train_evaluators(tyro.cli(EvaluatorConfig))
+        rows = train_evaluators(tyro.cli(EvaluatorConfig))
     except (KeyboardInterrupt, ValueError, OSError) as error:
         sys.exit(f"evaluators: {error}")
-    for name, row in found.items():
+    for name, row in rows.items():
         print(f"{name}: {_percent(row)}")
 
 # %% ../../nbs/library/experiments/evaluators.ipynb #8840508a

@@ -61,19 +61,19 @@ class FitPlan:
 @contextmanager
 def stop_on_signals() -> Generator[threading.Event]:
     """Yield an Event that Ctrl-C or SIGTERM sets; outside of the main thread it is never set."""
-    asked = threading.Event()
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
 
     def note(number, frame):
-        if asked.is_set():
+        if stop.is_set():
             raise KeyboardInterrupt("stopped at the second request")
-        asked.set()
+        stop.set()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -112,10 +112,10 @@ class _Run:
 
     def resume(self):
         """Go on from the newest checkpoint; refuse one that was made with other settings."""
-        found = last_checkpoint(self.folder)
-        if found is None:
+        checkpoint = last_checkpoint(self.folder)
+        if checkpoint is None:
             return
-        path, state = found
+        path, state = checkpoint
         if state["settings"] != self.settings:
             raise ValueError(
                 f"{path} was made with {state['settings']}, but this training has "
@@ -164,8 +164,8 @@ def fit(
     bar = tqdm(desc=name, initial=run.step, total=plan.steps, mininterval=5)
     before, saved = run.seconds, time.monotonic()
     began = saved
-    with stop_on_signals() as asked:
-        while not (run.done or asked.is_set()):
+    with stop_on_signals() as stop:
+        while not (run.done or stop.is_set()):
             numbers = run.take(loss_fn, seed * 1_000_003)
             run.seconds = before + time.monotonic() - began
             bar.update()

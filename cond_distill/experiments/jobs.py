@@ -154,16 +154,16 @@ def first_weights_of_diffusers(teacher: Teacher, job: Job, folder: Path) -> str:
     if (folder / ABOUT).is_file():
         return str(folder)
     torch.manual_seed(job.seed)
-    made: Any = make_adaptor("controlnet", teacher, find_task(job.task).channels)
-    config = made.net.config
+    adaptor: Any = make_adaptor("controlnet", teacher, find_task(job.task).channels)
+    config = adaptor.net.config
     theirs = ControlNetModel.from_unet(
         teacher.backbone,
         conditioning_channels=config.conditioning_channels,
         conditioning_embedding_out_channels=config.conditioning_embedding_out_channels,
     )
     weights = theirs.controlnet_cond_embedding.state_dict()
-    made.net.controlnet_cond_embedding.load_state_dict(weights)
-    Student(teacher, made).save(folder)
+    adaptor.net.controlnet_cond_embedding.load_state_dict(weights)
+    Student(teacher, adaptor).save(folder)
     return str(folder)
 
 
@@ -188,7 +188,7 @@ def train(
     folder: Path,
     cache: str,  # folder of rendered, encoded scenes
     progress: bool = True,
-    **more: Any,  # of TrainConfig
+    **changes: Any,  # of TrainConfig
 ) -> Student:
     """All stages of a job; returns the student."""
     start, name, stages = "", "shipped", job.stages
@@ -199,16 +199,16 @@ def train(
             stage = dict(
                 stage, init_from=first_weights_of_diffusers(teacher, job, folder / "start")
             )
-        here = dict(init_from=start, teacher=name, out=str(folder / f"stage_{k + 1}"))
-        settings: dict[str, Any] = same | here | stage | more
+        places = dict(init_from=start, teacher=name, out=str(folder / f"stage_{k + 1}"))
+        settings: dict[str, Any] = same | places | stage | changes
         cfg = TrainConfig(**settings)
         student = _run_stage(job, cfg, teacher, progress, 1 / len(stages))
         if k == len(stages) - 1:
             return student
         start = cfg.out
         if cfg.adaptor == "full":
-            made, start = folder / "distilled_teacher", ""
+            folder_of_teacher, start = folder / "distilled_teacher", ""
             begun = (folder / f"stage_{k + 2}" / ABOUT).exists()
-            name = str(made if begun else merged(student, name, made))
+            name = str(folder_of_teacher if begun else merged(student, name, folder_of_teacher))
             teacher = Teacher.from_pretrained(name, teacher.device)
     raise AssertionError("a method has one stage or more")

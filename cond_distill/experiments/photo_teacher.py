@@ -66,20 +66,20 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     crops = f"{cfg.num_examples}_{cfg.size}_zoom{cfg.max_crop_scale:g}"
     name = f"photos_{crops}_seed{cfg.seed}_{digest(cfg.images)}"
     done_file = folder / f"{name}.json"
-    done = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
-    if done:
+    written = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
+    if written:
         file = np.load(folder / f"{name}.npy", mmap_mode="r+")
     else:
         row = np.empty((1, 3, cfg.size, cfg.size), np.uint8)
         file = reserve(folder, cfg.num_examples, {name: row}, setting="work")[name]
-    loader = load_batches(photos, range(done, cfg.num_examples), 256, cfg.workers)
+    loader = load_batches(photos, range(written, cfg.num_examples), 256, cfg.workers)
     skipped = {}
-    total = -(-(cfg.num_examples - done) // 256)
-    for piece in tqdm(loader, "open and crop", total, disable=done >= cfg.num_examples):
+    total = -(-(cfg.num_examples - written) // 256)
+    for piece in tqdm(loader, "open and crop", total, disable=written >= cfg.num_examples):
         n = len(piece["image"])
-        file[done : done + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
-        done += n
-        done_file.write_text(str(done), "utf-8")
+        file[written : written + n] = piece["image"].mul(255).round().to(torch.uint8).numpy()
+        written += n
+        done_file.write_text(str(written), "utf-8")
         skipped |= dict.fromkeys(piece["skipped"])
     if skipped:
         some = "; ".join(list(skipped)[:5]) + (" …" if len(skipped) > 5 else "")

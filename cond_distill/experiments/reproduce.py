@@ -41,14 +41,14 @@ SEARCH_SEED = 100
 
 def best_rate(
     method: str,
-    found: dict[tuple[str, float], dict],  # (method, learning rate) → what a job found
+    results: dict[tuple[str, float], dict],  # (method, learning rate) → what a job found
     measure: str = "FD-texture",
 ) -> float:
     """The smallest learning rate whose measure at 4 steps is within 10 % of the best."""
-    far = {
-        lr: min(r[measure] for r in found[method, lr]["rows"] if r["steps"] == 4) for lr in RATES
+    distance = {
+        lr: min(r[measure] for r in results[method, lr]["rows"] if r["steps"] == 4) for lr in RATES
     }
-    return min(lr for lr in RATES if far[lr] <= 1.1 * min(far.values()))
+    return min(lr for lr in RATES if distance[lr] <= 1.1 * min(distance.values()))
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #b05122d1
 def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
@@ -71,14 +71,14 @@ def rated(job: Job, cfg: ReproduceConfig) -> Job:
     """The job with a learning rate: its own, or what the search found, which must have run."""
     if job.lr:
         return job
-    found = {}
+    searched = {}
     for lr in RATES:
         name = Job(job.searched, "depth", SEARCH_SEED, lr, 0.0, 0.25).name
         file = Path(cfg.results) / f"{name}.json"
         if not file.exists():
             raise FileNotFoundError(f"the search has not found {file}; run it first")
-        found[job.searched, lr] = json.loads(file.read_text(encoding="utf-8"))
-    return replace(job, lr=best_rate(job.searched, found))
+        searched[job.searched, lr] = json.loads(file.read_text(encoding="utf-8"))
+    return replace(job, lr=best_rate(job.searched, searched))
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #bfb70109
 @contextmanager
@@ -169,14 +169,14 @@ def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
     def one(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w", encoding="utf-8") as f:
-            done = subprocess.run(commands[log], stdout=f, stderr=subprocess.STDOUT, env=env)
-        return log, done.returncode
+            process = subprocess.run(commands[log], stdout=f, stderr=subprocess.STDOUT, env=env)
+        return log, process.returncode
 
     pool = ThreadPoolExecutor(at_once)
     try:
         tasks = [pool.submit(one, log) for log in commands]
         bar = tqdm(as_completed(tasks), desc="processes", total=len(commands))
-        return sorted(log for done in bar for log, code in [done.result()] if code)
+        return sorted(log for future in bar for log, code in [future.result()] if code)
     finally:
         # Ctrl-C ends those that run, and no others begin
         pool.shutdown(cancel_futures=True)
@@ -207,10 +207,10 @@ def reproduce(cfg: ReproduceConfig) -> dict[str, dict]:
             )
     for job in search:
         bench.run(job)
-    done = {job.name: bench.run(job) for job in (rated(job, cfg) for job in jobs)}
+    results = {job.name: bench.run(job) for job in (rated(job, cfg) for job in jobs)}
     for task in cfg.tasks if cfg.budget_fraction == 1 else ():
         _save_gallery(task, cfg, bench.teacher)
-    return done
+    return results
 
 
 def _save_gallery(task: str, cfg: ReproduceConfig, teacher: Teacher):

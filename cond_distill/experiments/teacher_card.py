@@ -95,13 +95,13 @@ def best_guidance(
     """The guidance with the largest share of true claims, and the share of each."""
     scenes = range(config.n, config.n + config.search)  # others than those that are reported
     batch = Scenes("held_out", level="full").batch(scenes)
-    found = {}
+    accuracy = {}
     for guidance in config.guidances:
         images = draw_images(
             teacher, batch["caption"], steps=config.steps, guidance=guidance, batch=64
         )
-        found[f"{guidance:g}"] = caption_accuracy(evaluator, images, batch["claims"])["all"]
-    return float(max(found, key=lambda name: found[name])), found
+        accuracy[f"{guidance:g}"] = caption_accuracy(evaluator, images, batch["claims"])["all"]
+    return float(max(accuracy, key=lambda name: accuracy[name])), accuracy
 
 
 def draw_captions(
@@ -125,12 +125,12 @@ def measure_teacher(teacher: Teacher, config: TeacherCardConfig) -> TeacherRepor
         name: caption_accuracy(nets.evaluator, x, real["claims"]) for name, x in sets.items()
     }
     rows = {"other renders": others, "round trips": back, "samples": drawn}
-    seen = {name: looks(nets, x, real["image"]) for name, x in rows.items()}
-    seen["round trips"]["PSNR"] = psnr(back, real["image"])
-    made = Path(config.folder, "training.json")
-    training = json.loads(made.read_text("utf-8")) if made.is_file() else []
-    found = search, captions, seen, training, config.search
-    return TeacherReport(config.n, config.steps, guidance, *found)
+    distances = {name: looks(nets, x, real["image"]) for name, x in rows.items()}
+    distances["round trips"]["PSNR"] = psnr(back, real["image"])
+    log_file = Path(config.folder, "training.json")
+    training = json.loads(log_file.read_text("utf-8")) if log_file.is_file() else []
+    measured = search, captions, distances, training, config.search
+    return TeacherReport(config.n, config.steps, guidance, *measured)
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #19e8ba00
 def sample_sheet(

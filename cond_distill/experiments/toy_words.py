@@ -100,13 +100,13 @@ def tokenized(tokenizer: Any, scenes: int, wordings: int = 6, workers: int = 1) 
     """Token ids int16 [2, wordings, N, length] of captions and of their mirrored captions."""
     pieces = each_piece(functools.partial(_wordings, wordings), scenes, workers, "captions")
     texts = [sum(rows, [])[:scenes] for rows in zip(*pieces, strict=True)]
-    seen: dict[str, int] = {}
+    row_of: dict[str, int] = {}
     for row in texts:
         for text in row:
-            seen.setdefault(text, len(seen))
-            seen.setdefault(mirror(text), len(seen))
-    ids = tokenizer(list(seen), padding="max_length", truncation=True, return_tensors="pt")
+            row_of.setdefault(text, len(row_of))
+            row_of.setdefault(mirror(text), len(row_of))
+    ids = tokenizer(list(row_of), padding="max_length", truncation=True, return_tensors="pt")
     ids = ids.input_ids.to(torch.int16)
-    plain = [torch.tensor([seen[text] for text in row]) for row in texts]
-    turned = [torch.tensor([seen[mirror(text)] for text in row]) for row in texts]
+    plain = [torch.tensor([row_of[text] for text in row]) for row in texts]
+    turned = [torch.tensor([row_of[mirror(text)] for text in row]) for row in texts]
     return torch.stack([torch.stack([ids[row] for row in rows]) for rows in (plain, turned)])

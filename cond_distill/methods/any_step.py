@@ -184,9 +184,9 @@ def any_step_loss(
     if len(rows):
         some = {k: v[rows] for k, v in batch.items()}
         part = replace(d, t=d.t[rows], s=d.s[rows], look_ahead=ahead_of(d)[rows])
-        there, here = _part(now, rows), z_t[rows]
-        then = _ahead(student, target, some, part, KERNELS[kernel], there, here, z_s)
-        consistency = consistency.index_put((rows,), dist(then, there.x))
+        now_part, z_part = _part(now, rows), z_t[rows]
+        then = _ahead(student, target, some, part, KERNELS[kernel], now_part, z_part, z_s)
+        consistency = consistency.index_put((rows,), dist(then, now_part.x))
     loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
     calls = 2 if z_s == "plain" or KERNELS[kernel].composed else 1
     # tensors: reading a number would make a GPU wait
@@ -224,7 +224,7 @@ class AnyStep(Method):
         self.sampler = KERNEL_SAMPLERS[cfg.kernel][1].name
 
     def reads(self) -> frozenset[str]:
-        own = {
+        always = {
             "kernel",
             "plain_fraction",
             "jump_power",
@@ -233,8 +233,8 @@ class AnyStep(Method):
             "distance",
             "snr_gamma",
         }
-        far = {"delta", "max_jump"} if KERNELS[self.cfg.kernel].hop is None else set()
-        return frozenset(own | far | {"ramp_start", "ramp_end"})
+        lengths = {"delta", "max_jump"} if KERNELS[self.cfg.kernel].hop is None else set()
+        return frozenset(always | lengths | {"ramp_start", "ramp_end"})
 
     @property
     def max_look_ahead(self) -> float:
@@ -288,9 +288,9 @@ class AnyStep(Method):
     ) -> tuple[torch.Tensor, dict]:
         """`any_step_loss` with the configuration's kernel and distance."""
         cfg = self.cfg
-        how: dict[str, Any] = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
-        how["factor"] = snr_weight(student.schedule, noise.t, cfg.snr_gamma)
-        return any_step_loss(student, target, batch, noise, **how)
+        settings: dict[str, Any] = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
+        settings["factor"] = snr_weight(student.schedule, noise.t, cfg.snr_gamma)
+        return any_step_loss(student, target, batch, noise, **settings)
 
     def step_forwards(self, step: int) -> float:
         """1, and the target (with some choices two calls) for the samples that look ahead."""

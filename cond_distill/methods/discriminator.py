@@ -82,15 +82,15 @@ class Discriminator(nn.Module):
     def logits(
         self,
         x: torch.Tensor,
-        seen: torch.Tensor,
+        cond: torch.Tensor,
         t: torch.Tensor,
         eps: torch.Tensor,
         text: torch.Tensor,
     ) -> torch.Tensor:
-        """D of latents x, [B]; large for what looks real. `seen` is the condition as a latent."""
+        """D of latents x, [B]; large for what looks real. `cond` is the condition as a latent."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
         return sum(
-            head(torch.cat([f, F.adaptive_avg_pool2d(seen, f.shape[-2:])], 1)).mean((1, 2, 3))
+            head(torch.cat([f, F.adaptive_avg_pool2d(cond, f.shape[-2:])], 1)).mean((1, 2, 3))
             for head, f in zip(self.heads, maps)
         ) / len(maps)
 
@@ -99,13 +99,13 @@ class Discriminator(nn.Module):
         w = self.weight * ramp(d.progress, self.start, self.end)
         if not w:
             return torch.zeros(len(x_hat), device=x_hat.device)
-        seen, t = (
+        cond, t = (
             as_latent(self.teacher, batch["cond"]),
             (d.uniform() * self.teacher.schedule.T).long(),
         )
 
         def says(x):
-            return self.logits(x, seen, t, d.eps.roll(1, 0), batch["text"])
+            return self.logits(x, cond, t, d.eps.roll(1, 0), batch["text"])
 
         lost = F.relu(1 - says(batch["x"])).mean() + F.relu(1 + says(x_hat.detach())).mean()
         self.opt.zero_grad()

@@ -129,13 +129,13 @@ def consistency(
     w: Any = guidance
     if embedded:
         w = 1 + (guidance - 1) * d.uniform().to(z_t)
-    z_s, more = (
+    z_s, extra = (
         ddim_solver_step(source, batch, z_t, d.t, d.s, w),
         dict(guidance=w) if embedded else {},
     )
-    now = student(z_t, d.t, batch["cond"], batch["text"], **more)
+    now = student(z_t, d.t, batch["cond"], batch["text"], **extra)
     with torch.no_grad():
-        then = target(z_s, d.s, batch["cond"], batch["text"], **more)
+        then = target(z_s, d.s, batch["cond"], batch["text"], **extra)
     loss, dist = DISTANCES[distance](then.x, now.x), DISTANCES[distance](batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 

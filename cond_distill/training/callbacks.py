@@ -53,9 +53,9 @@ class Record:
     @classmethod
     def of(cls, **numbers: Any) -> Record:
         """A record of these numbers; those that are no fields of it are its `parts`."""
-        own = {f.name for f in fields(cls)} - {"parts", "grid", "measured"}
-        parts = {name: value for name, value in numbers.items() if name not in own}
-        return cls(parts=parts, **{name: numbers[name] for name in numbers if name in own})
+        known = {f.name for f in fields(cls)} - {"parts", "grid", "measured"}
+        parts = {name: value for name, value in numbers.items() if name not in known}
+        return cls(parts=parts, **{name: numbers[name] for name in numbers if name in known})
 
     def row(self) -> dict[str, float]:
         """Its numbers, as the log has them."""
@@ -158,20 +158,20 @@ def evaluate_run(
     None where measuring failed, or found nothing.
     """
     rows = try_measuring(run, student, eval_fn, (steps,))
-    found = {k: v for row in rows for k, v in row.items() if k not in ("steps", "n")}
-    if not found:
+    measured = {k: v for row in rows for k, v in row.items() if k not in ("steps", "n")}
+    if not measured:
         return None
     counters = dict(step=run.state.step, nfe=round(run.state.nfe))
-    append_row(Path(run.cfg.out) / "measured.csv", counters | found)
-    keep_best(run, student, found)
-    return found
+    append_row(Path(run.cfg.out) / "measured.csv", counters | measured)
+    keep_best(run, student, measured)
+    return measured
 
 # %% ../../nbs/library/training/callbacks.ipynb #df3bb6a3
 def save_adaptor(
     run: Run,
     student: Student,
     folder: str | Path | None = None,  # where to, `cfg.out` if not said
-    **more: Any,  # what else to keep beside the weights
+    **notes: Any,  # what else to keep beside the weights
 ):
     """Write the adaptor (float16), its settings and what is known about it."""
     steps = run.method.sampling_steps
@@ -184,16 +184,16 @@ def save_adaptor(
         config=asdict(run.cfg),
         sampling_steps=None if steps is None else list(steps),
         **run.method.about(),
-        **more,
+        **notes,
     )
 
 
-def keep_best(run: Run, student: Student, found: dict[str, float]):
+def keep_best(run: Run, student: Student, measured: dict[str, float]):
     """Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."""
-    name, before = run.cfg.best or next(iter(found)), run.state.best
-    if name not in found:
-        raise ValueError(f"best is {name!r}; eval_fn of this run measures: {', '.join(found)}")
-    value = float(found[name])
+    name, before = run.cfg.best or next(iter(measured)), run.state.best
+    if name not in measured:
+        raise ValueError(f"best is {name!r}; eval_fn of this run measures: {', '.join(measured)}")
+    value = float(measured[name])
     if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])):
         return
     run.state.best, folder = (name, value, run.state.step), Path(run.cfg.out) / "best"

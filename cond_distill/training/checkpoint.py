@@ -72,10 +72,10 @@ WITHOUT_CHECKSUM = "cond_distill checkpoint 1"  # of earlier versions
 
 def checksum(plain: str, tensors: dict[str, torch.Tensor]) -> str:
     """Eight hex digits of the state's JSON and of every bit of its tensors."""
-    found = zlib.crc32(plain.encode())
+    crc = zlib.crc32(plain.encode())
     for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), found)
-    return f"{found:08x}"
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -138,8 +138,8 @@ def read_file(path: Path) -> tuple[str, dict[str, torch.Tensor]]:  # the state's
             f"{path} is not a checkpoint of this package; it says "
             f"{about.get('format', 'nothing')!r}, expected {FORMAT!r}"
         )
-    found = checksum(about["state"], tensors)
-    if about["format"] == FORMAT and about.get("checksum") != found:
+    actual = checksum(about["state"], tensors)
+    if about["format"] == FORMAT and about.get("checksum") != actual:
         raise Damaged(f"{path} is damaged (its bits are not those that were written)")
     return about["state"], tensors
 
@@ -170,17 +170,17 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[Path, dict]]:
 
     None if there has never been one. Whoever asks for another one has found the last not to fit.
     """
-    found = checkpoints(folder)
-    for path in found:
+    paths = checkpoints(folder)
+    for path in paths:
         try:
             state = read_checkpoint(path)
         except Damaged as e:
             warnings.warn(f"{e}; trying the checkpoint before it", stacklevel=2)
         else:
             yield path, state
-    if found:
+    if paths:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {folder} can be used; restore one, or "
+            f"none of the {len(paths)} checkpoints in {folder} can be used; restore one, or "
             "delete the folder to begin from nothing"
         )
 

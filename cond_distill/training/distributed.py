@@ -126,14 +126,14 @@ def load_module(module: nn.Module, state: dict):
 
     Each is copied to its place before the next is cut: there is no second copy of the module.
     """
-    own = module.state_dict()
-    if not any(map(is_sharded, own.values())):
+    target = module.state_dict()
+    if not any(map(is_sharded, target.values())):
         module.load_state_dict(state)
         return
-    differ = [k for k in own.keys() | state.keys() if shape_in(own, k) != shape_in(state, k)]
+    differ = [k for k in target.keys() | state.keys() if shape_in(target, k) != shape_in(state, k)]
     if differ:
         raise ValueError(f"{len(differ)} tensors are missing or have other shapes: {differ[0]} …")
-    for name, value in own.items():
+    for name, value in target.items():
         value.copy_(match_layout(state[name], value))
 
 
@@ -146,8 +146,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
     # the saved groups get how this one computes before they are loaded: it decides on which device
     # AdamW keeps the number of its steps
     groups = [
-        saved | {k: own[k] for k in ("fused", "foreach") if k in own}
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        saved | {k: current[k] for k in ("fused", "foreach") if k in current}
+        for saved, current in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     moments = {
         i: {k: match_layout(v, params[i]) for k, v in of.items()}
@@ -179,15 +179,15 @@ def with_launcher_settings(cfg: TrainConfig) -> TrainConfig:
     Raises `ValueError` where it was asked for what cannot be done here.
     """
 
-    def asked(name):
+    def is_set(name):
         return os.environ.get(name, "").lower() in ("1", "true")
 
-    if asked("ACCELERATE_USE_DEEPSPEED"):
+    if is_set("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError(
             "the launcher asks for DeepSpeed, which this package does not use; launch with FSDP "
             "(--use_fsdp) or with --multi_gpu and fsdp=True (--fsdp)"
         )
-    if asked("ACCELERATE_USE_FSDP") and asked("FSDP_OFFLOAD_PARAMS"):
+    if is_set("ACCELERATE_USE_FSDP") and is_set("FSDP_OFFLOAD_PARAMS"):
         raise ValueError(
             "the launcher asks to keep weights in the memory of the CPU. They stay on the GPU "
             "here; take that out of its file, and see `cond-distill plan` for what fits"
@@ -200,7 +200,7 @@ def with_launcher_settings(cfg: TrainConfig) -> TrainConfig:
                 f"{getattr(cfg, setting)!r}, set it in the configuration (--{setting})",
                 stacklevel=2,
             )
-    return replace(cfg, fsdp=cfg.fsdp or asked("ACCELERATE_USE_FSDP"))
+    return replace(cfg, fsdp=cfg.fsdp or is_set("ACCELERATE_USE_FSDP"))
 
 # %% ../../nbs/library/training/distributed.ipynb #f85205f5
 class Engine:

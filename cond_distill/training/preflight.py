@@ -55,18 +55,18 @@ def check_identity(run: Run, batch: dict) -> Check:
     z = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(0))
     z = z.to(run.engine.device)
     answer, plain = run.state.student(z, t, batch["cond"], text), run.teacher(z, t, text)
-    far = (answer.x - plain.x).abs().max().item()
+    difference = (answer.x - plain.x).abs().max().item()
     if run.cfg.dtype != "float32" and run.cfg.adaptor == "fusion":
         return Check(
             ask,
-            far < 0.05,
-            f"largest difference {far:.2g}; its copy computes in float32",
+            difference < 0.05,
+            f"largest difference {difference:.2g}; its copy computes in float32",
             "every path from the adaptor must begin with zeros",
         )
     return Check(
         ask,
-        far == 0,
-        f"largest difference {far:.2g}",
+        difference == 0,
+        f"largest difference {difference:.2g}",
         "every path from the adaptor into the backbone must begin with a layer of zeros",
     )
 
@@ -77,15 +77,15 @@ def check_caption_guidance(run: Run, batch: dict) -> Check:
     ask = "guidance pushes from no caption towards the caption"
     teacher = run.teacher
     w = 3.0
-    said = ((batch["text"] - teacher.empty().float()).abs() > 1e-2).flatten(1).any(1)
-    if not said.any():
+    has_caption = ((batch["text"] - teacher.empty().float()).abs() > 1e-2).flatten(1).any(1)
+    if not has_caption.any():
         return Check(ask, None, "no captions in the first batch")
-    z, text, t = batch["x"][said], batch["text"][said], teacher.schedule.T // 2
-    with_text, without, more = (
+    z, text, t = batch["x"][has_caption], batch["text"][has_caption], teacher.schedule.T // 2
+    with_text, without, guided = (
         teacher(z, t, c, guidance=g).x
         for c, g in ((text, 1.0), (teacher.empty().expand_as(text), 1.0), (text, w))
     )
-    pushed, wanted = (more - with_text).flatten(1), (with_text - without).flatten(1)
+    pushed, wanted = (guided - with_text).flatten(1), (with_text - without).flatten(1)
     cos = F.cosine_similarity(pushed, wanted).min().item()
     return Check(
         ask,
@@ -111,11 +111,11 @@ def check_boundary(run: Run, batch: dict) -> Check:
     t = torch.zeros(len(batch["x"]), dtype=torch.long, device=run.engine.device)
     now = run.state.student(batch["x"], t, batch["cond"], batch["text"])
     answer = at_boundary(now, batch["x"], t) if run.cfg.boundary else now.x
-    far = ((answer - batch["x"]).square().mean() / batch["x"].square().mean()).sqrt().item()
+    difference = ((answer - batch["x"]).square().mean() / batch["x"].square().mean()).sqrt().item()
     return Check(
         ask,
-        far < 0.1,
-        f"relative difference {far:.3f}",
+        difference < 0.1,
+        f"relative difference {difference:.3f}",
         (
             "boundary=True (--boundary) forces it; or the schedule or prediction type of the "
             "teacher was read wrongly"
@@ -130,18 +130,18 @@ def check_magnitude(run: Run, batch: dict) -> Check:
     In the precision of the run.
     """
     schedule, g = run.teacher.schedule, torch.Generator().manual_seed(1)
-    noise, found = torch.randn(batch["x"].shape, generator=g).to(run.engine.device), {}
+    noise, largest = torch.randn(batch["x"].shape, generator=g).to(run.engine.device), {}
     for t in (0, 1, schedule.T - 1):
         z = schedule.add_noise(batch["x"], noise, torch.full((len(noise),), t, device=noise.device))
         with run.engine.autocast():
             p = run.state.student(z, t, batch["cond"], batch["text"])
-        found[t] = max(
+        largest[t] = max(
             a.abs().max().item() if torch.isfinite(a).all() else float("inf") for a in (p.x, p.v)
         )
     return Check(
         f"answers are finite and below 100 at t = 0, 1 and {schedule.T - 1}",
-        max(found.values()) < 100,
-        ", ".join(f"{v:.1f}" for v in found.values()),
+        max(largest.values()) < 100,
+        ", ".join(f"{v:.1f}" for v in largest.values()),
         (
             "a schedule that ends at signal 0 needs v- or x-prediction; float16 may overflow: "
             "dtype='bfloat16'"
@@ -176,13 +176,13 @@ def check_lag(run: Run) -> Check:
         return Check(ask, None, f"method {cfg.method} has no look-ahead, or max_look_ahead is 0")
     hops = run.method.hops
     lag = 1 / (1 - cfg.target_decay)
-    there = cfg.steps * (1 - cfg.ramp_start)
+    steps_left = cfg.steps * (1 - cfg.ramp_start)
     return Check(
         ask,
-        hops * lag <= there,
+        hops * lag <= steps_left,
         (
-            f"{hops:.1f} hops of {lag:.0f} steps = {hops * lag:.0f}, of {there:.0f} steps after "
-            "the ramp begins"
+            f"{hops:.1f} hops of {lag:.0f} steps = {hops * lag:.0f}, of {steps_left:.0f} steps "
+            "after the ramp begins"
         ),
         (
             "more steps, an earlier ramp (ramp_start), a larger delta, or a target that follows "
@@ -273,11 +273,11 @@ def check_condition(run: Run, batch: dict) -> Check:
     ask = "the condition reaches the answer"
     if not run.state.student.adaptor.channels:
         return Check(ask, True, "the adaptor takes none")
-    seen = condition_effect(run, batch)
+    effect = condition_effect(run, batch)
     return Check(
         ask,
-        seen > 0,
-        f"another condition changes the answer by {100 * seen:.2g} %",
+        effect > 0,
+        f"another condition changes the answer by {100 * effect:.2g} %",
         "a layer of zeros behind another one never learns; is the condition in the batch?",
     )
 
@@ -308,7 +308,7 @@ def check_steps_taken(run: Run, data: Any, batch: dict, steps: int = 3) -> list[
     before, took = teacher.fingerprint(exact=True), []
     for _ in range(steps):
         start = time.perf_counter()
-        said = train_step(run, data)
+        numbers = train_step(run, data)
         took.append(time.perf_counter() - start)
     left = min(took) * (run.cfg.steps - steps)
     speed = f"{min(took):.2g} s a step on {run.engine.device.type}, {_words(left)} in all"
@@ -319,7 +319,7 @@ def check_steps_taken(run: Run, data: Any, batch: dict, steps: int = 3) -> list[
         "every bit as before",
         "nothing of the teacher may be given to the optimiser",
     )
-    learning = check_learning(run, was, said["grad_norm"])
+    learning = check_learning(run, was, numbers["grad_norm"])
     return [frozen, *learning, check_condition(run, batch), Check("time", None, speed)]
 
 
@@ -365,13 +365,13 @@ def preflight(
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}
-    found = [f(run, batch) for f in NETWORK_CHECKS] + [check_grid(run), check_lag(run)]
-    found += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
+    checks = [f(run, batch) for f in NETWORK_CHECKS] + [check_grid(run), check_lag(run)]
+    checks += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
     examples_sheet(run, data, out / "check.png")
     (out / "check.json").write_text(
-        json.dumps([vars(c) for c in found], indent=1, ensure_ascii=False) + "\n", "utf-8"
+        json.dumps([vars(c) for c in checks], indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
-    return found
+    return checks
 
 # %% ../../nbs/library/training/preflight.ipynb #54d3e922
 def report(checks: list[Check]) -> str:

@@ -120,21 +120,21 @@ class OtherRun(ValueError):
     """A checkpoint that was made with another teacher, other data or other settings."""
 
 
-def check_same_settings(cfg: TrainConfig, there: dict, path: Path):
+def check_same_settings(cfg: TrainConfig, saved: dict, path: Path):
     """Refuse to go on with other settings than a checkpoint was made with."""
     # an older version may not know every setting, and "auto" is never saved
     usual: dict[str, Any] = {f.name: f.default for f in fields(TrainConfig)}
     usual["adaptor"] = "controlnet"
-    there = usual | renamed(there)
-    if there["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
-        there["optimizer"] = "adamw"
+    saved = usual | renamed(saved)
+    if saved["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
+        saved["optimizer"] = "adamw"
     free = set(RESUME_OVERRIDES)
-    if cfg.steps > there["steps"] and abs(cfg.rounds) == 1:
+    if cfg.steps > saved["steps"] and abs(cfg.rounds) == 1:
         free.add("steps")
     differ = [
-        f"{k} = {there[k]!r} there, {v!r} here"
+        f"{k} = {saved[k]!r} there, {v!r} here"
         for k, v in asdict(cfg).items()
-        if k not in free and there[k] != v
+        if k not in free and saved[k] != v
     ]
     if differ:
         raise OtherRun(
@@ -169,8 +169,10 @@ def upgraded(state: dict, run: Run) -> dict:
     """A state of an earlier version in the form of this one."""
     if "method" in state:
         return state
-    own = {name: state.pop(name) for name in ("round", "source") if name in state}
-    state["method"] = own | {k: state.pop(k) for k in list(state) if k.startswith("adversary")}
+    method_state = {name: state.pop(name) for name in ("round", "source") if name in state}
+    state["method"] = method_state | {
+        k: state.pop(k) for k in list(state) if k.startswith("adversary")
+    }
     for name, average in (("target", run.state.target), ("ema", run.state.ema)):
         now, values = average.state_dict(), state[name]["shadow_params"]
         now["n_averaged"].fill_(state[name]["n"])
@@ -228,6 +230,6 @@ def load_run(run: Run) -> bool:
     Refuse one that belongs to other settings, other data or another teacher.
     """
     saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints")
-    found = any(try_restore(run, path, state) for path, state in saved)
+    restored = any(try_restore(run, path, state) for path, state in saved)
     forget_logs(run)
-    return found
+    return restored

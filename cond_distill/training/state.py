@@ -64,29 +64,30 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
     """A fresh adaptor, or what `cfg.init_from` holds; with the inputs that the method adds."""
     task = find_task(cfg.task)
     if cfg.init_from:
-        made = Student.load(teacher, cfg.init_from).adaptor.requires_grad_(True)
-        set_image_size(made, teacher.image_size)
-        if made.channels not in (0, task.channels):
+        adaptor = Student.load(teacher, cfg.init_from).adaptor.requires_grad_(True)
+        set_image_size(adaptor, teacher.image_size)
+        if adaptor.channels not in (0, task.channels):
             raise ValueError(
-                f"the adaptor in {cfg.init_from!r} takes conditions of {made.channels} channels, "
-                f"and task {cfg.task!r} has {task.channels}; begin from another one, or afresh"
+                f"the adaptor in {cfg.init_from!r} takes conditions of {adaptor.channels} "
+                f"channels, and task {cfg.task!r} has {task.channels}; begin from another one, "
+                "or afresh"
             )
     elif cfg.adaptor == "full":
-        made = FullFinetune.from_teacher(teacher)
+        adaptor = FullFinetune.from_teacher(teacher)
     else:
-        made = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
+        adaptor = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
         instructed = teacher.has_text and not task.captions
-        if not list(made.parameters()):
+        if not list(adaptor.parameters()):
             raise ValueError(
                 f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
                 "rank of 1 or more"
             )
         layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
         if layers:
-            made.reader = InstructionEncoder.of(teacher, layers)
-    made = method.extend(teacher, made)
+            adaptor.reader = InstructionEncoder.of(teacher, layers)
+    adaptor = method.extend(teacher, adaptor)
     # torch's own overloads leave memory_format out
-    return made.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+    return adaptor.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
 
 def recomputed(part: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -159,8 +160,8 @@ def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.
     """AdamW, or bitsandbytes' with 8-bit moments."""
     betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
     if cfg.optimizer == "adamw":
-        how = dict(fused=not cfg.fsdp, foreach=False)
-        return torch.optim.AdamW(params, cfg.lr, betas, weight_decay=decay, **how)
+        options = dict(fused=not cfg.fsdp, foreach=False)
+        return torch.optim.AdamW(params, cfg.lr, betas, weight_decay=decay, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as e:
