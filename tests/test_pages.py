@@ -83,3 +83,15 @@ def test_every_page_links_itself_on_colab():
     for path in notebooks():
         text = "\n".join(c.source for c in nbformat.read(path, 4).cells)
         assert path.name == "index.ipynb" or f"/blob/main/{short(path)})" in text, short(path)
+
+
+def test_the_map_has_the_reading_times_of_the_pages():
+    """The table of the map has the core and all minutes of every head, and their sums."""
+    text = "\n".join(c.source for c in PAGES["nbs/appendix/map.ipynb"])
+    for kind in ("core", "all"):
+        shown = [int(n) for n in re.search(rf"^\| {kind} \|(.*)\|$", text, re.M)[1].split("|")]
+        assert sum(shown[:-1]) == shown[-1]
+        for number, minutes in enumerate(shown[:-1], 1):
+            cells = next(c for name, c in PAGES.items() if f"course/{number:02}_" in name)
+            said = re.search(rf"\b{kind} (\d+) min", "\n".join(c.source for c in cells[:3]))
+            assert not said or int(said[1]) == minutes, f"{kind} of page {number}"
