@@ -83,6 +83,9 @@ NAMES = {
         "make_batch": "data.source",
         "describe": "data.cache:describe_photos",
     },
+    "data.conditions": {
+        "blur": "data.conditions:random_blur",
+    },
     "data.folder": {
         "CAPTIONS": "data.items",
         "CONDITIONS": "data.items",
@@ -147,7 +150,8 @@ NAMES = {
         "tokenized": "experiments.toy_words",
     },
     "evaluation.damage": {
-        "spoil": "evaluation.damage:degrade",
+        "spoil": "evaluation.damage:damage_by_amount",
+        "degrade": "evaluation.damage:damage_by_amount",
         "KINDS": "evaluation.damage:DAMAGES",
         "RANGES": "evaluation.damage:AMOUNTS",
     },
@@ -156,6 +160,13 @@ NAMES = {
     },
     "experiments.evaluation": {
         "exam": "experiments.evaluation:evaluate",
+        "standard": "evaluation.standard:standard_columns",
+    },
+    "experiments.fit": {
+        "stop_on_signals": "utils:catch_interrupt",
+    },
+    "evaluation.compare": {
+        "LEAST": "evaluation.distances",
     },
     "families": {
         "FAMILIES": "teacher",
@@ -174,7 +185,8 @@ NAMES = {
         "GuidanceEmbedded": "adaptors.scalar_input",
         "followed": "methods.two_stage:ddim_solver_step",
         "answer_for": "methods.two_stage:progressive_target",
-        "plain": "methods.two_stage:as_student",
+        "plain": "methods.two_stage:TeacherAsStudent",
+        "as_student": "methods.two_stage:TeacherAsStudent",
         "FOLLOWERS": "methods.catalogue:METHODS",
         "TWO_STAGE_LOSSES": "methods.catalogue:METHODS",
     },
@@ -296,7 +308,7 @@ class OldNames(MetaPathFinder):
             return ModuleSpec(fullname, Alias())
         spec = PathFinder.find_spec(fullname, path) if module in NAMES else None
         if spec:
-            spec.loader = Forwarding(fullname, spec.origin)
+            spec.loader = Forwarding(fullname, spec.origin or "")
         return spec
 
 

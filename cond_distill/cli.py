@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import sys
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from cond_distill.plan import Plan
 
 # %% auto #0
-__all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'MEMORY_WORDS', 'demo', 'play', 'sample', 'evaluate',
-           'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters', 'short_warning',
+__all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'BAD_INPUT', 'MEMORY_WORDS', 'demo', 'play', 'sample',
+           'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters', 'short_warning',
            'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'in_groups', 'read_words', 'run',
            'explain_runtime_error', 'main']
 
@@ -164,8 +165,10 @@ ASCII_FORMS = {
 }  # fmt: skip
 
 
-def plain_letters(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
+def plain_letters(error: UnicodeError) -> tuple[str | bytes, int]:
     """What a terminal prints for characters that it does not know: an error handler of `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     letters = error.object[error.start : error.end]
     if any("\udc80" <= c <= "\udcff" for c in letters):  # bytes of a file's name, as they were
         return letters.encode("ascii", "surrogateescape"), error.end
@@ -188,7 +191,7 @@ def print_anywhere() -> None:
     """Let the terminal print every text, whatever its encoding."""
     codecs.register_error("plain_letters", plain_letters)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's is none of Python's own
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none of Python's own
             stream.reconfigure(errors="plain_letters")
 
 # %% ../nbs/library/cli.ipynb #2857652d
@@ -293,6 +296,16 @@ def run(words: list[str]) -> None:
     next(function for function, kind in VERBS.values() if type(cfg) is kind)(cfg)
 
 
+# errors whose message is for the person who typed the command
+BAD_INPUT = (
+    ValueError,
+    OSError,
+    TypeError,
+    IndexError,
+    ImportError,
+    FloatingPointError,
+    MemoryError,
+)
 # of a full GPU and of a full machine, for which torch has no class; not of illegal accesses
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")
 
@@ -330,10 +343,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
-    except (
-        *(ValueError, OSError, TypeError, IndexError, ImportError),
-        *(FloatingPointError, MemoryError),
-    ) as e:
+    except BAD_INPUT as e:
         print(f"cond-distill: {e or type(e).__name__}", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError as e:

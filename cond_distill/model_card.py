@@ -15,7 +15,7 @@ from .student import StudentInfo
 from .utils import table
 
 # %% auto #0
-__all__ = ['measured_table', 'training_words', 'model_card', 'upload_folder']
+__all__ = ['measured_table', 'training_words', 'example_steps', 'model_card', 'upload_folder']
 
 # %% ../nbs/library/model_card.ipynb #0affa95f
 def measured_table(
@@ -52,7 +52,7 @@ cond_distill.
 ```python
 from cond_distill import CoDiPipeline
 pipe = CoDiPipeline.from_pretrained("{name}")
-pipe("", image, num_inference_steps={steps[0]}).images[0].save("out.png")       # image: PIL, \
+pipe("", image, num_inference_steps={steps}).images[0].save("out.png")       # image: PIL, \
 {size} x {size} pixels
 ```
 
@@ -67,6 +67,16 @@ cond_distill.pipeline`.
 """
 
 
+def example_steps(
+    trained_steps: list[int] | None,  # None: any number
+    few: bool,  # the adaptor has samplers for few steps
+) -> int:
+    """The number of steps of the example on a card: the largest trained one but one."""
+    if not trained_steps:
+        return 4 if few else 50
+    return trained_steps[-2] if len(trained_steps) > 1 else trained_steps[0]
+
+
 def model_card(
     name: str,  # of the folder, or of the repository on the hub
     about: dict,  # what the adaptor's file says
@@ -79,7 +89,7 @@ def model_card(
     return _CARD.format(
         name=name,
         what=find_task(info.task).about,
-        steps=(trained_steps or [4 if info.samplers else 50])[-2:],
+        steps=example_steps(trained_steps, bool(info.samplers)),
         size=info.image_size,
         said=", ".join(map(str, trained_steps or ["any number"])),
         sampler=sampler,

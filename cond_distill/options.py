@@ -221,7 +221,10 @@ class PlanConfig:
 
 
 SHIPPED = (
-    *("depth_distilled", "inpaint_distilled", "superres_x4_distilled", "edit_distilled"),
+    "depth_distilled",
+    "inpaint_distilled",
+    "superres_x4_distilled",
+    "edit_distilled",
     "photos_superres_distilled",
 )
 

@@ -112,7 +112,8 @@ def classifier_free_guidance(
     w = guidance.to(z).view(-1, *[1] * (z.ndim - 1)) if torch.is_tensor(guidance) else guidance
 
     def mix(p):
-        return (lambda no, yes: no + w * (yes - no))(*p.chunk(2))
+        without, with_text = p.chunk(2)
+        return without + w * (with_text - without)
 
     return Prediction(mix(both.x), mix(both.eps), mix(both.v))
 

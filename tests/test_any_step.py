@@ -113,7 +113,7 @@ def test_any_number_of_steps_is_drawn(teachers, kernel, tmp_path):
     about = AnyStep(TrainConfig(method="any_step", kernel=kernel)).about()
     student.save(tmp_path, **about)
     student = Student.load(teachers["sd2"], tmp_path)
-    for steps in (1, 2, 3, 7, 16, 50):
+    for steps in (1, 3, 16):
         images = draw_images(student, CAPTIONS, cond, steps=steps)
         assert torch.isfinite(images).all()
     asked = draw_images(student, CAPTIONS, cond, steps=2, look_ahead=LookAhead(50))
@@ -237,6 +237,7 @@ def test_composed_students_agree_on_the_sampler(teachers):
         compose(students)
 
 
+@pytest.mark.slow
 def test_the_pipeline_draws_the_same(teachers, tmp_path):
     student, (_, _, cond, _) = new_student(teachers["sd2"], seed=1), inputs(teachers["sd2"])
     about = AnyStep(TrainConfig(method="any_step", kernel="exponential")).about()

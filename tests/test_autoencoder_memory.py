@@ -64,6 +64,7 @@ def test_small_pictures_stay_together():
     assert seen == [100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "shipped"])
 def test_plan(name):
     """The planned bytes of the autoencoder are those that its largest piece takes."""

@@ -67,6 +67,7 @@ def test_what_is_saved_and_printed(bench, capsys):
     assert "choose" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_adaptor(bench, capsys):
     """A run of an earlier version, whose checkpoint says "controlnet", goes on under "auto"."""
     cfg = bench.config("begun", adaptor="controlnet")
@@ -80,6 +81,7 @@ def test_a_run_keeps_its_adaptor(bench, capsys):
         bench.train(replace(cfg, adaptor="concat"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(bench):
     cfg = bench.config("damaged", adaptor="t2i")
     bench.stop(cfg, 4)
@@ -105,6 +107,7 @@ def test_begin_from_no_adaptor(bench):
         chosen(bench.config("third", adaptor="auto", init_from=str(bench.folder)), bench.teacher)
 
 
+@pytest.mark.slow
 def test_check_says_it(bench, capsys):
     cfg = bench.config("checked", adaptor="auto", task="colourise", grid_every=0)
     preflight(cfg, bench.teacher)

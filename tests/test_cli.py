@@ -156,6 +156,7 @@ def test_an_old_terminal_gets_the_report_of_check(encoding, monkeypatch, tmp_pat
     assert all(f"is {k} fine" in said for k in range(3)) and "What to do" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", sorted(p.parent.name for p in ASSETS.glob("*/cond_distill.json"))
 )

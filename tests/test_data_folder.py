@@ -276,6 +276,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_picture_that_claims_to_be_large(tmp_path):
     """631 bytes that claim 119 million pixels: half a gigabyte for a crop, and none as a whole."""
     draw(tmp_path / "a.jpg", (8, 8))

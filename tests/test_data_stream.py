@@ -104,6 +104,7 @@ def test_time_limit(folder, monkeypatch):
         check_shard(str(folder / "1.tar"), seconds=0.5)
 
 
+@pytest.mark.slow
 def test_hostile_shards_are_skipped_and_named(folder, capsys):
     (folder / "1.tar").write_bytes(hostile("huge"))
     (folder / "2.tar").write_text("no tar file")
@@ -121,6 +122,7 @@ def test_nothing_to_read(folder):
         Shards(config(folder / "none"), 64)
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_replaced(folder, teacher, capsys):
     members = {f"{k:04}.png": b"no picture" if k % 3 else png(k) for k in range(30)}
     write_tar(folder / "0.tar", members)
@@ -155,6 +157,7 @@ def test_each_process_its_share(folder):
         assert set.union(*shares) == whole and sum(map(len, shares)) == len(whole)
 
 
+@pytest.mark.slow
 def test_resumed(folder, teacher):
     """A run that is stopped goes on behind what it has seen."""
     cfg = config(folder)
@@ -172,6 +175,7 @@ def test_resumed(folder, teacher):
     assert Stream(teacher, cfg).places.find(3) is None
 
 
+@pytest.mark.slow
 def test_source(folder, teacher):
     cfg = config(folder)
     stream = Stream(teacher, cfg)

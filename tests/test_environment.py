@@ -54,9 +54,14 @@ def trained(folder: Path, out: Path) -> dict[str, torch.Tensor]:
     return {k: v for file in sorted(out.glob("*.safetensors")) for k, v in load_file(file).items()}
 
 
+@pytest.fixture(scope="module")
+def plain(folder):
+    return trained(folder, folder / "plain")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIABLES)
-def test_variables_of_accelerate(name, folder, tmp_path, monkeypatch):
-    plain = trained(folder, tmp_path / "plain")
+def test_variables_of_accelerate(name, folder, plain, tmp_path, monkeypatch):
     monkeypatch.setenv(name, VARIABLES[name])
     found = trained(folder, tmp_path / "other")
     AcceleratorState._reset_state(True)

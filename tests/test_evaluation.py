@@ -5,7 +5,7 @@ import torch
 
 from cond_distill.data.scenes import Caption, Scenes
 from cond_distill.evaluation import distances, evaluator, fidelity, ladder, texture
-from cond_distill.evaluation.damage import DAMAGES, blur, degrade
+from cond_distill.evaluation.damage import DAMAGES, blur, damage_by_amount
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,9 @@ def test_blur_costs_three_times_real_against_real(scenes, networks):
 def test_texture_distance_grows_with_damage(scenes, networks, kind):
     """The texture distance orders every ladder."""
     real, other = scenes["image"].chunk(2)
-    spoilt = [degrade(other, kind, a, torch.Generator().manual_seed(0)) for a in (0.25, 0.6, 1.0)]
+    spoilt = [
+        damage_by_amount(other, kind, a, torch.Generator().manual_seed(0)) for a in (0.25, 0.6, 1.0)
+    ]
     found = [distances.fd_texture(networks[1], real, images) for images in (other, *spoilt)]
     assert ladder.is_ordered(found)
 

@@ -55,6 +55,7 @@ def test_missing_weights_are_named_and_nothing_is_fetched(nothing_fetched):
     assert standard.standard_columns(pictures, pictures, ["x"] * 4, clip="nobody/has-this") == {}
 
 
+@pytest.mark.slow
 def test_auc_has_an_interval_and_knows_its_pairs():
     """Equal sets are at chance, also when each picture stands in both; other ones are found."""
     cloud = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))

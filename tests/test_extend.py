@@ -67,6 +67,7 @@ def test_short(parts):
     assert len(lines) == 4 and max(lines) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [["task"], ["adaptor"], ["method"], [*PARTS]])
 def test_trains_and_draws(tmp_path, own):
     """One part beside the package's others, and all together."""

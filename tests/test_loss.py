@@ -119,6 +119,7 @@ def test_a_consistency_function_agrees_with_itself():
     assert rate(posterior_mean, 10) > 0.5 * rate(posterior_mean, 160)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_fixed_point():
     """f_t = (1 − ρ) m_t + ρ f_s, by gradient descent on one free number for each z."""
     t, s, cells = 750, 500, torch.linspace(-3, 3, 61)

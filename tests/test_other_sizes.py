@@ -11,7 +11,7 @@ from cond_distill.data.stream import held_out_examples
 from cond_distill.drawing import open_adaptor
 from cond_distill.options import PlanConfig
 from cond_distill.pipeline import CoDiPipeline
-from cond_distill.plan import advise
+from cond_distill.plan import plan, shapes_only
 from cond_distill.sampler import draw_images
 from cond_distill.student import Student
 
@@ -49,6 +49,7 @@ def test_other_networks_have_one_size(folder, family, adaptor):
         pipe("", drawing.condition(), height=2 * SIDE)
 
 
+@pytest.mark.slow
 def test_training_at_another_size(folder, tmp_path):
     """The adaptor that is trained at a size is opened, drawn and saved at that size."""
     teacher = drawing.teacher(folder)
@@ -109,7 +110,8 @@ def test_the_command_finishes_at_another_size(tmp_path):
 
 
 def test_a_plan_for_another_size():
-    """A quarter of the pixels takes less memory, so that more of them fit."""
+    """A quarter of the pixels takes less memory."""
     assert PlanConfig(image_size=256).image_size == 256
-    whole, quarter = (advise("shipped", "lora", 2.0, image_size=n)[0] for n in (64, 32))
-    assert quarter.batch > whole.batch or quarter.activations < whole.activations
+    teachers = [shapes_only("shipped", image_size=n) for n in (64, 32)]
+    whole, quarter = (plan(teacher, "lora", 3, 2, 4).activations for teacher in teachers)
+    assert 0.15 * whole < quarter < 0.4 * whole

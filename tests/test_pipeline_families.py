@@ -24,6 +24,7 @@ def draw(pipe: CoDiPipeline, **settings) -> torch.Tensor:
     return pipe(WORDS, drawing.condition(2), **settings).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_and_opened(family, folder, tmp_path):
     """The pictures are those of the student, and the same by every door."""

@@ -54,6 +54,7 @@ def draw(pipe: CoDiPipeline) -> torch.Tensor:
     return pipe("a cube", drawing.condition(), **settings).images
 
 
+@pytest.mark.slow
 def test_there_and_back(hub, tmp_path):
     """The card, the adaptor's file and the low-rank weights arrive; the pictures are the same."""
     pipe = drawing.pipeline(tmp_path)

@@ -79,6 +79,7 @@ def test_counting_changes_nothing_for_others():
         assert count.operations == 4 * 4 * 4 * 8
 
 
+@pytest.mark.slow
 def test_a_plan_for_what_auto_takes(folder):
     """Every adaptor that "auto" stands for can be planned; the default dtype is for training."""
     assert {choice.adaptor for choice in CHOICES.values()} <= set(PLANNED)

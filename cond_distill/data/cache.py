@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,8 @@ from ..teacher import Teacher, latent_settings
 from ..utils import make_folder
 
 # %% auto #0
-__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'describe_photos', 'reserve', 'encode_examples']
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'first_captions', 'describe_photos', 'reserve',
+           'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
 # of the code that cuts crops and keeps them; a higher one makes old caches useless
@@ -67,7 +70,8 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
         key["code"] = digest_of_code
     if photos is None:
         return key | dict(world=WORLD, level=cfg.captions)
-    of_batch = photos.task.of_batch if photos.task else None
+    # the estimator's object, which is more than a function
+    of_batch: Any = photos.task.of_batch if photos.task else None
     return key | dict(
         pictures=photos.digest(),
         order=hashlib.sha256("\n".join(i.name for i in photos.items).encode()).hexdigest()[:12],
@@ -104,6 +108,13 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
 
 
+def first_captions(teacher: Teacher, cfg: TrainConfig, n: int) -> list[str]:
+    """The captions of the first n examples, of which the cache keeps embeddings only."""
+    photos = photos_of(cfg, teacher.image_size) if cfg.images else None
+    few = replace(cfg, num_examples=min(n, cfg.num_examples), workers=0)
+    return [text for piece in _pieces(teacher, few, photos, 0) for text in piece["caption"]]
+
+
 def describe_photos(teacher: Teacher, photos: Photos) -> str:
     """What was found, and how many captions are longer than the text encoder takes."""
     cut = _too_long(teacher, [c for i in photos.items[:10_000] for c in i.captions])
@@ -123,7 +134,7 @@ def _too_long(teacher: Teacher, captions: list[str]) -> int:
 
 
 @contextmanager
-def _cache_lock(folder: Path, progress: bool) -> Iterator[None]:
+def _cache_lock(folder: Path, progress: bool) -> Generator[None]:
     """While open, no other process makes this cache."""
     lock = FileLock(folder / "lock")
     try:

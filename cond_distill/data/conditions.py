@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['grey', 'edges', 'resize', 'small_again', 'blur', 'add_grain', 'through_jpeg', 'degrade', 'underexpose', 'random_mask',
-           'with_hole', 'composite']
+__all__ = ['grey', 'edges', 'resize', 'small_again', 'random_blur', 'add_grain', 'through_jpeg', 'degrade', 'underexpose',
+           'random_mask', 'with_hole', 'composite']
 
 # %% ../../nbs/library/data/conditions.ipynb #5d2a62b2
 def grey(picture: torch.Tensor) -> torch.Tensor:  # [..., 3, H, W] → [..., 1, H, W]
@@ -53,7 +53,7 @@ def small_again(
     return out if picture.ndim == 4 else out[0]
 
 # %% ../../nbs/library/data/conditions.ipynb #7261ce4a
-def blur(
+def random_blur(
     x: torch.Tensor,  # [1, 3, H, W]
     rng: np.random.Generator,
 ) -> torch.Tensor:
@@ -105,7 +105,7 @@ def degrade(
     x, size = picture[None], picture.shape[-2:]
     for _ in range(rounds):
         if rng.random() < 0.8:
-            x = blur(x, rng)
+            x = random_blur(x, rng)
         scale, mode = rng.uniform(0.5, 1.1), str(rng.choice(["area", "bilinear", "bicubic"]))
         sides = [max(s // factor, round(n * scale)) for s, n in zip(size, x.shape[-2:])]
         x = resize(x, sides, mode)
@@ -123,7 +123,7 @@ def underexpose(
     # bits: dark, noisy, blurred
     kind, x = rng.integers(1, 8), picture[None]
     if kind & 4:
-        x = blur(blur(x, rng), rng)
+        x = random_blur(random_blur(x, rng), rng)
     if kind & 1:
         x = (x * rng.uniform(0.15, 0.5)) ** rng.uniform(1.0, 1.3)
     if kind & 2 or kind & 1:

@@ -9,10 +9,10 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ PictureFile = str | Path | BinaryIO
 
 
 @contextmanager
-def readable(file: PictureFile) -> Iterator[None]:
+def readable(file: PictureFile) -> Generator[None]:
     """Whatever goes wrong inside becomes a `ValueError` that names the file."""
     try:
         yield
@@ -79,7 +79,8 @@ def _to_srgb(image: Image, profile: bytes | None) -> Image:
         if "sRGB" in ImageCms.getProfileDescription(embedded):
             return image.convert("RGB")
         screen = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, embedded, screen, outputMode="RGB")
+        # None only if it changes the picture in place
+        return ImageCms.profileToProfile(image, embedded, screen, outputMode="RGB") or image
     except Exception:  # damaged, or of another colour model than the picture
         return image.convert("RGB")
 
@@ -91,7 +92,8 @@ def bits(image: Image) -> int:
 
 def _full_scale(image: Image) -> float:
     """The value of a picture with more than 8 bits that stands for 1."""
-    low, high = image.getextrema()
+    extrema: Any = image.getextrema()  # two numbers, of a picture of one channel
+    low, high = extrema
     if image.mode == "F":
         if not (0 <= low and high <= 1):
             raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def segment_colours(masks: list[tuple[str, np.ndarray]]) -> torch.Tensor:  # [3,
     return out
 
 # %% ../../nbs/library/data/estimate.ipynb #7c87171e
-def _pipeline(kind: str, name: str, device: str, fetch: bool) -> Callable:
+def _pipeline(kind: str, name: str, device: str, fetch: bool) -> Any:
     """A pipeline of the transformers library."""
     import transformers
 
@@ -64,7 +65,8 @@ def _pipeline(kind: str, name: str, device: str, fetch: bool) -> Callable:
             "ready conditions: input/ and target/, task 'pairs'"
         )
     try:
-        return transformers.pipeline(kind, model=name, device=device)
+        open_pipeline: Any = transformers.pipeline  # its types name every kind of task
+        return open_pipeline(kind, model=name, device=device)
     except Exception as e:
         raise ValueError(f"{name!r} is no model for {kind}: {type(e).__name__}: {e}") from e
 
@@ -96,7 +98,7 @@ class Estimator:
         self.kind, _, self.model = spec.partition(":")
 
     @cached_property
-    def network(self) -> Callable:
+    def network(self) -> Any:
         """The pipeline or the function."""
         if self.kind in ESTIMATORS:
             return _pipeline(self.kind, self.model, self.device, self.fetch)

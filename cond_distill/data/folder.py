@@ -33,11 +33,11 @@ def _caption(tables: Tables, file: Path, texts: set[Path]) -> tuple[tuple[str, .
     """(captions, where they stood) of a picture."""
     if tables.captions.get(file):
         return tables.captions[file], tables.named_by[file]
-    text = next(
-        (t for t in (file.with_suffix(".txt"), file.with_suffix(".caption")) if t in texts), 0
-    )
-    caption = read_text(text, MAX_CAPTION).strip() if text else ""
-    return ((caption,), f"{text.suffix} files") if caption else ((), "")
+    for text in (file.with_suffix(".txt"), file.with_suffix(".caption")):
+        if text in texts:
+            caption = read_text(text, MAX_CAPTION).strip()
+            return ((caption,), f"{text.suffix} files") if caption else ((), "")
+    return (), ""
 
 # %% ../../nbs/library/data/folder.ipynb #075b3fbe
 def _why_ignored(file: Path) -> str:

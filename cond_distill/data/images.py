@@ -236,13 +236,13 @@ class Photos(torch.utils.data.Dataset):
     def __len__(self):
         return self.length
 
-    def __getitem__(self, k: int) -> dict:
+    def __getitem__(self, index: int) -> dict:
         bad, held = [], self.split == "held_out"
         # a broken file is replaced by the next one
         for attempt in range(8):
-            item = self.items[(k + attempt) % len(self.items)]
+            item = self.items[(index + attempt) % len(self.items)]
             try:
-                return dict(make_example(item, k, self.task, self.crops, held), skipped=bad)
+                return dict(make_example(item, index, self.task, self.crops, held), skipped=bad)
             except ValueError as e:
                 bad = bad + [f"{item.name}: {e}"]
         raise ValueError(f"eight unreadable pictures in a row, the last one {bad[-1]}")

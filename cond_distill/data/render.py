@@ -118,7 +118,8 @@ def _second_colour(colour: str) -> tuple[float, float, float]:
     """The other colour of a pattern: nearly white, or dark on a white solid."""
     if colour == "white":
         return (0.30, 0.30, 0.33)
-    return tuple(0.3 * value + 0.66 for value in COLOURS[colour])
+    red, green, blue = COLOURS[colour]
+    return 0.3 * red + 0.66, 0.3 * green + 0.66, 0.3 * blue + 0.66
 
 
 def pack(scenes: list[Scene], device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:

@@ -223,5 +223,5 @@ class Scenes(torch.utils.data.Dataset):
         pictures = render(scenes, self.size, device=self.device)
         return dict(pictures, caption=[c.text for c in claims], claims=claims, scene=scenes)
 
-    def __getitem__(self, i: int) -> dict:
-        return {key: values[0] for key, values in self.batch([i]).items()}
+    def __getitem__(self, index: int) -> dict:
+        return {key: values[0] for key, values in self.batch([index]).items()}

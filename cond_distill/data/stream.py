@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import random
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -247,9 +248,8 @@ class Stream:
         self.places.keep_place(self.next, self.reader.place)
         goes_on = self.next < self.cfg.steps
         self.ahead = [self._open(self.next, lane) for lane in self.mine] if goes_on else []
-        size = -(
-            -len(rows) // self.cfg.gradient_accumulation_steps
-        )  # no more at once than a step takes
+        # no more at once than a step takes
+        size = math.ceil(len(rows) / self.cfg.gradient_accumulation_steps)
         parts = [self._encode(rows[i : i + size]) for i in range(0, len(rows), size)]
         for name in parts[0]:
             mine = torch.cat([p[name] for p in parts])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -228,7 +229,7 @@ def examples(
     """
     task = find_task(task) if isinstance(task, str) else task
     data = Scenes(split, size=size, level=level, device=device)
-    of_image = task.of_image
+    of_image: Any = task.of_image
     if not (task.of_scene or of_image):
         raise ValueError(f"task {task.name!r} cannot be made of scenes; it needs your own pictures")
     batch = {k: v.cpu() if torch.is_tensor(v) else v for k, v in data.batch(indices).items()}

@@ -16,12 +16,10 @@ from ..data.tasks import examples, find_task
 from cond_distill.evaluation.distances import (
     Networks,
     PictureSet,
-    density_coverage,
     describe,
     diversity,
-    frechet_distance,
     load_networks,
-    two_sample_auc,
+    set_distances,
 )
 from .evaluator import caption_accuracy
 from ..sampler import Sampler, draw_images, figure, pick_sampler
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['LEAST', 'held_out', 'set_columns', 'measure_images', 'score', 'floor', 'spread', 'wrapped', 'comparison',
+__all__ = ['COLUMNS', 'held_out', 'set_columns', 'measure_images', 'score', 'floor', 'spread', 'wrapped', 'comparison',
            'step_curve']
 
 # %% ../../nbs/library/evaluation/compare.ipynb #722fe164
@@ -53,20 +51,21 @@ def held_out(n: int = 256, size: int = 64, task: str = "depth", first: int = 0) 
     }
 
 # %% ../../nbs/library/evaluation/compare.ipynb #53d45ba8
-LEAST = 10  # pictures that a classifier or a density can be measured on
+COLUMNS = {  # of `set_distances` → its name in a table
+    "fd_scenes": "FD-scenes",
+    "fd_texture": "FD-texture",
+    "sharpness": "sharpness",
+    "auc": "AUC",
+    "auc_interval": "AUC ±",
+    "density": "density",
+    "coverage": "coverage",
+}
 
 
 def set_columns(real: PictureSet, drawn: PictureSet) -> dict[str, float]:
     """The columns of a table that compare drawn pictures with real ones as two sets."""
-    row = {
-        "FD-scenes": frechet_distance(real.scenes, drawn.scenes),
-        "FD-texture": frechet_distance(real.texture, drawn.texture),
-        "sharpness": drawn.energy / max(real.energy, 1e-12),
-    }
-    if min(len(real.scenes), len(drawn.scenes)) < LEAST:
-        return row
-    auc, interval = two_sample_auc(real.features, drawn.features)
-    return row | {"AUC": auc, "AUC ±": interval} | density_coverage(real.scenes, drawn.scenes)
+    found = set_distances(real, drawn)
+    return {column: found[name] for name, column in COLUMNS.items() if name in found}
 
 
 def measure_images(

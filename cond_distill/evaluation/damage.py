@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 # %% auto #0
 __all__ = ['LUMINANCE', 'YCBCR', 'WITHOUT_CHANCE', 'WITH_CHANCE', 'DAMAGES', 'AMOUNTS', 'blur', 'shrink', 'add_noise',
-           'shift_colour', 'oversharpen', 'cosine_basis', 'jpeg', 'smear', 'warp', 'ghost', 'damage', 'degrade']
+           'shift_colour', 'oversharpen', 'cosine_basis', 'jpeg', 'smear', 'warp', 'ghost', 'damage',
+           'damage_by_amount']
 
 # %% ../../nbs/library/evaluation/damage.ipynb #03d1dd43
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -161,7 +162,7 @@ AMOUNTS = {  # the parameter of a kind at amount 0 and at amount 1
 }
 
 
-def degrade(
+def damage_by_amount(
     images: torch.Tensor,  # [B, 3, H, W] in [0, 1]
     kind: str,  # one of `DAMAGES`
     amount: float,  # 0 (hard to see) … 1 (ruined)

@@ -24,10 +24,10 @@ from cond_distill.evaluation.evaluator import (
 from .texture import TextureNetwork, load_texture, texture_features
 
 # %% auto #0
-__all__ = ['frechet_distance', 'kernel_distance', 'fd_scenes', 'fd_texture', 'train_classifier', 'win_shares', 'two_sample_auc',
-           'density_coverage', 'gradient_energy', 'sharpness_ratio', 'Networks', 'load_networks', 'PictureSet',
-           'describe', 'set_distances', 'unit_maps', 'perceptual_loss', 'perceptual_distance', 'psnr', 'ssim',
-           'diversity']
+__all__ = ['LEAST', 'frechet_distance', 'kernel_distance', 'fd_scenes', 'fd_texture', 'train_classifier', 'win_shares',
+           'two_sample_auc', 'density_coverage', 'gradient_energy', 'sharpness_ratio', 'Networks', 'load_networks',
+           'PictureSet', 'describe', 'set_distances', 'unit_maps', 'perceptual_loss', 'perceptual_distance', 'psnr',
+           'ssim', 'diversity']
 
 # %% ../../nbs/library/evaluation/distances.ipynb #fae24c47
 def _check_clouds(real: torch.Tensor, fake: torch.Tensor, least: int = 2) -> None:
@@ -213,19 +213,26 @@ def describe(
     return PictureSet(*features, gradient_energy(images))
 
 
+LEAST = 10  # pictures that a classifier or a density can be measured on
+
+
 def set_distances(real: PictureSet, fake: PictureSet) -> dict[str, float]:
-    """Every distance between two sets; see the table at the top of the page."""
-    auc, interval = two_sample_auc(real.features, fake.features)
-    return dict(
+    """Every distance between two sets; see the table at the top of the page.
+
+    Of fewer than `LEAST` pictures those that need no classifier and no neighbours.
+    """
+    row = dict(
         fd_scenes=frechet_distance(real.scenes, fake.scenes),
         fd_texture=frechet_distance(real.texture, fake.texture),
         kd_scenes=kernel_distance(real.scenes, fake.scenes),
         kd_texture=kernel_distance(real.texture, fake.texture),
-        auc=auc,
-        auc_interval=interval,
         sharpness=fake.energy / max(real.energy, 1e-12),
-        **density_coverage(real.scenes, fake.scenes),
     )
+    if min(len(real.scenes), len(fake.scenes)) < LEAST:
+        return row
+    auc, interval = two_sample_auc(real.features, fake.features)
+    row |= dict(auc=auc, auc_interval=interval)
+    return row | density_coverage(real.scenes, fake.scenes)
 
 # %% ../../nbs/library/evaluation/distances.ipynb #9403b46a
 def unit_maps(net: Any, images: torch.Tensor) -> list[torch.Tensor]:

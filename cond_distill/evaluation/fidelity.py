@@ -13,7 +13,6 @@ from cond_distill.evaluation.distances import (
     Networks,
     PictureSet,
     describe,
-    psnr,
     set_distances,
 )
 from cond_distill.evaluation.evaluator import (
@@ -26,7 +25,7 @@ from cond_distill.evaluation.evaluator import (
 from .standard import inception_fid, inception_weights
 
 # %% auto #0
-__all__ = ['depth_fidelity', 'solid_overlap', 'shrunk_psnr', 'known_psnr', 'evaluate']
+__all__ = ['depth_fidelity', 'solid_overlap', 'evaluate']
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #7f1af40e
 def depth_fidelity(
@@ -57,21 +56,6 @@ def solid_overlap(
     wanted = segmentation[:, 0, ::2, ::2].cpu() > 0
     both, either = (read & wanted).flatten(1).sum(1), (read | wanted).flatten(1).sum(1)
     return (both / either.clamp(min=1)).mean().item()
-
-
-def shrunk_psnr(images: torch.Tensor, small: torch.Tensor) -> float:
-    """PSNR in dB of shrunk images [B, 3, H, W] against the small pictures that were asked for."""
-    size = small.shape[-2:]
-    shrunk = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-    return psnr(shrunk, small)
-
-
-def known_psnr(images: torch.Tensor, wanted: torch.Tensor, known: torch.Tensor) -> float:
-    """PSNR in dB of images against the asked ones, where `known` [B, 1, H, W] is 1."""
-    check_pairs(images, wanted, "images", "asked")
-    squares = (images - wanted.to(images)).square() * known
-    error = squares.flatten(1).sum(1) / (3 * known.flatten(1).sum(1)).clamp(min=1)
-    return (-10 * error.clamp(min=1e-10).log10()).mean().item()
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #8ba53ed5
 def evaluate(

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from ..data.decode import open_image
-from ..data.images import list_images
-from .compare import LEAST
+from ..data.folder import list_images
 from cond_distill.evaluation.distances import (
+    LEAST,
     density_coverage,
     frechet_distance,
     gradient_energy,

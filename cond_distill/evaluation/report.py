@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.images import Photos, list_images
+from ..data.folder import list_images
+from ..data.images import Photos
 from ..data.tasks import find_task
 from cond_distill.drawing import (
     check_drawn,
@@ -146,7 +147,7 @@ def scene_report(
     with progress_bar(work, task) as tick:
         for name, student in students.items():
 
-            def measure(images, student=student):
+            def measure(images):
                 return measure_images(nets, images, held)
 
             add_adaptor(report, name, student, held, measure, cfg, tick)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import torch
 from ..data.tasks import find_task
 from ..evaluation.compare import comparison, held_out, score, spread
 from ..evaluation.distances import Networks
-from ..evaluation.standard import inception_fid, inception_weights
+from ..evaluation.standard import standard_columns
 from .jobs import Job, train
 from ..sampler import draw_images
 from ..student import Student
@@ -28,21 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['STEPS', 'MANY', 'standard', 'questions', 'evaluate', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job',
-           'gallery']
-
-# %% ../../nbs/library/experiments/evaluation.ipynb #5bc7fb63
-def standard(images: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """FID in Inception's features and LPIPS by torchmetrics, where their weights are here."""
-    out = {"FID": inception_fid(truth, images)} if inception_weights() else {}
-    alexnet = next((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth"), None)
-    if alexnet and find_spec("torchvision"):
-        from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
-
-        pairs = zip(images.split(64), truth.split(64))
-        total = sum(lpips(a, b, "alex", "sum", normalize=True).item() for a, b in pairs)
-        out["LPIPS"] = total / len(images)
-    return out
+__all__ = ['STEPS', 'MANY', 'questions', 'evaluate', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job', 'gallery']
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #b58d5494
 STEPS = (1, 2, 4, 8, 16)
@@ -67,7 +52,7 @@ def evaluate(
         row, images = score(nets, job.method, student, held, k, sampler)
         rows.append(row | dict(n=len(images)))
         if k == 4:
-            rows[-1] |= standard(images, held["image"])
+            rows[-1] |= standard_columns(images, held["image"])
             rows[-1] |= dict(diversity=spread(nets, student, held, k, sampler=sampler))
     return rows
 

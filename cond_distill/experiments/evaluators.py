@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..data.render import COLOURS, FLOORS, PATTERNS, SHAPES
 from ..data.scenes import WORLD, Scenes
-from ..evaluation.damage import DAMAGES, blur, degrade
+from ..evaluation.damage import DAMAGES, blur, damage_by_amount
 from ..evaluation.evaluator import EvaluatorNetwork, caption_accuracy, save_network
 from ..evaluation.texture import TextureNetwork
 from .fit import FitPlan, fit
@@ -125,7 +125,7 @@ def evaluator_loss(
     for k in range(0, len(parts), 3):
         kind = WEAK[int(torch.randint(len(WEAK), (), generator=generator))]
         amount = 0.5 * float(torch.rand((), generator=generator))
-        parts[k] = degrade(parts[k], kind, amount, generator)
+        parts[k] = damage_by_amount(parts[k], kind, amount, generator)
     with config.precision():
         read = net.read(torch.cat(parts))
     turned = flip[:, None, None, None]
@@ -148,7 +148,7 @@ def damaged(
     for part in images.split(GROUP):
         kind = int(torch.randint(len(DAMAGES), (), generator=generator))
         amount = float(torch.rand((), generator=generator))
-        parts.append(degrade(part, DAMAGES[kind], amount, generator))
+        parts.append(damage_by_amount(part, DAMAGES[kind], amount, generator))
         kinds += [kind] * len(part)
         amounts += [0.15 + 0.85 * amount if kind else 0.0] * len(part)
     kinds, amounts = torch.tensor(kinds), torch.tensor(amounts)
@@ -178,7 +178,10 @@ def damage_accuracy(
     device = next(net.parameters()).device
     for k, kind in enumerate(DAMAGES):
         spoilt = torch.cat(
-            [degrade(part.to(device), kind, amount, generator) for part in images.split(GROUP)]
+            [
+                damage_by_amount(part.to(device), kind, amount, generator)
+                for part in images.split(GROUP)
+            ]
         )
         read = torch.cat([net.find_damage(part)["kind"].argmax(1) for part in spoilt.split(64)])
         accuracy[kind] = (read == k).float().mean().item()

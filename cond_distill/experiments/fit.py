@@ -5,13 +5,9 @@
 # %% ../../nbs/library/experiments/fit.ipynb #0b133986
 from __future__ import annotations
 
-import csv
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from ..training.checkpoint import last_checkpoint, write_checkpoint
+from ..utils import append_row, catch_interrupt
 
 # %% auto #0
-__all__ = ['LossFn', 'FitPlan', 'stop_on_signals', 'fit']
+__all__ = ['LossFn', 'FitPlan', 'fit']
 
 # %% ../../nbs/library/experiments/fit.ipynb #b05122d1
 @dataclass(frozen=True)
@@ -56,27 +53,6 @@ class FitPlan:
         rising = min(1.0, (step + 1) / self.warmup)
         falling = max(0.0, self.progress(step, seconds) - 1 + self.cooldown) / self.cooldown
         return self.lr * rising * (0.02 + 0.98 * (1 + math.cos(math.pi * falling)) / 2)
-
-# %% ../../nbs/library/experiments/fit.ipynb #a1e2701f
-@contextmanager
-def stop_on_signals() -> Generator[threading.Event]:
-    """Yield an Event that Ctrl-C or SIGTERM sets; outside of the main thread it is never set."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def note(number, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt("stopped at the second request")
-        stop.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 # %% ../../nbs/library/experiments/fit.ipynb #34f719bc
 LossFn = Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]]
@@ -164,15 +140,15 @@ def fit(
     bar = tqdm(desc=name, initial=run.step, total=plan.steps, mininterval=5)
     before, saved = run.seconds, time.monotonic()
     began = saved
-    with stop_on_signals() as stop:
-        while not (run.done or stop.is_set()):
+    with catch_interrupt() as stop:
+        while not (run.done or stop):
             numbers = run.take(loss_fn, seed * 1_000_003)
             run.seconds = before + time.monotonic() - began
             bar.update()
             if numbers:
                 bar.set_postfix({key: f"{value:.4g}" for key, value in numbers.items()})
             if numbers and (run.step % 100 == 0 or run.done):
-                _log(folder / "log.csv", dict(step=run.step, seconds=run.seconds, **numbers))
+                append_row(folder / "log.csv", dict(step=run.step, seconds=run.seconds, **numbers))
             if time.monotonic() - saved > 60 * plan.save_minutes or run.done:
                 run.save()
                 saved = time.monotonic()
@@ -183,14 +159,3 @@ def fit(
             )
     bar.close()
     return run.average.module.eval()
-
-
-def _log(path: Path, row: dict):
-    """Append a row to a CSV file, which begins with the names of the columns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})

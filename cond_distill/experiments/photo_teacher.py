@@ -41,7 +41,7 @@ def new_pixel_unet(size: int) -> nn.Module:
         raise ValueError(f"size is {size}; expected 16, 32, 64, 128 … pixels a side")
     # eight or more channels to a group: colours are lost where two are normalised together
     widths = (32, 64, 96, 128, 160, 192)[:levels]
-    return UNet2DModel(
+    unet: Any = UNet2DModel(
         sample_size=size,
         in_channels=3,
         out_channels=3,
@@ -52,6 +52,7 @@ def new_pixel_unet(size: int) -> nn.Module:
         norm_num_groups=4,
         attention_head_dim=16,
     )
+    return unet
 
 # %% ../../nbs/library/experiments/photo_teacher.ipynb #4809e262
 def photo_cache(cfg: TeachConfig) -> np.ndarray:

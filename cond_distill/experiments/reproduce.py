@@ -164,7 +164,7 @@ def in_processes(commands: dict[Path, list[str]], at_once: int) -> list[Path]:
 
     The files of those that failed.
     """
-    env = dict(os.environ, OMP_NUM_THREADS=str(max(1, os.cpu_count() // at_once)))
+    env = dict(os.environ, OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // at_once)))
 
     def one(log):
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -26,13 +26,14 @@ from cond_distill.evaluation.distances import (
 from ..evaluation.evaluator import EvaluatorNetwork, caption_accuracy
 from ..sampler import draw_images, figure
 from ..teacher import Teacher
+from ..utils import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
 __all__ = ['CARD', 'TeacherCardConfig', 'TeacherReport', 'round_trip', 'looks', 'best_guidance', 'draw_captions',
-           'measure_teacher', 'sample_sheet', 'markdown_table', 'zoomed_pairs', 'draw_sheets', 'training_words',
+           'measure_teacher', 'sample_sheet', 'named_rows', 'zoomed_pairs', 'draw_sheets', 'training_words',
            'card_text', 'read_report', 'write_card', 'main']
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #b2c3b467
@@ -146,13 +147,9 @@ def sample_sheet(
     return fig
 
 
-def markdown_table(rows: dict[str, dict[str, float]]) -> str:
-    """Rows of numbers by name; shares below 1 as they are, with three digits."""
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    for name, row in rows.items():
-        lines.append([name, *(f"{row[key]:.3f}" if key in row else "–" for key in columns)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def named_rows(rows: dict[str, dict[str, float]]) -> list[dict]:
+    """Rows of numbers by name as rows of a table, whose first column is the name."""
+    return [{"": name, **row} for name, row in rows.items()]
 
 
 def zoomed_pairs(
@@ -249,8 +246,8 @@ def card_text(report: TeacherReport, sheet: int) -> str:
         searched=report.searched,
         sheet=sheet,
         training=training_words(report.training),
-        captions=markdown_table(report.captions),
-        looks=markdown_table(report.looks),
+        captions=table(named_rows(report.captions)),
+        looks=table(named_rows(report.looks)),
     )
 
 # %% ../../nbs/library/experiments/teacher_card.ipynb #33ad1002
@@ -286,7 +283,7 @@ def main() -> None:
         report = write_card(tyro.cli(TeacherCardConfig))
     except (KeyboardInterrupt, ValueError, OSError) as error:
         sys.exit(f"teacher_card: {error}")
-    print(markdown_table(report.captions), markdown_table(report.looks), sep="\n\n")
+    print(table(named_rows(report.captions)), table(named_rows(report.looks)), sep="\n\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -36,7 +36,7 @@ def new_unet(width: int = 128) -> nn.Module:  # of the text embeddings
     """A `UNet2DConditionModel` of 11 M parameters for 16 × 16 × 4 latents."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=LATENT[1],
         in_channels=LATENT[0],
         out_channels=LATENT[0],
@@ -48,6 +48,7 @@ def new_unet(width: int = 128) -> nn.Module:  # of the text embeddings
         attention_head_dim=4,  # diffusers reads this as the number of heads
         norm_num_groups=16,
     )
+    return unet
 
 
 def new_text_to_image(tokenizer: Any, seed: int = 0) -> nn.ModuleDict:
@@ -114,7 +115,8 @@ def train_text_to_image(
         config.steps, config.lr, decay=0.9995, average_every=every, minutes=config.minutes
     )
     settings = dict(batch=count, scenes=latents.shape[1], world=WORLD)
-    return fit("text_to_image", model, loss_fn, plan, config.work, settings, config.seed)
+    trained: Any = fit("text_to_image", model, loss_fn, plan, config.work, settings, config.seed)
+    return trained
 
 # %% ../../nbs/library/experiments/toy_teacher.ipynb #02da5b0d
 def _for_every_transformers(folder: Path):
@@ -155,7 +157,8 @@ def save_teacher(
         clip_sample=False,
         steps_offset=1,
     )
-    pipeline: Any = StableDiffusionPipeline(
+    open_pipeline: Any = StableDiffusionPipeline  # its types want a safety checker
+    pipeline = open_pipeline(
         **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

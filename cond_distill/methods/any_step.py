@@ -23,8 +23,8 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['KERNELS', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of', 'exponential_weight',
-           'box_weight', 'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
+__all__ = ['KERNELS', 'TIMESTEPS', 'SHORTEST', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of',
+           'exponential_weight', 'box_weight', 'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
 def signal_to_noise(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
@@ -95,6 +95,10 @@ KERNELS = dict(
 )
 
 # %% ../../nbs/library/methods/any_step.ipynb #8eb32d7d
+TIMESTEPS = 1000  # of a schedule
+SHORTEST = 25  # Δt, timesteps, of kernels whose Δt is a share of the look-ahead
+
+
 def sample_any_step(
     schedule: Schedule,
     x: torch.Tensor,  # latents [B, ...]
@@ -103,7 +107,7 @@ def sample_any_step(
     *,
     kernel: str = "box",  # one of `KERNELS`
     delta: int = 125,  # Δt of a kernel without a hop, timesteps
-    shortest: int = 25,  # Δt of the others is at least so many timesteps
+    shortest: int = SHORTEST,  # Δt of the others is at least so many timesteps
     plain_fraction: float = 0.5,  # share of the samples whose look-ahead is 0
     # the largest look-ahead of a kernel without a hop; the others always go to the clean end
     max_jump: float = 800.0,
@@ -244,7 +248,7 @@ class AnyStep(Method):
     def hops(self) -> float:
         """Of a kernel whose Δt is a share of what is left: until the shortest Δt is left."""
         hop = KERNELS[self.cfg.kernel].hop
-        return super().hops if hop is None else math.log(1000 / 25) / -math.log(1 - hop)
+        return super().hops if hop is None else math.log(TIMESTEPS / SHORTEST) / -math.log(1 - hop)
 
     def timesteps(self, schedule: Schedule) -> list[int]:
         return list(range(schedule.T))

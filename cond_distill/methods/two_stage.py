@@ -22,7 +22,7 @@ from ..student import Student
 from ..teacher import Teacher, find_folder
 
 # %% auto #0
-__all__ = ['ddim_solver_step', 'progressive_target', 'as_student', 'progressive', 'consistency', 'merged', 'TwoStage',
+__all__ = ['ddim_solver_step', 'progressive_target', 'TeacherAsStudent', 'progressive', 'consistency', 'merged', 'TwoStage',
            'ConsistencyDistillation', 'LatentConsistencyDistillation', 'ProgressiveDistillation']
 
 # %% ../../nbs/library/methods/two_stage.ipynb #6010ba7c
@@ -54,7 +54,7 @@ def progressive_target(
     return (z_s - r * z_t) / (alpha_s - r * alpha_t)
 
 
-class _CalledAsStudent:
+class TeacherAsStudent:
     """A teacher that is called like a student; the condition is not looked at."""
 
     def __init__(self, teacher: Teacher):
@@ -71,11 +71,6 @@ class _CalledAsStudent:
         return self.teacher(z, t, text, guidance=guidance)
 
 
-def as_student(teacher: Teacher) -> _CalledAsStudent:
-    """A teacher that is called like a student."""
-    return _CalledAsStudent(teacher)
-
-
 def _report(data, loss, forwards):
     means = dict(d_x=data.detach().mean(), d_c=loss.detach().mean())
     return means | dict(w_c=1.0, forwards=forwards)
@@ -87,7 +82,6 @@ def _calls(guidance) -> int:
 # %% ../../nbs/library/methods/two_stage.ipynb #067d1348
 def progressive(
     student: Any,  # called as a `Model`; of embedded guidance with one more argument
-    target: Any,
     batch: dict,
     d: NoiseSample,
     *,
@@ -95,10 +89,7 @@ def progressive(
     guidance: float = 1.0,  # of its steps, on the caption
     distance: str = "l2",
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts).
-
-    `target` is not asked.
-    """
+    """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts)."""
     z_t, mid = student.schedule.add_noise(batch["x"], d.eps, d.t), (d.t + d.s) // 2
     z_mid = ddim_solver_step(source, batch, z_t, d.t, mid, guidance)
     want = progressive_target(
@@ -170,7 +161,7 @@ class TwoStage(Method):
 
     def setup(self, teacher: Teacher):
         start = self.cfg.init_from
-        self.source = Student.load(teacher, start) if start else as_student(teacher)
+        self.source = Student.load(teacher, start) if start else TeacherAsStudent(teacher)
 
     def step_forwards(self, step: int) -> int:
         return 3 if self.cfg.guidance == 1.0 else 4
@@ -230,7 +221,7 @@ class ProgressiveDistillation(TwoStage):
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
     ) -> tuple[torch.Tensor, dict[str, float]]:
         settings: dict[str, Any] = dict(guidance=self.guidance, distance=self.cfg.distance)
-        return progressive(student, target, batch, noise, source=self.source, **settings)
+        return progressive(student, batch, noise, source=self.source, **settings)
 
     def step_forwards(self, step: int) -> int:
         guided = self.cfg.guidance != 1.0 and progressive_stage(self.cfg, step)[0] == 0

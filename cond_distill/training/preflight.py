@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from ..config import TrainConfig
+from ..data.cache import first_captions
+from ..data.shards import is_shards
 from ..data.source import first_rows, make_batch
 from ..data.stream import training_data
+from ..evaluation.compare import wrapped
 from ..loss import at_boundary
 from ..methods.base import Method
 from ..teacher import Teacher
@@ -191,7 +194,7 @@ def check_lag(run: Run) -> Check:
     )
 
 # %% ../../nbs/library/training/preflight.ipynb #75947f8b
-def check_data(run: Run, data: Any) -> list[Check]:
+def check_data(data: Any) -> list[Check]:
     """Of up to 512 examples.
 
     Do conditions differ, do latents have unit scale, are examples distinct?
@@ -224,12 +227,14 @@ def check_data(run: Run, data: Any) -> list[Check]:
 
 # %% ../../nbs/library/training/preflight.ipynb #4b4b2bbd
 def examples_sheet(run: Run, data: Any, file: Path, n: int = 8):
-    """A picture of the first n examples: condition above, what the autoencoder gives back below."""
+    """A picture of the first n examples: caption, condition, what the autoencoder gives back."""
     from matplotlib import pyplot as plt
 
     rows = first_rows(data, n)
     n = len(rows["x"])
-    fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 2.9), dpi=80, squeeze=False)
+    # of shards only the embeddings are known
+    captions = [] if is_shards(run.cfg.images) else first_captions(run.teacher, run.cfg, n)
+    fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 3.5), dpi=80, squeeze=False)
     with torch.no_grad():
         images = run.teacher.decode(rows["x"].to(run.engine.device)).cpu()
     for k in range(n):
@@ -239,6 +244,8 @@ def examples_sheet(run: Run, data: Any, file: Path, n: int = 8):
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])
+    for ax, text in zip(axes[0], captions):
+        ax.set_title(wrapped(text, 19), fontsize=7)
     axes[0, 0].set_ylabel("condition")
     axes[1, 0].set_ylabel("picture")
     fig.tight_layout(pad=0.3)
@@ -324,13 +331,11 @@ def check_steps_taken(run: Run, data: Any, batch: dict, steps: int = 3) -> list[
 
 
 def _words(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 # %% ../../nbs/library/training/preflight.ipynb #817b3a30
 def check_memory(run: Run) -> Check:
@@ -366,7 +371,7 @@ def preflight(
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}
     checks = [f(run, batch) for f in NETWORK_CHECKS] + [check_grid(run), check_lag(run)]
-    checks += check_data(run, data) + check_steps_taken(run, data, batch) + [check_memory(run)]
+    checks += check_data(data) + check_steps_taken(run, data, batch) + [check_memory(run)]
     examples_sheet(run, data, out / "check.png")
     (out / "check.json").write_text(
         json.dumps([vars(c) for c in checks], indent=1, ensure_ascii=False) + "\n", "utf-8"
