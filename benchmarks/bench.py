@@ -148,24 +148,24 @@ def step_ratios(best: dict, batch: float) -> list[tuple]:
     ]
 
 
-def kept(cfg, teacher, data, **settings) -> float:
+def step_memory(cfg, teacher, data, **settings) -> float:
     """MB that a step keeps for its backward pass, and what the trained parameters need (weights,
     gradients, moments, averages).
     """
     run, _ = after_ramp(cfg, teacher, data, **settings)
-    seen = {}
+    storages = {}
 
     def keep(a):
-        seen[a.untyped_storage()._cdata] = a.untyped_storage()
+        storages[a.untyped_storage()._cdata] = a.untyped_storage()
         return a
 
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, run.cfg, teacher.empty(), g, teacher.device)
     d = sample_noise(teacher.schedule, batch["x"], g, cfg.delta, True, 1.0, cfg.timesteps)
-    own = {p.untyped_storage()._cdata for p in [*run.state.params, *teacher.parameters()]}
+    frozen = {p.untyped_storage()._cdata for p in [*run.state.params, *teacher.parameters()]}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
         loss = run.loss(batch, d)[0]
-    activations = sum(s.nbytes() for k, s in seen.items() if k not in own)
+    activations = sum(s.nbytes() for k, s in storages.items() if k not in frozen)
     del loss
     return (activations + 8 * sum(p.nbytes for p in run.state.params)) / 1e6
 
@@ -284,8 +284,8 @@ def startup() -> list[tuple]:
 def measure(cfg, teacher, data, rounds: int) -> dict:
     """Everything, and where it was measured."""
     trained, seconds = training(cfg, teacher, data, rounds)
-    drawn, more = sampling(teacher, rounds)
-    memory = kept(cfg, teacher, data) / kept(cfg, teacher, data, adaptor="fusion")
+    drawn, sampling_times = sampling(teacher, rounds)
+    memory = step_memory(cfg, teacher, data) / step_memory(cfg, teacher, data, adaptor="fusion")
     spared = ("memory of a PE-CoDi step over that of a CoDi (full) step", memory, "< 1")
     on_gpu = teacher.device.type == "cuda"
     cpu = f"a CPU ({torch.get_num_threads()} threads)"
@@ -293,7 +293,7 @@ def measure(cfg, teacher, data, rounds: int) -> dict:
         commit=commit(),
         device=torch.cuda.get_device_name() if on_gpu else cpu,
         ratios=[dict(what=w, ratio=r, aim=a) for w, r, a in (*trained, spared, *drawn)],
-        seconds=seconds | more,
+        seconds=seconds | sampling_times,
         growth=growth(cfg, teacher, data, rounds),
         drawing=growth_of_drawing(teacher, rounds),
         startup=startup(),
@@ -320,14 +320,14 @@ def main():
     teacher = Teacher.from_pretrained("shipped", best_device())
     torch.manual_seed(0)
     cfg = TrainConfig(adaptor="controlnet", num_examples=1200, cache=args.cache, grid_every=0)
-    found = measure(cfg, teacher, cache_examples(teacher, cfg), args.rounds)
-    Path(f"{args.out}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    shown = table([r | dict(met=met(r["ratio"], r["aim"])) for r in found["ratios"]])
+    results = measure(cfg, teacher, cache_examples(teacher, cfg), args.rounds)
+    Path(f"{args.out}.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    shown = table([r | dict(met=met(r["ratio"], r["aim"])) for r in results["ratios"]])
     Path(f"{args.out}.md").write_text(
-        f"# Speed\n\nMade by `make bench` on commit {found['commit']}, on {found['device']}; "
+        f"# Speed\n\nMade by `make bench` on commit {results['commit']}, on {results['device']}; "
         f"batch {cfg.batch}. Ratios within one run, the fastest of {args.rounds} rounds in turns "
         f"(of drawing {3 * args.rounds}, of the 50 guided steps 2); seconds belong to a machine."
-        f"\n\n{shown}\n\n{table(found['growth'])}\n\n{table(found['startup'])}\n"
+        f"\n\n{shown}\n\n{table(results['growth'])}\n\n{table(results['startup'])}\n"
     )
     print(shown)
 

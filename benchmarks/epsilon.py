@@ -57,8 +57,8 @@ class EpsilonStudent(nn.Module):
         time = torch.atan2(sigma, alpha) * 2 / math.pi
         teacher = SCHEDULE.from_x(ring_teacher(z, time[:, 0]), z, t).eps
         off_line = (z - mirrored(z, c)) / (2 * sigma + 0.05)
-        more = self.net(torch.cat([z, off_line, alpha, sigma, time], 1))
-        return SCHEDULE.from_eps(teacher + more, z, t)
+        change = self.net(torch.cat([z, off_line, alpha, sigma, time], 1))
+        return SCHEDULE.from_eps(teacher + change, z, t)
 
 
 def weighted(gamma: float):  # -> the `weights` of `codi_loss`
@@ -129,15 +129,15 @@ def measure(student: EpsilonStudent | None, count: int = 4000) -> dict:
     """For each number of steps the distance from real samples, and from the nearer answer."""
     x, c = draw_examples(count, torch.Generator().manual_seed(2))
     other, its = draw_examples(count, torch.Generator().manual_seed(3))
-    found = {}
+    row = {}
     for steps in STEPS:
         drawn, at = (draw(student, c, steps), c) if student else (other, its)
-        found[f"distance, {steps}"] = sliced_distance(turned(drawn, at), turned(x, c))
-        found[f"off, {steps}"] = distance_to_answers(drawn, at).mean().item()
-    return found
+        row[f"distance, {steps}"] = sliced_distance(turned(drawn, at), turned(x, c))
+        row[f"off, {steps}"] = distance_to_answers(drawn, at).mean().item()
+    return row
 
 
-def summary(found: list[dict]) -> str:
+def summary(results: list[dict]) -> str:
     """Mean and half the range over the seeds."""
 
     def line(name, rate, rows):
@@ -152,7 +152,7 @@ def summary(found: list[dict]) -> str:
     lines = [line("real samples", "–", [measure(None)])]
     for rate in RATES:
         for gamma in GAMMAS:
-            rows = [f["rows"] for f in found if (f["gamma"], f["lr"]) == (gamma, rate)]
+            rows = [f["rows"] for f in results if (f["gamma"], f["lr"]) == (gamma, rate)]
             lines.append(line(names.get(gamma, f"min(1, SNR / {gamma:g})"), f"{rate:g}", rows))
     return table(lines)
 
@@ -164,14 +164,14 @@ def main():
     parser.add_argument("--out", default=str(ROOT / "results" / "epsilon"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = [
+    results = [
         dict(gamma=gamma, lr=lr, seed=seed, rows=measure(train(gamma, lr, seed, args.steps)))
         for seed in range(args.seeds)
         for lr in RATES
         for gamma in GAMMAS
     ]
-    text = summary(found)
-    Path(f"{args.out}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    text = summary(results)
+    Path(f"{args.out}.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     Path(f"{args.out}.md").write_text(text + "\n", "utf-8")
     print(text)
 

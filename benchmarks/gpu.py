@@ -44,7 +44,7 @@ PAGES = (
 
 def python(*args, log=None, threads=1, **kw):
     """Another process of this file, of many at a time; what it printed."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__, *map(str, args)],
         capture_output=True,
         text=True,
@@ -52,17 +52,17 @@ def python(*args, log=None, threads=1, **kw):
         **kw,
     )
     if log:
-        Path(log).write_text(done.stdout + done.stderr)
-    return done
+        Path(log).write_text(process.stdout + process.stderr)
+    return process
 
 
-def last_json(done):
+def last_json(process):
     """What such a process found, or how it failed."""
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     return (
         json.loads(lines[-1])
-        if lines and not done.returncode
-        else dict(error=done.stderr.strip()[-600:])
+        if lines and not process.returncode
+        else dict(error=process.stderr.strip()[-600:])
     )
 
 
@@ -87,16 +87,16 @@ def page(name):
 def pages(args, log):
     def one(name):
         start = time.time()
-        done = python(
+        process = python(
             "--page", name, threads=2, log=log / f"{Path(name).name}.log", timeout=args.limit
         )
         return dict(
             page=name,
-            ok=not done.returncode,
+            ok=not process.returncode,
             seconds=round(time.time() - start),
-            said=done.stdout[-4000:],
+            said=process.stdout[-4000:],
             commit=args.commit or commit(),
-            error=done.stderr.strip()[-600:] if done.returncode else "",
+            error=process.stderr.strip()[-600:] if process.returncode else "",
         )
 
     def safe(name):
@@ -160,7 +160,7 @@ STEPS += [
 
 def _asked(args, log, s, n):
     try:
-        found = last_json(
+        numbers = last_json(
             python(
                 "--step",
                 json.dumps(s | dict(cache=args.cache)),
@@ -169,9 +169,9 @@ def _asked(args, log, s, n):
             )
         )
     except subprocess.TimeoutExpired:
-        found = dict(error="timeout")
-    print(s | found | dict(losses=None), flush=True)
-    return s | found
+        numbers = dict(error="timeout")
+    print(s | numbers | dict(losses=None), flush=True)
+    return s | numbers
 
 
 def warm(args, log):
@@ -187,7 +187,7 @@ def compiled(args, log):
 
 
 def bench(args, log):
-    done = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             ROOT / "benchmarks/bench.py",
@@ -199,11 +199,11 @@ def bench(args, log):
         capture_output=True,
         text=True,
     )
-    (log / "bench.log").write_text(done.stdout + done.stderr)
+    (log / "bench.log").write_text(process.stdout + process.stderr)
     return (
         json.loads((log / "bench.json").read_text())
-        if not done.returncode
-        else dict(error=done.stderr[-600:])
+        if not process.returncode
+        else dict(error=process.stderr[-600:])
     )
 
 
@@ -256,10 +256,10 @@ def main():
     )
     for name in args.parts:
         start = time.time()
-        found = PARTS[name](args, log)
+        result = PARTS[name](args, log)
         rows = json.loads(file.read_text()) if file.exists() else {}
         minutes = round((time.time() - start) / 60, 2)
-        rows[name] = dict(found=found, minutes=minutes, **made_with)
+        rows[name] = dict(found=result, minutes=minutes, **made_with)
         file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         print(f"{name}: {minutes} min", flush=True)
 

@@ -63,7 +63,7 @@ def one(method, task, seed, args):
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
     networks, held = load_networks(teacher.device), held_out(args.n, teacher.image_size, task)
     rows = evaluate(replace(job, budget_fraction=args.times), student, networks, held)
-    found = dict(
+    result = dict(
         **dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch),
         scenes=TrainConfig().scenes,
         lr=job.lr,
@@ -75,7 +75,7 @@ def one(method, task, seed, args):
         commit=args.commit or commit(),
     )
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
     print(file.name, {r["steps"]: round(r["FD-texture"], 2) for r in rows}, flush=True)
 
 

@@ -31,9 +31,9 @@ class RealSize(Teacher):
         ).to(self.device, self.backbone.dtype)
 
     def text_inputs(self, text):
-        more = {}
+        extra = {}
         if (c := self.backbone.config).addition_embed_type == "text_time":
-            more = dict(
+            extra = dict(
                 added_cond_kwargs=dict(
                     text_embeds=text.new_zeros(
                         len(text),
@@ -42,7 +42,7 @@ class RealSize(Teacher):
                     time_ids=text.new_zeros(len(text), 6),
                 )
             )
-        return dict(encoder_hidden_states=text, **more)
+        return dict(encoder_hidden_states=text, **extra)
 
 
 def real_size(name, dtype=torch.bfloat16):
@@ -109,8 +109,8 @@ def size_row(teacher, data, p, batch, settings):
 def sizes(args, log):
     """Peak memory and time of training steps beside what `plan` said."""
     rows, at, teacher, data = [], None, None, None
-    asked = [SIZES[k] for k in args.configurations or range(len(SIZES))]
-    for name, adaptor, batch, checkpointing in asked if CUDA else [SMALL]:
+    chosen = [SIZES[k] for k in args.configurations or range(len(SIZES))]
+    for name, adaptor, batch, checkpointing in chosen if CUDA else [SMALL]:
         settings = dict(adaptor=adaptor, checkpointing=checkpointing)
         row = dict(model=name, adaptor=adaptor, batch=batch, checkpointing=checkpointing)
         try:
@@ -118,8 +118,8 @@ def sizes(args, log):
                 teacher = None  # before the next one is made
                 teacher, at = made_teacher(name), name
                 data = made_up(teacher, 32)
-            how = dict(batch=batch, dtype="bfloat16", gradient_checkpointing=checkpointing)
-            p = plan(shapes_only(name), adaptor, 1, **how)
+            options = dict(batch=batch, dtype="bfloat16", gradient_checkpointing=checkpointing)
+            p = plan(shapes_only(name), adaptor, 1, **options)
             rows.append(row | size_row(teacher, data, p, batch, settings))
         except (RuntimeError, ValueError) as e:
             rows.append(row | dict(error=str(e)[-500:]))
@@ -168,14 +168,14 @@ def drawing(args, log):
 def ratios(args, log):
     """What a step costs beside what it needs, with the shapes of Stable Diffusion 1.5."""
     teacher = real_size("sd15" if CUDA else "shipped")
-    how = dict(adaptor="controlnet", mixed_precision="bf16", dtype="bfloat16", grid_every=0)
-    cfg = TrainConfig(batch=16 if CUDA else 2, **how)
+    settings = dict(adaptor="controlnet", mixed_precision="bf16", dtype="bfloat16", grid_every=0)
+    cfg = TrainConfig(batch=16 if CUDA else 2, **settings)
     rows, seconds = training(cfg, teacher, made_up(teacher, 32), 8 if CUDA else 1, apart=True)
-    found = dict(
+    result = dict(
         batch=cfg.batch,
         ratios=[dict(what=w, ratio=round(r, 4), aim=a) for w, r, a in rows],
         seconds={k: round(v, 5) for k, v in seconds.items()},
         **memory(),
     )
-    print(found, flush=True)
-    return found
+    print(result, flush=True)
+    return result

@@ -60,28 +60,28 @@ THERE = torch.device("cuda" if GPU else "disguise", 0)
 
 
 class There(torch.Tensor):
-    """A tensor on the device `disguise`; `kept` is the ordinary tensor inside."""
+    """A tensor on the device `disguise`; `inner` is the ordinary tensor inside."""
 
     @staticmethod
-    def __new__(cls, kept):
+    def __new__(cls, inner):
         return torch.Tensor._make_wrapper_subclass(
             cls,
-            kept.shape,
-            strides=kept.stride(),
-            storage_offset=kept.storage_offset(),
-            dtype=kept.dtype,
-            layout=kept.layout,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
             device=THERE,
         )
 
-    def __init__(self, kept):
-        self.kept = kept
+    def __init__(self, inner):
+        self.inner = inner
 
     def __repr__(self):
-        return f"{self.kept}, {THERE.type}"
+        return f"{self.inner}, {THERE.type}"
 
     def tolist(self):
-        return self.kept.tolist()
+        return self.inner.tolist()
 
     def numpy(self, *_, **__):
         raise TypeError(f"can't convert {THERE} device type tensor to numpy")
@@ -93,18 +93,18 @@ class There(torch.Tensor):
         return compute(op, args, kwargs or {})
 
 
-def kept(value):
-    return value.kept if isinstance(value, There) else value
+def unwrapped(value):
+    return value.inner if isinstance(value, There) else value
 
 
 def refuse_mixing(op, tensors):
     """As a GPU does: an operation takes tensors of one device."""
-    there = [a for a in tensors if isinstance(a, There)]
-    here = [a for a in tensors if not isinstance(a, There) and a.ndim]
-    if there and here and op not in MOVES and "index" not in str(op):
+    on_device = [a for a in tensors if isinstance(a, There)]
+    on_cpu = [a for a in tensors if not isinstance(a, There) and a.ndim]
+    if on_device and on_cpu and op not in MOVES and "index" not in str(op):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, {op} was given "
-            f"{tuple(here[0].shape)} on cpu and {tuple(there[0].shape)} on {THERE}"
+            f"{tuple(on_cpu[0].shape)} on cpu and {tuple(on_device[0].shape)} on {THERE}"
         )
 
 
@@ -121,23 +121,23 @@ def is_result_there(op, args, kwargs) -> bool:
 
 def compute(op, args, kwargs):
     """Any operation, by the CPU, unless it breaks a rule of devices."""
-    given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
-    refuse_mixing(op, given)
-    there = is_result_there(op, args, kwargs)
-    if there and kwargs.get("generator") is not None:
+    tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
+    refuse_mixing(op, tensors)
+    result_there = is_result_there(op, args, kwargs)
+    if result_there and kwargs.get("generator") is not None:
         raise RuntimeError(f"Expected a {THERE.type!r} generator but found 'cpu'")
     if kwargs.get("device") is not None:
         kwargs = kwargs | dict(device=torch.device("cpu"))
-    out = op(*tree_map(kept, args), **tree_map(kept, kwargs))
+    out = op(*tree_map(unwrapped, args), **tree_map(unwrapped, kwargs))
     # what is changed in place stays the same tensor
-    same = {id(a.kept): a for a in given if isinstance(a, There)}
+    same = {id(a.inner): a for a in tensors if isinstance(a, There)}
 
     def wrapped(o):
         if id(o) in same:
             return same[id(o)]
         return There(o) if isinstance(o, torch.Tensor) else o
 
-    return tree_map(wrapped, out) if there else out
+    return tree_map(wrapped, out) if result_there else out
 
 
 class Mode(TorchDispatchMode):
@@ -152,7 +152,7 @@ def _empty(size, stride, *, dtype=None, **_):
 
 
 def _copy(source, target, non_blocking=False):
-    target.kept.copy_(kept(source))
+    target.inner.copy_(unwrapped(source))
     return target
 
 
@@ -165,26 +165,26 @@ if not GPU:
 Disguise = nullcontext if GPU else Mode
 
 
-def at(device: torch.device | str, what: Callable):
+def at(device: torch.device | str, fn: Callable):
     """What a function of the device returns there."""
     AcceleratorState._reset_state(True)  # accelerate's own choice would be the CPU
     PartialState(cpu=not GPU or device == "cpu")
     PartialState._shared_state["device"] = torch.device(device)
     try:
         with nullcontext() if device == "cpu" else Disguise():
-            return what(device)
+            return fn(device)
     finally:
         AcceleratorState._reset_state(True)
 
 
-def on_both(what: Callable) -> tuple[dict, dict]:
+def on_both(fn: Callable) -> tuple[dict, dict]:
     """What a function returns on the CPU and on the other device: dictionaries of tensors."""
-    return at("cpu", what), at(THERE, what)
+    return at("cpu", fn), at(THERE, fn)
 
 
-def differences(here: dict, there: dict) -> dict[str, float]:
+def differences(on_cpu: dict, on_device: dict) -> dict[str, float]:
     """The largest difference of each entry."""
     return {
-        k: (torch.as_tensor(here[k]) - torch.as_tensor(there[k]).cpu()).abs().max().item()
-        for k in here
+        k: (torch.as_tensor(on_cpu[k]) - torch.as_tensor(on_device[k]).cpu()).abs().max().item()
+        for k in on_cpu
     }

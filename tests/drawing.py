@@ -22,14 +22,14 @@ def teacher(folder: Path, family: str = "sd2") -> Teacher:
 def student(of: Teacher, adaptor: str = "controlnet", seed: int = 0, channels: int = 3) -> Student:
     """A student whose adaptor does something: every parameter is a little off its start."""
     torch.manual_seed(seed)
-    made = Student(of, make_adaptor(adaptor, of, channels, rank=2))
+    student = Student(of, make_adaptor(adaptor, of, channels, rank=2))
     with torch.no_grad():
-        for p in made.adaptor.parameters():
+        for p in student.adaptor.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    made.adaptor.requires_grad_(False).eval()
-    info = dict(adaptor=type(made.adaptor).__name__, settings=made.adaptor.settings)
-    made.about = ABOUT | info | dict(teacher=of.fingerprint(), image_size=of.image_size)
-    return made
+    student.adaptor.requires_grad_(False).eval()
+    info = dict(adaptor=type(student.adaptor).__name__, settings=student.adaptor.settings)
+    student.about = ABOUT | info | dict(teacher=of.fingerprint(), image_size=of.image_size)
+    return student
 
 
 def saved(of: Teacher, folder: Path, adaptor: str = "controlnet", **changes) -> Path:
@@ -38,9 +38,9 @@ def saved(of: Teacher, folder: Path, adaptor: str = "controlnet", **changes) -> 
 
 
 def pipeline(folder: Path, family: str = "sd2", adaptor: str = "controlnet") -> CoDiPipeline:
-    made = CoDiPipeline.from_student(student(teacher(folder, family), adaptor))
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipe = CoDiPipeline.from_student(student(teacher(folder, family), adaptor))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def condition(n: int = 1, seed: int = 7, side: int = tiny.SIDE) -> torch.Tensor:

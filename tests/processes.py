@@ -64,5 +64,5 @@ def launch(runs: list, count: int, folder: Path):
         process.join(600)
         process.kill()
         process.join()
-    said = "\n".join(e.read_text(encoding="utf-8")[-3000:] for _, e in started if e.exists())
-    assert not any(p.exitcode for p, _ in started), said or [p.exitcode for p, _ in started]
+    messages = "\n".join(e.read_text(encoding="utf-8")[-3000:] for _, e in started if e.exists())
+    assert not any(p.exitcode for p, _ in started), messages or [p.exitcode for p, _ in started]

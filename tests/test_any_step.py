@@ -38,21 +38,21 @@ CAPTIONS = list(tiny.CAPTIONS[:2])
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("teachers"), {}
+    folder, teachers = tmp_path_factory.mktemp("teachers"), {}
     for name in ("sd2", "sdxl", "sd3", "pixels"):
         tiny.MAKERS[name](folder / name)
-        made[name] = Teacher.from_pretrained(folder / name)
-    return made
+        teachers[name] = Teacher.from_pretrained(folder / name)
+    return teachers
 
 
 def new_student(teacher: Teacher, adaptor: str = "controlnet", seed: int | None = None) -> Student:
     """Told the look-ahead; with a seed, the embedding of the number is no longer zero."""
     torch.manual_seed(0)
-    made = LookAheadEmbedded.of(teacher, make_adaptor(adaptor, teacher, 3, rank=2))
+    adaptor_net = LookAheadEmbedded.of(teacher, make_adaptor(adaptor, teacher, 3, rank=2))
     if seed is not None:
         torch.manual_seed(seed)
-        torch.nn.init.normal_(made.embed[-1].weight, std=0.5)
-    return Student(teacher, made)
+        torch.nn.init.normal_(adaptor_net.embed[-1].weight, std=0.5)
+    return Student(teacher, adaptor_net)
 
 
 def inputs(teacher: Teacher, n: int = 2):
@@ -67,24 +67,24 @@ def inputs(teacher: Teacher, n: int = 2):
 @torch.no_grad()
 def test_each_sample_is_told_its_own_number(teachers, family, adaptor, tmp_path):
     teacher = teachers[family]
-    student, asked = new_student(teacher, adaptor, seed=1), inputs(teachers[family])
-    plain = student(*asked).x
-    told = student(*asked, look_ahead=torch.tensor([0.0, 500.0])).x
-    assert torch.allclose(told[0], plain[0], atol=1e-4)
-    assert (told[1] - plain[1]).abs().max() > 1e-3
-    guided = student(*asked, guidance=2.0, look_ahead=torch.tensor([0.0, 500.0])).x
+    student, request = new_student(teacher, adaptor, seed=1), inputs(teachers[family])
+    plain = student(*request).x
+    ahead = student(*request, look_ahead=torch.tensor([0.0, 500.0])).x
+    assert torch.allclose(ahead[0], plain[0], atol=1e-4)
+    assert (ahead[1] - plain[1]).abs().max() > 1e-3
+    guided = student(*request, guidance=2.0, look_ahead=torch.tensor([0.0, 500.0])).x
     assert torch.isfinite(guided).all()
     student.save(tmp_path)
     again = Student.load(teacher, tmp_path)
-    assert torch.allclose(again(*asked, look_ahead=500.0).x[1], told[1], atol=1e-4)
+    assert torch.allclose(again(*request, look_ahead=500.0).x[1], ahead[1], atol=1e-4)
 
 
 @pytest.mark.parametrize("family, adaptor", KINDS)
 @torch.no_grad()
 def test_untrained_it_is_its_inner_adaptor(teachers, family, adaptor):
-    student, asked = new_student(teachers[family], adaptor), inputs(teachers[family])
+    student, request = new_student(teachers[family], adaptor), inputs(teachers[family])
     inner = Student(teachers[family], student.adaptor.inner)
-    assert torch.equal(student(*asked, look_ahead=300.0).x, inner(*asked).x)
+    assert torch.equal(student(*request, look_ahead=300.0).x, inner(*request).x)
 
 
 def test_a_student_without_the_input_refuses(teachers):
@@ -116,8 +116,8 @@ def test_any_number_of_steps_is_drawn(teachers, kernel, tmp_path):
     for steps in (1, 3, 16):
         images = draw_images(student, CAPTIONS, cond, steps=steps)
         assert torch.isfinite(images).all()
-    asked = draw_images(student, CAPTIONS, cond, steps=2, look_ahead=LookAhead(50))
-    assert not torch.equal(asked, draw_images(student, CAPTIONS, cond, steps=2))
+    drawn = draw_images(student, CAPTIONS, cond, steps=2, look_ahead=LookAhead(50))
+    assert not torch.equal(drawn, draw_images(student, CAPTIONS, cond, steps=2))
 
 
 def test_what_a_file_says_is_what_is_drawn():
@@ -196,15 +196,15 @@ def test_the_target_is_asked_only_where_it_counts(teachers):
 
 def test_several_adaptors(teachers):
     teacher = teachers["sd2"]
-    told, _ = new_student(teacher, "t2i", seed=1), None
+    any_step, _ = new_student(teacher, "t2i", seed=1), None
     torch.manual_seed(0)
     plain = Student(teacher, make_adaptor("concat", teacher, 3, rank=2))
-    both = compose([told, plain], [1.0, 1.0])
+    both = compose([any_step, plain], [1.0, 1.0])
     assert both.any_step
     z, t, cond, text = inputs(teacher)
     with torch.no_grad():
         a = both(z, t, [cond, cond], text, look_ahead=500.0).x
-        b = told(z, t, cond, text, look_ahead=500.0).x
+        b = any_step(z, t, cond, text, look_ahead=500.0).x
     assert torch.allclose(a, b, atol=1e-4)  # the second one is untrained
 
 
@@ -216,10 +216,10 @@ def test_composed_alone_draws_as_alone(teachers):
     student.about = AnyStep(TrainConfig(method="any_step")).about()
     both = compose([student])
     for steps in (1, 2, 5):
-        asked = dict(steps=steps, seed=4)
+        settings = dict(steps=steps, seed=4)
         ours, theirs = (
-            draw_images(student, CAPTIONS, cond, **asked),
-            draw_images(both, CAPTIONS, [cond], **asked),
+            draw_images(student, CAPTIONS, cond, **settings),
+            draw_images(both, CAPTIONS, [cond], **settings),
         )
         assert torch.equal(ours, theirs)
     with torch.no_grad():
@@ -248,30 +248,34 @@ def test_the_pipeline_draws_the_same(teachers, tmp_path):
     pipe.set_progress_bar_config(disable=True)
     for steps in (1, 2, 5, 9):
         ours = draw_images(student, CAPTIONS, cond, steps=steps, seed=4)
-        asked = dict(num_inference_steps=steps, output_type="pt")
-        theirs = pipe(CAPTIONS, cond, generator=torch.Generator().manual_seed(4), **asked).images
+        settings = dict(num_inference_steps=steps, output_type="pt")
+        theirs = pipe(CAPTIONS, cond, generator=torch.Generator().manual_seed(4), **settings).images
         assert torch.allclose(ours, theirs.cpu(), atol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("told", ["both", "backbone", "adaptor"])
-def test_who_is_told_is_kept(teachers, told, tmp_path):
+@pytest.mark.parametrize("conditioning", ["both", "backbone", "adaptor"])
+def test_who_is_told_is_kept(teachers, conditioning, tmp_path):
     teacher = teachers["sd2"]
     torch.manual_seed(0)
-    made = LookAheadEmbedded.of(teacher, make_adaptor("controlnet", teacher, 3, rank=2), told)
-    for p in made.parameters():
+    adaptor = LookAheadEmbedded.of(
+        teacher, make_adaptor("controlnet", teacher, 3, rank=2), conditioning
+    )
+    for p in adaptor.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    student, (z, t, cond, text) = Student(teacher, made), inputs(teacher)
+    student, (z, t, cond, text) = Student(teacher, adaptor), inputs(teacher)
     answer = student(z, t, cond, text, look_ahead=400.0).x
     assert not torch.equal(answer, student(z, t, cond, text).x)
     time = student.schedule.network_time(torch.full((len(z),), t))
-    effect = made(z, time, student.prepare(cond).parts, teacher.text_inputs(text), look_ahead=4.0)
-    assert ("time_embedding" in effect.get("outputs", {})) == (told != "adaptor")
+    effect = adaptor(
+        z, time, student.prepare(cond).parts, teacher.text_inputs(text), look_ahead=4.0
+    )
+    assert ("time_embedding" in effect.get("outputs", {})) == (conditioning != "adaptor")
     student.save(tmp_path)
     again = Student.load(teacher, tmp_path)
     assert torch.equal(again(z, t, cond, text, look_ahead=400.0).x, answer)
     with pytest.raises(ValueError, match="conditioning is 'nobody'"):
-        LookAheadEmbedded.of(teacher, made.inner, "nobody")
+        LookAheadEmbedded.of(teacher, adaptor.inner, "nobody")
 
 
 def test_midpoint_jumps_are_two_halves(teachers):

@@ -26,15 +26,15 @@ def teacher(tmp_path_factory) -> Teacher:
 @pytest.fixture
 def taken(teacher, monkeypatch) -> list[int]:
     """The number of pictures in every call of the autoencoder."""
-    seen, vae = [], teacher.vae
+    batches, vae = [], teacher.vae
 
     def counted(real, x):
-        seen.append(len(x))
+        batches.append(len(x))
         return real(x)
 
     for name in ("encode", "decode"):
         monkeypatch.setattr(vae, name, partial(counted, getattr(vae, name)))
-    return seen
+    return batches
 
 
 USES = dict(
@@ -59,25 +59,25 @@ def test_pieces(name, teacher, taken, monkeypatch):
 
 def test_small_pictures_stay_together():
     """As many as the cache makes at a time, 64 × 64 pixels each."""
-    seen = []
-    utils.in_pieces(lambda x: seen.append(len(x)) or x, torch.zeros(100, 1), 64 * 64)
-    assert seen == [100]
+    batches = []
+    utils.in_pieces(lambda x: batches.append(len(x)) or x, torch.zeros(100, 1), 64 * 64)
+    assert batches == [100]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "shipped"])
 def test_plan(name):
     """The planned bytes of the autoencoder are those that its largest piece takes."""
-    teacher, found = shapes_only(name), []
+    teacher, peaks = shapes_only(name), []
     planned = plan(shapes_only(name), "lora", batch=1, dtype="bfloat16")
     size = teacher.image_size
     n = utils.AUTOENCODER_PIXELS // size**2
     vae = torch.nn.Module.to(teacher.vae, torch.bfloat16)
-    how = dict(device="meta", dtype=torch.bfloat16)
+    options = dict(device="meta", dtype=torch.bfloat16)
     latents = (n, *teacher.latent_shape)
     for call, shape in ((vae.encode, (n, 3, size, size)), (vae.decode, latents)):
         with Peak("meta") as peak, torch.no_grad():
-            call(torch.empty(shape, **how))
-        found.append(peak.most / 1e9)
-    assert planned.autoencoder == pytest.approx(max(found), rel=0.1)
-    assert planned.memory >= planned.teacher + planned.adaptor + max(found)
+            call(torch.empty(shape, **options))
+        peaks.append(peak.most / 1e9)
+    assert planned.autoencoder == pytest.approx(max(peaks), rel=0.1)
+    assert planned.memory >= planned.teacher + planned.adaptor + max(peaks)

@@ -58,8 +58,8 @@ def test_what_is_saved_and_printed(bench, capsys):
     """The name that was taken is in the checkpoint and in the adaptor's file, and is said once."""
     cfg = bench.config("auto", adaptor="auto", steps=2)
     bench.train(cfg, progress=True)
-    said = capsys.readouterr().out
-    assert said.count("adaptor concat: a step costs less") == 1 and "--adaptor" in said
+    printed = capsys.readouterr().out
+    assert printed.count("adaptor concat: a step costs less") == 1 and "--adaptor" in printed
     about = json.loads((Path(cfg.out) / "cond_distill.json").read_text())
     assert about["adaptor"] == "ConcatAdaptor" and about["config"]["adaptor"] == "concat"
     assert saved(cfg)["config"]["adaptor"] == "concat"
@@ -117,5 +117,5 @@ def test_check_says_it(bench, capsys):
 def test_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["distill", "--help"])
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert '"auto": that of `init_from`' in said and "(default: auto)" in said
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert '"auto": that of `init_from`' in printed and "(default: auto)" in printed

@@ -51,9 +51,9 @@ def status(command: str) -> int:
 
 def shell(*command: str, **env: str) -> subprocess.CompletedProcess:
     """The command in a process of its own, with these environment variables."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONUTF8", "PYTHONIOENCODING")}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONUTF8", "PYTHONIOENCODING")}
     words = [sys.executable, "-m", "cond_distill", *command]
-    return subprocess.run(words, capture_output=True, env=kept | env)
+    return subprocess.run(words, capture_output=True, env=inherited | env)
 
 
 @pytest.mark.parametrize("command", WRONG)
@@ -65,8 +65,8 @@ def test_wrong_values_are_refused_before_any_work(command, capsys, monkeypatch):
 
     monkeypatch.setattr(Teacher, "from_pretrained", opened)
     assert status(command) == 2
-    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert WRONG[command] in said
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert WRONG[command] in printed
 
 
 def test_version(capsys):
@@ -88,8 +88,8 @@ def test_every_terminal_gets_the_whole_help(env):
     modern = shell("sample", "--help", PYTHONIOENCODING="utf-8")
     old = shell("sample", "--help", **env)
     assert old.returncode == 0, old.stderr.decode("latin-1")
-    told = [flag for flag in modern.stdout.decode().split() if re.match(r"--[a-z]", flag)]
-    assert told == [
+    flags = [flag for flag in modern.stdout.decode().split() if re.match(r"--[a-z]", flag)]
+    assert flags == [
         flag for flag in old.stdout.decode("latin-1").split() if re.match(r"--[a-z]", flag)
     ]
     wrong = shell("sample", "--guidance", "nan", **env)
@@ -124,18 +124,18 @@ def test_a_useless_picture_is_an_error(value, monkeypatch, tmp_path, capsys):
 def test_a_measured_number_is_quoted_for_its_own_sampler_only():
     """The step curve in an adaptor's file belongs to its sampler, without guidance."""
     student = Student.load(Teacher.from_pretrained("shipped"), ASSETS / "depth_distilled")
-    own = student.about["sampler"]
-    assert "measured with 4 steps" in drawing.measured_words(student, 4, own, 1.0)
+    sampler = student.about["sampler"]
+    assert "measured with 4 steps" in drawing.measured_words(student, 4, sampler, 1.0)
     assert drawing.measured_words(student, 4, "consistency", 1.0) == ""
-    assert drawing.measured_words(student, 4, own, 2.0) == ""
-    assert drawing.measured_words(student, 3, own, 1.0) == ""
+    assert drawing.measured_words(student, 4, sampler, 2.0) == ""
+    assert drawing.measured_words(student, 3, sampler, 1.0) == ""
 
 
 def test_check_ends_with_1_where_an_answer_is_no(monkeypatch, tmp_path):
     """The exit status of `check` is that of its answers."""
     from cond_distill.training import preflight
 
-    monkeypatch.setattr(preflight, "report", lambda found: "")
+    monkeypatch.setattr(preflight, "report", lambda checks: "")
     for ok, wanted in ((True, 0), (None, 0), (False, 1)):
         answers = [SimpleNamespace(ok=ok)]
         monkeypatch.setattr(preflight, "preflight", lambda cfg, a=answers: a)
@@ -149,11 +149,11 @@ def test_an_old_terminal_gets_the_report_of_check(encoding, monkeypatch, tmp_pat
 
     answers = [preflight.Check(f"is {k} fine — × …?", k > 0, "σ² ≤ 1", "x → y") for k in range(3)]
     monkeypatch.setattr(preflight, "preflight", lambda cfg: answers)
-    seen = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(seen, encoding, write_through=True))
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding, write_through=True))
     assert status(f"check --out {tmp_path}") == 1
-    said = seen.getvalue().decode(encoding)
-    assert all(f"is {k} fine" in said for k in range(3)) and "What to do" in said
+    printed = terminal.getvalue().decode(encoding)
+    assert all(f"is {k} fine" in printed for k in range(3)) and "What to do" in printed
 
 
 @pytest.mark.slow
@@ -168,8 +168,10 @@ def test_every_shipped_adaptor_draws_for_a_file(folder, tmp_path):
     Image.new("L", (96, 96), 255).save(tmp_path / "hole.png")
     task = folder.rsplit("_", 1)[0]
     image = tmp_path / ("depth.png" if task == "depth" else "picture.png")
-    more = {"inpaint": f"--mask {tmp_path / 'hole.png'}", "edit": "--caption red"}.get(task, "")
-    command = f"sample --adaptor {folder} --image {image} {more} --fit --n 1 --out {tmp_path / 'a'}"
+    flags = {"inpaint": f"--mask {tmp_path / 'hole.png'}", "edit": "--caption red"}.get(task, "")
+    command = (
+        f"sample --adaptor {folder} --image {image} {flags} --fit --n 1 --out {tmp_path / 'a'}"
+    )
     assert status(command) == 0
     assert len(set(Image.open(tmp_path / "a.png").size)) == 1  # the picture alone
 
@@ -196,8 +198,8 @@ def test_titles_of_a_sheet_fit_their_columns():
 
 def test_options_load_nothing_heavy():
     code = "import sys, cond_distill.options, cond_distill.cli; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.strip() == "False", found.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "False", process.stderr
     assert options.SampleConfig().guidance == 1.0
 
 

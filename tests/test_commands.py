@@ -39,8 +39,8 @@ def in_shell(text: str) -> list[str]:
     text = text.replace("\\\n", " ")
     variables = dict(SETS.findall(text))
     text = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], m[0]), text)
-    found = [m[1] for line in text.splitlines() if (m := COMMAND.search(line))]
-    return [ENDS.split(f"{line} ")[0].replace("…", " ").strip() for line in found]
+    lines = [m[1] for line in text.splitlines() if (m := COMMAND.search(line))]
+    return [ENDS.split(f"{line} ")[0].replace("…", " ").strip() for line in lines]
 
 
 def in_markdown(text: str) -> list[str]:
@@ -52,50 +52,50 @@ def in_markdown(text: str) -> list[str]:
 
 def in_code(source: str) -> list[str]:
     """Those of the cells that call a function `shell`, and of lines that begin with !."""
-    found = [line for row in re.findall(r"^!(.*)", source, re.M) for line in in_shell(row)]
+    lines = [line for row in re.findall(r"^!(.*)", source, re.M) for line in in_shell(row)]
     if "shell(" not in source or source.startswith(("%%", "!")):
-        return found
+        return lines
     for node in ast.walk(ast.parse(re.sub(r"^[!%].*", "", source, flags=re.M))):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "shell":
             line = node.args[0].value if isinstance(node.args[0], ast.Constant) else ""
             bare = line.split(" ")[0] in cli.VERBS or line.startswith("--plugin")
-            found += [line] if bare else in_shell(line)
-    return found
+            lines += [line] if bare else in_shell(line)
+    return lines
 
 
 def of_makefile() -> list[tuple[str, str]]:
     """What `make` would run, target by target."""
     text = (ROOT / "Makefile").read_text("utf-8")
     targets = re.findall(r"^([a-z-]+):.*## ", text, re.M)
-    found = []
+    lines = []
     for target in targets:
         command = ["make", "--no-print-directory", "-n", target]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        found += [(f"make {target}", line.replace("$r", "0")) for line in in_shell(run.stdout)]
-    return found
+        lines += [(f"make {target}", line.replace("$r", "0")) for line in in_shell(run.stdout)]
+    return lines
 
 
 def of_pages() -> list[tuple[str, str]]:
     """Those of every notebook and Markdown file."""
-    found = []
+    lines = []
     for path in notebooks():
         for cell in nbformat.read(path, 4).cells:
             find = in_markdown if cell.cell_type == "markdown" else in_code
-            found += [(short(path), line) for line in find(cell.source)]
+            lines += [(short(path), line) for line in find(cell.source)]
     for name in ("README.md", "CONTRIBUTING.md"):
-        found += [(name, line) for line in in_markdown((ROOT / name).read_text("utf-8"))]
-    return found
+        lines += [(name, line) for line in in_markdown((ROOT / name).read_text("utf-8"))]
+    return lines
 
 
 def of_help() -> list[tuple[str, str]]:
     """The examples at the end of each verb's help, and those of the command's own."""
-    found = [("--help", line) for line in in_shell(cli.DESCRIPTION)]
+    commands = [("--help", line) for line in in_shell(cli.DESCRIPTION)]
     for verb, (_, config) in cli.VERBS.items():
         example = re.split(r"Try:|, or,?", config.__doc__, maxsplit=0)[1:]
         lines = [" ".join(part.split()) for part in example]
-        found += [(f"{verb} --help", line) for part in lines for line in in_shell(part)]
-    return found
+        commands += [(f"{verb} --help", line) for part in lines for line in in_shell(part)]
+    return commands
 
 
 ALL = {
@@ -114,18 +114,18 @@ def files_are_there(monkeypatch):
 
 def settings(words: list[str]) -> dict:
     """Flag → values, of the words behind a verb."""
-    found: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
-            values = found.setdefault(flag[2:].replace("-", "_"), [])
+            values = settings.setdefault(flag[2:].replace("-", "_"), [])
             values += [value] if equals else []
-        elif found:
-            found[list(found)[-1]].append(word)
-    return found
+        elif settings:
+            settings[list(settings)[-1]].append(word)
+    return settings
 
 
-def check(line: str, made: set[str]) -> None:
+def check(line: str, folders: set[str]) -> None:
     """Refuse a command line that today's parser does not take, or that says old names."""
     words = shlex.split(line)
     while words[:1] == ["--plugin"]:
@@ -137,25 +137,25 @@ def check(line: str, made: set[str]) -> None:
     assert not old, f"{old} are names of earlier versions"
     if "--help" in words:
         return
-    given = settings(words[1:])
+    flags = settings(words[1:])
     cli.read_words(words)
-    for name, values in given.items():
+    for name, values in flags.items():
         old = OLD_VALUES.get(name, {}).keys() & set(values)
         assert not old, f"{name} {old} is a name of earlier versions"
         folder = words[0] in ("sample", "evaluate", "play") and name in ("adaptor", "adaptors")
-        known = SHIPPED | made if folder else NAMES.get(name)
+        known = SHIPPED | folders if folder else NAMES.get(name)
         for value in values if known else []:
-            own = ":" in value or value.isupper() or value.startswith("my_") or "/" in value
-            assert value in known or own, f"{name} is {value}; there are {', '.join(known)}"
+            of_user = ":" in value or value.isupper() or value.startswith("my_") or "/" in value
+            assert value in known or of_user, f"{name} is {value}; there are {', '.join(known)}"
 
 
 @pytest.mark.parametrize("where, line", sorted(ALL))
 def test_a_command_line_is_one_of_today(where, line):
-    made = {
+    folders = {
         word for place, other in ALL if place == where for word in re.findall(r"--out (\S+)", other)
     }
     try:
-        check(line, made)
+        check(line, folders)
     except SystemExit:
         raise AssertionError(f"{where}: the parser refuses: cond-distill {line}") from None
 

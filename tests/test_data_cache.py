@@ -132,23 +132,23 @@ def test_full_disk(teacher, cfg, monkeypatch):
 
 def test_full_disk_of_a_teacher(cfg, tmp_path, monkeypatch):
     """The crops that an own teacher learns from are reserved in the same way."""
-    own = TeachConfig(
+    teach_cfg = TeachConfig(
         images=cfg.images, work=str(tmp_path / "work"), num_examples=20, size=16, workers=0
     )
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("U", (), dict(free=1000)))
     with pytest.raises(OSError, match=r"20 examples need .* GB .*work=FOLDER"):
-        photo_cache(own)
+        photo_cache(teach_cfg)
     monkeypatch.undo()
-    crops = photo_cache(own)
+    crops = photo_cache(teach_cfg)
     stat = os.stat(crops.filename)
     assert crops.shape == (20, 3, 16, 16) and stat.st_blocks * 512 >= stat.st_size
-    assert np.array_equal(photo_cache(own), crops) and crops.any()
+    assert np.array_equal(photo_cache(teach_cfg), crops) and crops.any()
 
 
 def test_room_is_reserved(teacher, cfg, capsys):
     arrays = cache_examples(teacher, cfg)
-    said = capsys.readouterr().out
-    assert "3 pictures, captions for 0" in said and "20 examples take" in said
+    printed = capsys.readouterr().out
+    assert "3 pictures, captions for 0" in printed and "20 examples take" in printed
     for a in arrays.values():
         stat = os.stat(a.filename)
         assert stat.st_blocks * 512 >= stat.st_size
@@ -176,8 +176,8 @@ def test_sixteen_bits_of_a_pair(teacher, tmp_path):
 
 def test_captions_beyond_the_encoder(teacher, cfg):
     assert "cut" not in describe(teacher, Photos(cfg.images, cfg.task))
-    seen = Photos(cfg.images, cfg.task).items[0].name  # not held out
-    Path(cfg.images, seen).with_suffix(".txt").write_text("a red sphere on a floor " * 40)
+    name = Photos(cfg.images, cfg.task).items[0].name  # not held out
+    Path(cfg.images, name).with_suffix(".txt").write_text("a red sphere on a floor " * 40)
     assert "1 captions are cut" in describe(teacher, Photos(cfg.images, cfg.task))
 
 

@@ -33,8 +33,8 @@ def folder(tmp_path) -> Path:
 SPLITS = ("train", "held_out", "all")
 
 
-def captions(found) -> dict:
-    return {i.name: i.captions for i in found.items if i.captions}
+def captions(listing) -> dict:
+    return {i.name: i.captions for i in listing.items if i.captions}
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "prompt"])
@@ -46,9 +46,9 @@ def test_usual_columns(folder, column):
 def test_csv_with_byte_order_mark(folder):
     text = '\ufefffile_name,text\na.png,"one, two"\nb.png,\n'
     (folder / "metadata.csv").write_text(text, encoding="utf-8")
-    found = find_images(folder)
-    assert captions(found) == {"a.png": ("one, two",)}
-    assert found.report() == "3 pictures, captions for 1 (from metadata.csv)"
+    listing = find_images(folder)
+    assert captions(listing) == {"a.png": ("one, two",)}
+    assert listing.report() == "3 pictures, captions for 1 (from metadata.csv)"
 
 
 def test_byte_order_mark_of_a_text_file(folder):
@@ -61,8 +61,8 @@ def test_lists_and_none(folder):
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert captions(find_images(folder)) == {"a.png": ("one", "two")}
     photos = Photos(folder, "superres_x4", size=32)
-    seen = {photos[k]["caption"] for k in range(60)}
-    assert seen == {"one", "two", ""}
+    drawn = {photos[k]["caption"] for k in range(60)}
+    assert drawn == {"one", "two", ""}
 
 
 def test_named_column(folder):
@@ -119,9 +119,9 @@ def test_links_out_of_the_folder(folder, tmp_path):
     (folder / "d.png").symlink_to(tmp_path / "secret.png")
     (folder / "a.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "metadata.jsonl").symlink_to("/dev/zero")
-    found = find_images(folder)
-    assert len(found.items) == 3 and not captions(found)
-    assert "3 links that lead out of the folder" in found.report()
+    listing = find_images(folder)
+    assert len(listing.items) == 3 and not captions(listing)
+    assert "3 links that lead out of the folder" in listing.report()
 
 
 def test_pipes_as_metadata(folder):
@@ -150,9 +150,9 @@ def test_snapshot_of_the_hub(tmp_path):
 
 def test_names_that_are_not_utf8(folder):
     (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
-    found = find_images(folder)
-    assert sorted(i.name for i in found.items) == ["\\xff.png", "b.png", "c.png"]
-    assert len(digest(folder, found)) == 8
+    listing = find_images(folder)
+    assert sorted(i.name for i in listing.items) == ["\\xff.png", "b.png", "c.png"]
+    assert len(digest(folder, listing)) == 8
     assert (
         Photos(folder, "superres_x4", size=32, split="all").batch(range(3))["image"].shape[0] == 3
     )
@@ -180,8 +180,8 @@ def test_data_sets(tmp_path):
     rows = dict(edited_image=[image], original_image=[image.convert("L")], edit_prompt=["darker"])
     data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     datasets.DatasetDict(train=data).save_to_disk(tmp_path / "set")
-    found = find_images(tmp_path / "set", pairs=True)
-    (item,) = found.items
+    listing = find_images(tmp_path / "set", pairs=True)
+    (item,) = listing.items
     assert item.file[1] == "edited_image" and item.before[1] == "original_image"
     assert item.caption == "darker"
     assert Photos(tmp_path / "set", "pairs", size=32)[0]["cond"].shape == (3, 32, 32)
@@ -202,18 +202,18 @@ def test_data_set_of_a_controlnet(tmp_path):
     picture = Image.new("RGB", (64, 64))
     rows = dict(conditioning_image=[picture], image=[picture], text=["a wall"])
 
-    def found(names, **asked):
+    def listing(names, **options):
         renamed = {names.get(k, k): v for k, v in rows.items()}
         features = datasets.Features({names.get(k, k): v for k, v in kinds.items()})
         data = datasets.Dataset.from_dict(renamed, features=features)
         data.save_to_disk(tmp_path / f"{len(list(tmp_path.iterdir()))}")
-        return find_images(max(tmp_path.iterdir()), **asked)
+        return find_images(max(tmp_path.iterdir()), **options)
 
-    (item,) = found({}).items
+    (item,) = listing({}).items
     assert item.file[1] == "image" and item.caption == "a wall" and item.before is None
-    assert found({}, pairs=True).items[0].before[1] == "conditioning_image"
+    assert listing({}, pairs=True).items[0].before[1] == "conditioning_image"
     with pytest.raises(ValueError, match="picture columns left, right; say which"):
-        found(dict(conditioning_image="left", image="right"))
+        listing(dict(conditioning_image="left", image="right"))
 
 
 def red_and_green_swapped() -> bytes:

@@ -108,9 +108,9 @@ def test_time_limit(folder, monkeypatch):
 def test_hostile_shards_are_skipped_and_named(folder, capsys):
     (folder / "1.tar").write_bytes(hostile("huge"))
     (folder / "2.tar").write_text("no tar file")
-    seen = {Path(s["__url__"]).name for s in islice(ShardReader(shard_files(str(folder))), 60)}
-    said = capsys.readouterr().out
-    assert seen == {"0.tar"} and "1.tar" in said and "2.tar" in said
+    shards = {Path(s["__url__"]).name for s in islice(ShardReader(shard_files(str(folder))), 60)}
+    printed = capsys.readouterr().out
+    assert shards == {"0.tar"} and "1.tar" in printed and "2.tar" in printed
 
 
 def test_nothing_to_read(folder):
@@ -146,14 +146,14 @@ def test_no_commands_from_names(folder, monkeypatch):
 def test_each_process_its_share(folder):
     files = shard_files(f"{folder}/{{0..2}}.tar")
 
-    def seen(process, processes):
+    def samples(process, processes):
         reader = ShardReader(files, 0, process, processes, buffer=1)
         first = takewhile(lambda _: reader.place.tour == 0, reader)
         return [s["__url__"] + s["__key__"] for s in first]
 
-    whole = set(seen(0, 1))
+    whole = set(samples(0, 1))
     for n in (2, 3, 5):  # five: fewer shards than processes
-        shares = [set(seen(k, n)) for k in range(n)]
+        shares = [set(samples(k, n)) for k in range(n)]
         assert set.union(*shares) == whole and sum(map(len, shares)) == len(whole)
 
 

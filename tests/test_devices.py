@@ -69,9 +69,9 @@ def train(cfg: TrainConfig, device) -> torch.Tensor:
     return torch.tensor([r.loss for r in trainer.distill(cfg, teacher, progress=False)])
 
 
-def refusal(what) -> str:
+def refusal(fn) -> str:
     try:
-        what()
+        fn()
     except (RuntimeError, TypeError) as error:
         return str(error)
     raise AssertionError("this should have been refused")
@@ -99,15 +99,18 @@ def check_training(folder: Path, name: str):
     """The losses are the CPU's, and a run goes on from the other device's checkpoint."""
     from disguise import THERE, on_both
 
-    here, there = on_both(lambda d: dict(loss=train(configuration(folder, name, d), d)))
+    on_cpu, on_device = on_both(lambda d: dict(loss=train(configuration(folder, name, d), d)))
     # the first steps of Adam follow the signs of gradients, even of those that are nearly 0
-    assert torch.allclose(here["loss"], there["loss"], rtol=1e-2, atol=2e-3), (here, there)
+    assert torch.allclose(on_cpu["loss"], on_device["loss"], rtol=1e-2, atol=2e-3), (
+        on_cpu,
+        on_device,
+    )
     cfg = configuration(folder, name, THERE)
     for file in Path(cfg.out).glob("checkpoints/*4.safetensors"):
         file.unlink()
     (Path(cfg.out) / "cond_distill.json").unlink()  # as if it had been stopped after step 2
     rest = train(cfg, "cpu")
-    assert len(rest) == 2 and torch.allclose(rest, here["loss"][2:], rtol=1e-2, atol=2e-3)
+    assert len(rest) == 2 and torch.allclose(rest, on_cpu["loss"][2:], rtol=1e-2, atol=2e-3)
 
 
 def check_resuming(folder: Path, name: str):
@@ -134,9 +137,9 @@ def conditions() -> dict[str, torch.Tensor]:
 
 
 def drawings(folder: Path, device) -> dict[str, torch.Tensor]:
-    made, cond = students(folder, device), conditions()
-    controlnet = made["ControlNet, paper's weights, in pieces"]
-    editor, filler = made["concat, an edit"], made["concat, a picture with a mask"]
+    student_of, cond = students(folder, device), conditions()
+    controlnet = student_of["ControlNet, paper's weights, in pieces"]
+    editor, filler = student_of["concat, an edit"], student_of["concat, a picture with a mask"]
     teacher = controlnet.teacher
     out = {"teacher, guided": draw_images(teacher, CAPTIONS, steps=2, guidance=3.0)}
     for sampler in SAMPLERS:
@@ -156,8 +159,8 @@ def check_drawing(folder: Path):
     """Every sampler, two adaptors at once, tiles."""
     from disguise import differences, on_both
 
-    found = differences(*on_both(lambda device: drawings(folder, device)))
-    assert max(found.values()) < 1e-4, found
+    errors = differences(*on_both(lambda device: drawings(folder, device)))
+    assert max(errors.values()) < 1e-4, errors
 
 
 def places(pipe: CoDiPipeline) -> dict[str, str]:
@@ -169,11 +172,11 @@ def check_offloading(folder: Path, name: str, channels: int, **settings):
     """One network of a pipeline is on the device at a time, and the picture is the same."""
     from disguise import THERE, differences, on_both
 
-    seen = []
+    devices = []
 
-    def watch(pipe, i, t, given):
-        seen.append(places(pipe))
-        return given
+    def watch(pipe, i, t, tensors):
+        devices.append(places(pipe))
+        return tensors
 
     def draw(device):
         pipe = CoDiPipeline.from_student(students(folder, "cpu")[name])
@@ -193,10 +196,10 @@ def check_offloading(folder: Path, name: str, channels: int, **settings):
             assert places(pipe)["unet"] == "cpu"  # nothing stays behind
         return dict(images=images)
 
-    found = differences(*on_both(draw))
-    assert max(found.values()) < 1e-4, found
+    errors = differences(*on_both(draw))
+    assert max(errors.values()) < 1e-4, errors
     drawing = dict(text_encoder="cpu", unet=THERE.type, vae="cpu", adaptor=THERE.type)
-    assert seen[-1] == drawing, seen[-1]
+    assert devices[-1] == drawing, devices[-1]
 
 
 def check_preflight(folder: Path):
@@ -208,8 +211,8 @@ def check_preflight(folder: Path):
         teacher = Teacher.from_pretrained(cfg.teacher, device)
         return {c.question: c.ok for c in preflight(cfg, teacher, progress=False)}
 
-    here, there = on_both(outcomes)
-    assert here == there
+    on_cpu, on_device = on_both(outcomes)
+    assert on_cpu == on_device
 
 
 def check_that_it_can_fail(folder: Path):
@@ -218,8 +221,8 @@ def check_that_it_can_fail(folder: Path):
 
     whole = trainer.make_batch
 
-    def forgetful(*args, **more):
-        batch = whole(*args, **more)
+    def forgetful(*args, **kwargs):
+        batch = whole(*args, **kwargs)
         return batch | dict(cond=batch["cond"].cpu())
 
     trainer.make_batch = forgetful

@@ -63,15 +63,15 @@ def plain(folder):
 @pytest.mark.parametrize("name", VARIABLES)
 def test_variables_of_accelerate(name, folder, plain, tmp_path, monkeypatch):
     monkeypatch.setenv(name, VARIABLES[name])
-    found = trained(folder, tmp_path / "other")
+    weights = trained(folder, tmp_path / "other")
     AcceleratorState._reset_state(True)
-    assert found.keys() == plain.keys()
-    assert all(torch.equal(found[k], plain[k]) for k in plain)
+    assert weights.keys() == plain.keys()
+    assert all(torch.equal(weights[k], plain[k]) for k in plain)
 
 
 def text_without_encoding(source: str) -> list[str]:
     """Calls that open a text file and leave its encoding to the locale: 'line: name'."""
-    found = []
+    lines = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -83,8 +83,8 @@ def text_without_encoding(source: str) -> list[str]:
         plain |= dict(open=isinstance(node.func, ast.Name) and not binary)
         plain |= dict.fromkeys(("run", "Popen", "check_output"), "text" in named)
         if plain.get(name) and "encoding" not in named:
-            found.append(f"{node.lineno}: {name}")
-    return found
+            lines.append(f"{node.lineno}: {name}")
+    return lines
 
 
 def test_every_text_file_names_its_encoding():
@@ -93,9 +93,9 @@ def test_every_text_file_names_its_encoding():
         "1: read_text",
     ]
     package = Path(str(cond_distill.__file__)).parent
-    found = {
+    nameless = {
         str(file.relative_to(package)): lines
         for file in sorted(package.rglob("*.py"))
         if (lines := text_without_encoding(file.read_text("utf-8")))
     }
-    assert not found
+    assert not nameless

@@ -26,9 +26,9 @@ def networks():
 
 def test_reads_true_renders(scenes, networks):
     """The evaluator network reads what stands in renders."""
-    found = evaluator.caption_accuracy(networks[0], scenes["image"], scenes["claims"])
-    assert min(found[key] for key in ("shape", "colour", "pattern", "floor")) > 0.93
-    assert found["relation"] > 0.9
+    accuracy = evaluator.caption_accuracy(networks[0], scenes["image"], scenes["claims"])
+    assert min(accuracy[key] for key in ("shape", "colour", "pattern", "floor")) > 0.93
+    assert accuracy["relation"] > 0.9
 
 
 @pytest.mark.parametrize("fault", ["shape", "colour", "pattern", "floor", "relation"])
@@ -67,8 +67,8 @@ def test_texture_distance_grows_with_damage(scenes, networks, kind):
     spoilt = [
         damage_by_amount(other, kind, a, torch.Generator().manual_seed(0)) for a in (0.25, 0.6, 1.0)
     ]
-    found = [distances.fd_texture(networks[1], real, images) for images in (other, *spoilt)]
-    assert ladder.is_ordered(found)
+    distance = [distances.fd_texture(networks[1], real, images) for images in (other, *spoilt)]
+    assert ladder.is_ordered(distance)
 
 
 def test_distances_are_blind_to_the_condition(scenes, networks):

@@ -33,9 +33,9 @@ def places(tmp_path_factory):
 
 
 def test_a_broken_file_is_named_and_left_out(places, capsys):
-    found = folders.read_pictures(places / "real")
-    assert len(found.images) == 12 and "1 unreadable" in capsys.readouterr().out
-    assert found.names[0] == "00" and {x.shape[-1] for x in found.images} == {48, 80}
+    pictures = folders.read_pictures(places / "real")
+    assert len(pictures.images) == 12 and "1 unreadable" in capsys.readouterr().out
+    assert pictures.names[0] == "00" and {x.shape[-1] for x in pictures.images} == {48, 80}
 
 
 def test_pairs_are_found_by_name(places):
@@ -60,8 +60,8 @@ def test_drawn_folders_from_the_command_line(places, tmp_path, capsys):
     """Table, rows and sheet are written; what this machine cannot measure is said."""
     drawn = f"{places / 'blurred'} {places / 'other'}"
     cli.main(f"evaluate --images {places / 'real'} --drawn {drawn} --out {tmp_path}".split())
-    said = capsys.readouterr().out
-    assert "pairs, by name" in said and "compared as two sets" in said
+    printed = capsys.readouterr().out
+    assert "pairs, by name" in printed and "compared as two sets" in printed
     rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
     assert "PSNR" in rows[0] and "PSNR" not in rows[1]
     assert rows[0]["AUC"] > 0.9 and {"AUC ±", "density", "coverage"} <= rows[0].keys()
@@ -70,8 +70,8 @@ def test_drawn_folders_from_the_command_line(places, tmp_path, capsys):
 
 def test_adaptors_on_a_folder(places, tmp_path):
     """An adaptor for photographs draws for crops of the folder's pictures."""
-    what = "--adaptors photos_superres_distilled --steps 1 2 --n 10"
-    cli.main(f"evaluate --images {places / 'blurred'} {what} --out {tmp_path}".split())
+    flags = "--adaptors photos_superres_distilled --steps 1 2 --n 10"
+    cli.main(f"evaluate --images {places / 'blurred'} {flags} --out {tmp_path}".split())
     rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
     assert [row["steps"] for row in rows] == [1, 2]
     assert {"FD-texture", "PSNR", "SSIM", "shrunk PSNR", "s/image"} <= rows[0].keys()

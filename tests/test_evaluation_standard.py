@@ -44,13 +44,13 @@ def test_clip_score_of_a_folder(clip):
 def test_missing_weights_are_named_and_nothing_is_fetched(nothing_fetched):
     """Each measure says what it needs and where to put it."""
     pictures = torch.rand(4, 3, 64, 64)
-    for measure, given in (
+    for measure, other_input in (
         (standard.inception_fid, pictures),
         (standard.lpips, pictures),
         (lambda a, b: standard.clip_score(a, ["x"] * 4, "nobody/has-this"), pictures),
     ):
         with pytest.raises(FileNotFoundError, match="nothing is fetched"):
-            measure(pictures, given)
+            measure(pictures, other_input)
     assert set(standard.how_to_get("nobody/has-this")) == {"FID, KID", "LPIPS", "CLIP score"}
     assert standard.standard_columns(pictures, pictures, ["x"] * 4, clip="nobody/has-this") == {}
 

@@ -47,8 +47,8 @@ def test_three_exercises_and_one_asks_for_code(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_the_answer_sets_what_the_cell_asks_for(page):
     (asking,), text = exercises(page)
-    code, asked = answer(text), ASKED.search(asking)[1]
+    code, name = answer(text), ASKED.search(asking)[1]
     if "=" in code.split("\n")[0] or "\n" in code:
-        assert asked in names_set(code)
+        assert name in names_set(code)
     else:
         ast.parse(code, mode="eval")

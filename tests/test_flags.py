@@ -38,8 +38,8 @@ OF_OTHERS |= {"extra", "no-annotate", "upgrade", "no-print-directory"}
 
 def flags_in(text: str) -> set[str]:
     """Every --flag of a text."""
-    found = re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)
-    return {flag.replace("_", "-") for flag in found if not flag.endswith("-")}
+    flags = re.findall(r"(?<![\w-])--([a-z][\w-]*)", text)
+    return {flag.replace("_", "-") for flag in flags if not flag.endswith("-")}
 
 
 def flags(file: Path) -> set[str]:
@@ -51,8 +51,8 @@ def flags(file: Path) -> set[str]:
 
 def texts() -> dict[str, str]:
     """Name → text of every page, and of the files that a reader takes commands from."""
-    found = {short(p): nbformat.read(p, 4).cells for p in notebooks()}
-    pages = {name: "\n".join(cell.source for cell in cells) for name, cells in found.items()}
+    cells_of = {short(p): nbformat.read(p, 4).cells for p in notebooks()}
+    pages = {name: "\n".join(cell.source for cell in cells) for name, cells in cells_of.items()}
     others = ("Makefile", "README.md", "CONTRIBUTING.md")
     return pages | {name: (ROOT / name).read_text("utf-8") for name in others}
 

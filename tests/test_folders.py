@@ -34,17 +34,17 @@ def changed(name: str, **entries):
     """Entries of a JSON file get other values; None takes one out."""
 
     def damage(p):
-        found = json.loads((p / name).read_text()) | entries
-        (p / name).write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+        content = json.loads((p / name).read_text()) | entries
+        (p / name).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
     return damage
 
 
 def setting(**entries):
     def damage(p):
-        found = json.loads((p / ABOUT).read_text())
-        found["settings"] |= entries
-        (p / ABOUT).write_text(json.dumps(found))
+        about = json.loads((p / ABOUT).read_text())
+        about["settings"] |= entries
+        (p / ABOUT).write_text(json.dumps(about))
 
     return damage
 
@@ -282,7 +282,7 @@ def test_another_scale_of_the_latents(folder, tmp_path, change):
 def test_an_adaptor_that_may_not_be_read(folder, monkeypatch):
     """It is not said to be missing."""
 
-    def refuse(file, *args, **more):
+    def refuse(file, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(file))
 
     teacher = drawing.teacher(folder)

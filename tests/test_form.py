@@ -116,8 +116,8 @@ def untyped() -> Iterator[str]:
             continue
         for name, node in functions(file, nested=False):
             a = node.args
-            given = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-            for p in given if is_public(name) else ():
+            parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+            for p in parameters if is_public(name) else ():
                 if p and not p.annotation and p.arg not in ("self", "cls"):
                     yield f"{file}: {name}({p.arg})"
             if is_public(name) and not node.returns and gives_something(node):
@@ -137,11 +137,11 @@ def repeated_passages() -> Iterator[str]:
         lines = code_lines(text)
         for n in range(len(lines) - PASSAGE + 1):
             places[tuple(lines[n : n + PASSAGE])].append((file, n))
-    repeated = [found[:2] for found in places.values() if len(found) > 1]
-    starts = {place for found in repeated for place in found}
-    for found in repeated:
-        if not any((file, n - 1) in starts for file, n in found):
-            yield " and ".join(file for file, n in found)
+    repeated = [occurrences[:2] for occurrences in places.values() if len(occurrences) > 1]
+    starts = {place for occurrences in repeated for place in occurrences}
+    for occurrences in repeated:
+        if not any((file, n - 1) in starts for file, n in occurrences):
+            yield " and ".join(file for file, n in occurrences)
 
 
 RULES = {
@@ -157,5 +157,5 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_form(rule):
-    found = Counter(RULES[rule]())
-    assert not found, f"{rule}: {dict(found)}"
+    violations = Counter(RULES[rule]())
+    assert not violations, f"{rule}: {dict(violations)}"

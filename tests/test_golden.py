@@ -120,17 +120,17 @@ def described(value):
     return dict(shape=list(value.shape), digest=digest, mean_and_size=described(numbers))
 
 
-def agrees(found, wanted) -> bool:
+def agrees(value, wanted) -> bool:
     """Do two descriptions agree to `CLOSE`? Digests are not looked at."""
     if isinstance(wanted, dict):
         keys = [k for k in wanted if k != "digest"]
-        return all(agrees(found[k], wanted[k]) for k in keys)
+        return all(agrees(value[k], wanted[k]) for k in keys)
     if isinstance(wanted, list):
-        return len(found) == len(wanted) and all(map(agrees, found, wanted))
+        return len(value) == len(wanted) and all(map(agrees, value, wanted))
     if isinstance(wanted, str) and "0x" in wanted:
-        a, b = float.fromhex(found), float.fromhex(wanted)
+        a, b = float.fromhex(value), float.fromhex(wanted)
         return abs(a - b) <= CLOSE * max(abs(a), abs(b), 0.05)
-    return found == wanted
+    return value == wanted
 
 
 class Bench:
@@ -240,18 +240,18 @@ def pipeline(student: Student) -> CoDiPipeline:
 def pipelines(bench: Bench) -> dict:
     """The pipeline of diffusers' kind, its scheduler, guidance, strength and masks."""
     out = {}
-    asked = dict(output_type="pt", generator=torch.Generator().manual_seed(0))
+    options = dict(output_type="pt", generator=torch.Generator().manual_seed(0))
     for name in ("balanced", "data only"):
         pipe, cond = pipeline(bench.student(name)), condition(2)
-        out[name] = pipe(list(tiny.CAPTIONS[:2]), cond, num_inference_steps=4, **asked).images
+        out[name] = pipe(list(tiny.CAPTIONS[:2]), cond, num_inference_steps=4, **options).images
         settings = dict(guidance_scale=2.0, negative_prompt="a dome", conditioning_scale=0.5)
         out[f"{name}, guided, half as strong"] = pipe(
-            "a cone", cond, num_inference_steps=2, **settings, **asked
+            "a cone", cond, num_inference_steps=2, **settings, **options
         ).images
     masked = torch.cat([condition(1), condition(1, channels=1).round()], 1)
     pipe = pipeline(bench.student("concat, a picture with a mask"))
     out["a picture with a mask"] = pipe(
-        "", masked, num_inference_steps=2, num_images_per_prompt=2, **asked
+        "", masked, num_inference_steps=2, num_images_per_prompt=2, **options
     ).images
     return out
 
@@ -263,10 +263,10 @@ def losses(bench: Bench) -> dict:
     batch = dict(x=x, cond=condition(4), text=student.teacher.embed(list(tiny.CAPTIONS)))
     for timesteps in ("all", "grid"):
         d = sample_noise(student.schedule, x, g, 125, True, 0.8, timesteps, 1.0)
-        asked: dict = dict(balanced={}, paper=dict(space="noise", weights=loss.paper_weights))
-        asked |= {k: dict(weights=getattr(loss, k)) for k in ("data_only", "consistency_only")}
-        for name, how in (asked | {k: dict(distance=k) for k in loss.DISTANCES}).items():
-            parts = codi_loss(student, student, batch, d, **how)[1]
+        variants: dict = dict(balanced={}, paper=dict(space="noise", weights=loss.paper_weights))
+        variants |= {k: dict(weights=getattr(loss, k)) for k in ("data_only", "consistency_only")}
+        for name, options in (variants | {k: dict(distance=k) for k in loss.DISTANCES}).items():
+            parts = codi_loss(student, student, batch, d, **options)[1]
             parts = {k: v.item() for k, v in parts.items()} | dict(forwards=int(parts["forwards"]))
             out[f"{name}, {timesteps}"] = parts
     return out
@@ -275,7 +275,7 @@ def losses(bench: Bench) -> dict:
 def schedules(bench: Bench) -> dict:
     """The tables of every kind of schedule."""
     betas = tuple(torch.linspace(1e-4, 0.02, 50).tolist())
-    made = dict(
+    all_schedules = dict(
         cosine=Schedule.cosine(),
         scaled_linear=Schedule.scaled_linear(),
         linear=Schedule.linear(100),
@@ -285,7 +285,7 @@ def schedules(bench: Bench) -> dict:
         rescaled=Schedule.cosine().rescale_zero_terminal_snr(),
     )
     out = {}
-    for name, s in made.items():
+    for name, s in all_schedules.items():
         t = torch.arange(-1, s.T)
         out[name] = dict(
             alpha=s.alpha(t),
@@ -313,15 +313,15 @@ def golden() -> dict:
     return file
 
 
-def compare(found: dict, wanted: dict, file: dict):
-    found = described(found)
+def compare(results: dict, wanted: dict, file: dict):
+    results = described(results)
     exact = file["machine"] == machine()
     same = (lambda a, b: a == b) if exact else agrees
-    assert found.keys() == wanted.keys()
-    wrong = [key for key in wanted if not same(found[key], wanted[key])]
-    how = "to the last bit" if exact else f"to {CLOSE:.0%}"
-    assert not wrong, f"differ {how}: " + "; ".join(
-        f"{k}: {found[k]} is not {wanted[k]}" for k in wrong
+    assert results.keys() == wanted.keys()
+    wrong = [key for key in wanted if not same(results[key], wanted[key])]
+    tolerance = "to the last bit" if exact else f"to {CLOSE:.0%}"
+    assert not wrong, f"differ {tolerance}: " + "; ".join(
+        f"{k}: {results[k]} is not {wanted[k]}" for k in wrong
     )
 
 
@@ -352,8 +352,8 @@ def test_resumed(name, bench):
     first.close()
     records += list(distill(cfg, teacher, progress=False))
     assert [r.step for r in records] == list(range(1, STEPS + 1))
-    found = numbers(records) | dict(weights=weights(Student.load(teacher, cfg.out)))
-    assert described(found) == described(bench.run(name))
+    resumed = numbers(records) | dict(weights=weights(Student.load(teacher, cfg.out)))
+    assert described(resumed) == described(bench.run(name))
 
 
 @pytest.mark.parametrize(
@@ -388,11 +388,11 @@ def write():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        found = dict(machine=machine(), versions=versions())
-        found["runs"] = {name: described(bench.run(name)) for name in RUNS}
-        found |= {name: described(make(bench)) for name, make in OTHERS.items()}
+        fresh = dict(machine=machine(), versions=versions())
+        fresh["runs"] = {name: described(bench.run(name)) for name in RUNS}
+        fresh |= {name: described(make(bench)) for name, make in OTHERS.items()}
     FILE.write_text(
-        json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace('},"', '},\n"') + "\n"
+        json.dumps(fresh, ensure_ascii=False, separators=(",", ":")).replace('},"', '},\n"') + "\n"
     )
 
 

@@ -33,8 +33,10 @@ LAYERS = (
 
 def layer(module: str) -> int:
     folder = module.partition(".")[0]
-    own = next((i for i, names in enumerate(LAYERS) if module in names), None)
-    return next(i for i, names in enumerate(LAYERS) if folder in names) if own is None else own
+    listed = next((i for i, names in enumerate(LAYERS) if module in names), None)
+    return (
+        next(i for i, names in enumerate(LAYERS) if folder in names) if listed is None else listed
+    )
 
 
 def imports(file: Path):
@@ -57,8 +59,8 @@ def graph() -> dict:
     files = {name: f for name, f in files.items() if name.rpartition(".")[2] not in NO_CODE}
     edges = {name: set() for name in files}
     for name, file in files.items():
-        for module, what in imports(file):
-            edges[name] |= {m for m in (module, f"{module}.{what}".strip(".")) if m in files}
+        for module, name_of in imports(file):
+            edges[name] |= {m for m in (module, f"{module}.{name_of}".strip(".")) if m in files}
     return edges
 
 

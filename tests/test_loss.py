@@ -54,14 +54,14 @@ def test_unknown_choices_are_refused(options):
 
 
 def test_the_target_is_called_at_s():
-    seen = []
+    timesteps = []
 
     def target(z, t):
-        seen.append(t)
+        timesteps.append(t)
         return posterior_mean(z, t)
 
     codi_loss(PeaksStudent(posterior_mean), PeaksStudent(target), BATCH, noise_at(800, 675))
-    assert seen == [675]
+    assert timesteps == [675]
 
 
 def test_what_becomes_of_the_students_error():

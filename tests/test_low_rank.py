@@ -38,8 +38,8 @@ def test_small_change(kind):
     x = torch.randn(40_000, 64).to(kind)
     with torch.no_grad():
         before, after = net(x), functional_call(net, dict(lora(net)), x)
-    found = torch.linalg.lstsq(x.float(), (after.float() - before.float())).solution.T
-    assert (found - wanted).norm() < 0.1 * wanted.norm()
+    change = torch.linalg.lstsq(x.float(), (after.float() - before.float())).solution.T
+    assert (change - wanted).norm() < 0.1 * wanted.norm()
 
 
 def test_float32_is_a_sum():
@@ -51,21 +51,21 @@ def test_float32_is_a_sum():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("teacher")
-    tiny.stable_diffusion(made)
-    return made
+    path = tmp_path_factory.mktemp("teacher")
+    tiny.stable_diffusion(path)
+    return path
 
 
 def loras(folder, kind, n: int = 1) -> list[Student]:
     """Students with weights that no training made, on one teacher."""
-    teacher, made = Teacher.from_pretrained(folder, dtype=kind), []
+    teacher, students = Teacher.from_pretrained(folder, dtype=kind), []
     for k in range(n):
         torch.manual_seed(k)
         adaptor = make_adaptor("lora", teacher, 0, 2)
         for _, _, b in adaptor.lora.pairs():
             nn.init.normal_(b, 0, 0.1)
-        made.append(Student(teacher, adaptor))
-    return made
+        students.append(Student(teacher, adaptor))
+    return students
 
 
 def answer(student: Student) -> torch.Tensor:
@@ -88,15 +88,15 @@ def test_networks(folder, kind):
 
 def test_gradients(folder):
     """They are the same when activations are computed again, and reach A and B."""
-    found = []
+    gradients = []
     for again in (False, True):
         (student,) = loras(folder, torch.bfloat16)
         set_checkpointing([student.teacher.backbone], again)
         student.teacher.backbone.train(again)  # diffusers' networks recompute only then
         answer(student).square().mean().backward()
-        found.append([p.grad for p in student.adaptor.parameters()])
-    assert all(g.abs().sum() > 0 for g in found[0])
-    for a, b in zip(*found):  # to 16 bits: they are summed in another order
+        gradients.append([p.grad for p in student.adaptor.parameters()])
+    assert all(g.abs().sum() > 0 for g in gradients[0])
+    for a, b in zip(*gradients):  # to 16 bits: they are summed in another order
         assert (a - b).norm() < 0.05 * a.norm()
 
 

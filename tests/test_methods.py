@@ -52,8 +52,8 @@ def test_timesteps_that_are_trained():
 
 def test_hops():
     assert make_method(TrainConfig(method="codi", max_look_ahead=400.0, delta=100)).hops == 4
-    far = dict(method="any_step", kernel="exponential", max_jump=800.0, delta=100)
-    assert make_method(TrainConfig(**far)).hops == 8
+    settings = dict(method="any_step", kernel="exponential", max_jump=800.0, delta=100)
+    assert make_method(TrainConfig(**settings)).hops == 8
     # a quarter of what is left at a time: 1000 · 0.75 ** 13 is below 25
     assert 12 < make_method(TrainConfig(method="any_step")).hops < 13
 

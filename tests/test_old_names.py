@@ -29,8 +29,8 @@ def test_names():
     for module, homes in _moved.NAMES.items():
         for old, home in homes.items():
             place, _, new = home.partition(":")
-            found = getattr(import_module(f"cond_distill.{module}"), old)
-            assert found is getattr(import_module(f"cond_distill.{place}"), new or old), old
+            by_old_name = getattr(import_module(f"cond_distill.{module}"), old)
+            assert by_old_name is getattr(import_module(f"cond_distill.{place}"), new or old), old
 
 
 def test_saved_adaptor(tmp_path):

@@ -15,8 +15,8 @@ def earlier(step: int, steps: int) -> float:
 @pytest.mark.parametrize("steps", [1, 20, 700, 5001])
 def test_defaults(steps):
     cfg = TrainConfig(steps=steps)
-    found = [learning_rate(cfg, step) for step in range(steps + 1)]
-    assert found == [earlier(step, steps) for step in range(steps + 1)]
+    rates = [learning_rate(cfg, step) for step in range(steps + 1)]
+    assert rates == [earlier(step, steps) for step in range(steps + 1)]
     (group,) = make_optimizer(cfg, [torch.nn.Parameter(torch.ones(1))]).param_groups
     assert (group["betas"], group["weight_decay"], group["lr"]) == ((0.9, 0.99), 1e-3, 1e-3)
 
@@ -29,8 +29,8 @@ def test_settings():
     (group,) = make_optimizer(cfg, [torch.nn.Parameter(torch.ones(1))]).param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.5, 0.999), 0.0)
     cfg = TrainConfig(steps=100, warmup_steps=10, decay_share=0.5, final_lr=0.2)
-    found = [learning_rate(cfg, step) for step in (0, 9, 50, 75, 100)]
-    assert found == pytest.approx([0.1, 1.0, 1.0, 0.6, 0.2])
+    rates = [learning_rate(cfg, step) for step in (0, 9, 50, 75, 100)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.6, 0.2])
 
 
 @pytest.mark.parametrize("wrong", [dict(beta2=1.0), dict(warmup_steps=-1), dict(final_lr=2.0)])

@@ -19,11 +19,11 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def finetuned(folder):
     """A teacher of the same shape with other weights."""
-    made = drawing.teacher(folder)
+    teacher = drawing.teacher(folder)
     with torch.no_grad():
-        for p in made.backbone.parameters():
+        for p in teacher.backbone.parameters():
             p.mul_(-1.0)
-    return made
+    return teacher
 
 
 def test_much_guidance_warns(folder):
@@ -63,8 +63,8 @@ def test_a_pipeline_does_not_save_broken_weights(folder, tmp_path):
 
 def test_adaptors_of_one_teacher_share_it(folder, tmp_path):
     """Two open adaptors hold one teacher; a teacher that was written again is opened again."""
-    made = drawing.teacher(folder)
-    names = [str(drawing.saved(made, tmp_path / name)) for name in "ab"]
+    teacher = drawing.teacher(folder)
+    names = [str(drawing.saved(teacher, tmp_path / name)) for name in "ab"]
     where = str(folder / "sd2")
     first, second = (open_adaptor(name, where) for name in names)
     assert first.teacher is second.teacher

@@ -37,8 +37,8 @@ def test_a_pipeline_draws_at_another_height_and_width(folder, family, adaptor):
         pipe("", drawing.condition(), height=SIDE + 1)
     same = dict(num_inference_steps=1, output_type="pt")
     plain = pipe("", drawing.condition(), generator=drawing.noise(), **same).images
-    asked = dict(height=SIDE, width=SIDE)
-    wanted = pipe("", drawing.condition(), generator=drawing.noise(), **same, **asked).images
+    size = dict(height=SIDE, width=SIDE)
+    wanted = pipe("", drawing.condition(), generator=drawing.noise(), **same, **size).images
     assert torch.equal(plain, wanted)
 
 

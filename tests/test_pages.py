@@ -35,13 +35,13 @@ def test_the_install_cell_installs_on_colab_only(name, installs):
 
 
 def test_nothing_else_installs():
-    found = [
+    others = [
         name
         for name, code in CODE.items()
         for cell in code[1:]
         if re.search(r"^\s*[%!]\s*pip install", cell.source, re.M)
     ]
-    assert not found, f"one cell of a page installs, the first: {', '.join(found)}"
+    assert not others, f"one cell of a page installs, the first: {', '.join(others)}"
 
 
 def harmless(source: str) -> bool:
@@ -59,16 +59,16 @@ def calls(node: ast.AST) -> bool:
 
 
 def test_run_all_starts_nothing_that_our_tests_skip():
-    found = [
+    pages = [
         f"{name}, cell {cell.id}"
         for name, code in CODE.items()
         for cell in code
         if re.search(r"^#\|\s*(eval:\s*false|notest|slow|cuda)", cell.source, re.M)
         and not harmless(cell.source)
     ]
-    assert not found, (
+    assert not pages, (
         "JupyterLab runs these cells, whatever their flag says; put the work under `if name:` with "
-        f"`name = False` above it: {', '.join(found)}"
+        f"`name = False` above it: {', '.join(pages)}"
     )
 
 

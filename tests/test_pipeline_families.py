@@ -30,10 +30,10 @@ def test_saved_and_opened(family, folder, tmp_path):
     """The pictures are those of the student, and the same by every door."""
     teacher = drawing.teacher(folder, family)
     student = drawing.student(teacher, FAMILIES[family])
-    made = CoDiPipeline.from_student(student)
-    first = draw(made)
+    pipe = CoDiPipeline.from_student(student)
+    first = draw(pipe)
     assert torch.allclose(first, draw_images(student, WORDS, drawing.condition(2), steps=2))
-    made.save_pretrained(tmp_path)
+    pipe.save_pretrained(tmp_path)
     for kind in (CoDiPipeline, DiffusionPipeline):
         opened = kind.from_pretrained(tmp_path)
         assert type(opened) is CoDiPipeline
@@ -78,10 +78,10 @@ def test_back_to_a_plain_pipeline(folder):
 def test_scheduler_put_in_and_taken_back(folder):
     """A scheduler with other steps is used from the next call on."""
     pipe = drawing.pipeline(folder, "sd1")
-    own, first = pipe.scheduler, draw(pipe)
-    pipe.scheduler = type(own)(own.schedule.to_config(), [3], "ddim")
+    scheduler, first = pipe.scheduler, draw(pipe)
+    pipe.scheduler = type(scheduler)(scheduler.schedule.to_config(), [3], "ddim")
     with pytest.raises(ValueError, match="distilled for 3"):
         draw(pipe)
     assert not torch.equal(draw(pipe, num_inference_steps=3), first)
-    pipe.scheduler = own
+    pipe.scheduler = scheduler
     assert torch.equal(draw(pipe), first)

@@ -104,8 +104,8 @@ def test_two_trainings_on_one_teacher(folder):
         return out
 
     alone = [step(k)[0] for k in range(2)]
-    for found, right in zip(at_once(step, 2), alone):
-        assert all(torch.equal(one, right) for one in found)
+    for gradients, right in zip(at_once(step, 2), alone):
+        assert all(torch.equal(one, right) for one in gradients)
 
 
 def test_callback_that_draws(folder):
@@ -122,7 +122,7 @@ def test_callback_that_draws(folder):
             callback_on_step_end=callback,
         ).images
 
-    def draws_too(pipe, i, t, given):
+    def draws_too(pipe, i, t, tensors):
         pipe("a dome", drawing.condition(2, 3), num_inference_steps=2, generator=drawing.noise(5))
 
     assert torch.equal(draw(draws_too), draw())
@@ -130,12 +130,12 @@ def test_callback_that_draws(folder):
 
 def test_interrupt(folder):
     """As in diffusers' pipelines: the steps that are left are left out; the next call is whole."""
-    pipe, seen = drawing.pipeline(folder), []
+    pipe, calls = drawing.pipeline(folder), []
 
-    def stop(pipe, i, t, given):
-        seen.append(i)
+    def stop(pipe, i, t, tensors):
+        calls.append(i)
         pipe._interrupt = i == 1
-        return given
+        return tensors
 
     def draw(callback):
         settings = dict(num_inference_steps=8, generator=drawing.noise(), output_type="latent")
@@ -143,7 +143,7 @@ def test_interrupt(folder):
         return pipe("a cone", drawing.condition(), **settings).images
 
     stopped = draw(stop)
-    assert seen == [0, 1] and stopped.shape == (1, 4, 8, 8)
+    assert calls == [0, 1] and stopped.shape == (1, 4, 8, 8)
     assert not pipe.interrupt and not torch.equal(draw(None), stopped)
 
 

@@ -14,17 +14,17 @@ def teacher(tmp_path_factory):
 
 def test_decoded_in_blocks(teacher, monkeypatch):
     """Blocks are four pictures of the model's size; small latents are decoded whole."""
-    seen, whole = [], type(teacher).decode
+    sizes, whole = [], type(teacher).decode
 
     def decode(self, x):
-        seen.append(tuple(x.shape[-2:]))
+        sizes.append(tuple(x.shape[-2:]))
         return whole(self, x)
 
     monkeypatch.setattr(type(teacher), "decode", decode)
     x = torch.randn(1, 4, 50, 37, generator=drawing.noise())
     image = decode_tiled(teacher, x)
     assert image.shape == (1, 3, 100, 74) and image.min() >= 0 and image.max() <= 1
-    assert len(seen) > 4 and set(seen) == {(16, 16)}
+    assert len(sizes) > 4 and set(sizes) == {(16, 16)}
     assert (image - whole(teacher, x)).abs().mean() < 0.05
     small = x[..., :11, :21]
     assert torch.equal(decode_tiled(teacher, small), whole(teacher, small))
@@ -34,12 +34,15 @@ def test_tiled_decoding_of_diffusers(tmp_path):
     """`vae.enable_tiling` is followed by the pipeline and by `draw_tiled`."""
     pipe, cond, shapes = drawing.pipeline(tmp_path), drawing.condition(side=40), []
     student = drawing.student(pipe.teacher)
-    pipe.vae.decoder.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape[2:]))
+    pipe.vae.decoder.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[2:]))
 
     def draw():
         shapes.clear()
-        asked = dict(generator=drawing.noise(), output_type="pt", num_inference_steps=2)
-        pictures = pipe("", cond[..., :16, :16], **asked).images, draw_tiled(student, cond, steps=2)
+        options = dict(generator=drawing.noise(), output_type="pt", num_inference_steps=2)
+        pictures = (
+            pipe("", cond[..., :16, :16], **options).images,
+            draw_tiled(student, cond, steps=2),
+        )
         return pictures, set(map(tuple, shapes))
 
     whole, of_whole = draw()
@@ -52,16 +55,16 @@ def test_tiled_decoding_of_diffusers(tmp_path):
 
 
 def test_one_copy_of_the_weights(teacher, monkeypatch):
-    student, asked = drawing.student(teacher), []
+    student, calls = drawing.student(teacher), []
     weights = type(student.adaptor).weights
 
     def counted(self, net):
-        asked.append(1)
+        calls.append(1)
         return weights(self, net)
 
     monkeypatch.setattr(type(student.adaptor), "weights", counted)
     pictures = [
         draw_tiled(student, drawing.condition(side=40), steps=2, batch=batch) for batch in (3, 32)
     ]
-    assert len(asked) == 2
+    assert len(calls) == 2
     assert (pictures[0] - pictures[1]).abs().max() < 1e-4

@@ -19,9 +19,9 @@ ERROR = 0.1  # of the plan's activations against those of a real forward pass
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("plan")
-    drawing.teacher(made, "sd1")
-    return made / "sd1"
+    path = tmp_path_factory.mktemp("plan")
+    drawing.teacher(path, "sd1")
+    return path / "sd1"
 
 
 @pytest.mark.slow
@@ -30,14 +30,14 @@ def test_advice_is_the_largest_batch_that_fits(folder, capsys, monkeypatch):
     # one picture at a time: beside so small a network the autoencoder would take the most
     monkeypatch.setattr("cond_distill.plan.AUTOENCODER_PIXELS", 1)
     limit = 1.52  # GB, of which 1.5 are reserved
-    found = advise(str(folder), "t2i", limit, rank=2)
-    for checkpointing, fit in zip((False, True), found, strict=True):
+    plans = advise(str(folder), "t2i", limit, rank=2)
+    for checkpointing, fit in zip((False, True), plans, strict=True):
         settings = ("t2i", 3, 2, 2 * fit.batch, "float16", checkpointing)
-        more = plan(shapes_only(str(folder)), *settings)
-        assert fit.memory <= limit < more.memory and 1 < fit.batch < 256
+        twice = plan(shapes_only(str(folder)), *settings)
+        assert fit.memory <= limit < twice.memory and 1 < fit.batch < 256
     rows = cli.plan(PlanConfig(str(folder), "t2i", memory=limit, rank=2))
-    assert [row["largest batch"] for row in rows] == [fit.batch for fit in found]
-    assert [row["together, GB"] for row in rows] == [fit.memory for fit in found]
+    assert [row["largest batch"] for row in rows] == [fit.batch for fit in plans]
+    assert [row["together, GB"] for row in rows] == [fit.memory for fit in plans]
     assert "largest batch" in capsys.readouterr().out
 
 
@@ -50,20 +50,23 @@ def test_activations_of_a_real_network(folder, adaptor):
     student.adaptor.requires_grad_(True)
     z = torch.randn(batch, *student.teacher.latent_shape)
     text, cond = student.teacher.embed([""] * batch), drawing.condition(batch)
-    own = [*student.teacher.parameters(), *student.adaptor.parameters()]
-    with Counter(own) as real:
+    parameters = [*student.teacher.parameters(), *student.adaptor.parameters()]
+    with Counter(parameters) as real:
         student(z, 500, cond, text)
     assert counted.trained == sum(p.numel() for p in student.adaptor.parameters())
-    found = real.bytes / 1e9
-    assert abs(found - counted.activations) < ERROR * found, (found, counted.activations)
+    gigabytes = real.bytes / 1e9
+    assert abs(gigabytes - counted.activations) < ERROR * gigabytes, (
+        gigabytes,
+        counted.activations,
+    )
 
 
 def test_more_of_everything(folder):
     """Memory grows with the batch, and checkpointing keeps less."""
     one, two = (plan(shapes_only(str(folder)), "t2i", 3, 2, batch, "float16") for batch in (8, 16))
     assert 1.9 < two.activations / one.activations < 2.1
-    kept = plan(shapes_only(str(folder)), "t2i", 3, 2, 16, "float16", True)
-    assert kept.activations < two.activations and kept.operations > two.operations
+    recomputed = plan(shapes_only(str(folder)), "t2i", 3, 2, 16, "float16", True)
+    assert recomputed.activations < two.activations and recomputed.operations > two.operations
 
 
 def test_counting_changes_nothing_for_others():

@@ -54,20 +54,20 @@ def test_conditions_have_the_models_size():
 
 
 def test_the_function_behind_the_page():
-    seen, now, other = play.answer("depth_distilled", painted(), steps=1, beside="")
-    assert seen.shape == (1, 64, 64) and now.image.shape == (3, 64, 64) and other is None
+    cond, now, other = play.answer("depth_distilled", painted(), steps=1, beside="")
+    assert cond.shape == (1, 64, 64) and now.image.shape == (3, 64, 64) and other is None
     assert now.steps == 1 and now.seconds > 0 and now.words.startswith("1 step, ")
 
 
 def test_what_is_painted_is_filled_and_the_rest_is_kept():
-    seen, now, _ = play.answer("inpaint_distilled", editor(painted()), steps=1)
-    assert seen[3, 20, 20] == 1 and seen[3, 40, 40] == 0
+    cond, now, _ = play.answer("inpaint_distilled", editor(painted()), steps=1)
+    assert cond[3, 20, 20] == 1 and cond[3, 40, 40] == 0
     assert (now.image[:, 40:] - 128 / 255).abs().max() < 1e-3
 
 
 def test_paint_counts_as_depth():
-    seen, _, _ = play.answer("depth_distilled", editor(painted()), steps=1)
-    assert seen[0, 20, 20] == 1 and seen[0, 40, 40] < 0.6
+    cond, _, _ = play.answer("depth_distilled", editor(painted()), steps=1)
+    assert cond[0, 20, 20] == 1 and cond[0, 40, 40] < 0.6
 
 
 def test_no_picture_is_refused():
@@ -88,10 +88,10 @@ def test_the_undistilled_partner():
 
 
 def test_the_verb(monkeypatch):
-    seen = []
-    monkeypatch.setattr(play, "start", seen.append)
+    configs = []
+    monkeypatch.setattr(play, "start", configs.append)
     cli.main(["play", "--port", "0", "--no-browser"])
-    assert seen == [PlayConfig(port=0, browser=False)]
+    assert configs == [PlayConfig(port=0, browser=False)]
 
 
 def test_a_pad_answers_each_outline():
@@ -134,10 +134,10 @@ def test_the_page_answers_and_no_connection_leaves_the_machine(monkeypatch, tmp_
     pytest.importorskip("gradio")
     from gradio_client import Client, handle_file
 
-    asked, connect = set(), socket.socket.connect
+    hosts, connect = set(), socket.socket.connect
 
     def watched(self, address):
-        asked.add(address[0] if isinstance(address, tuple) else "local")
+        hosts.add(address[0] if isinstance(address, tuple) else "local")
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", watched)
@@ -155,4 +155,4 @@ def test_the_page_answers_and_no_connection_leaves_the_machine(monkeypatch, tmp_
         "what the model sees",
         "distilled",
     ]
-    assert asked <= {"127.0.0.1", "localhost", "::1", "local"}
+    assert hosts <= {"127.0.0.1", "localhost", "::1", "local"}

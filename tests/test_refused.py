@@ -33,18 +33,18 @@ def wordy(images):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Bench:
-    made = Bench(tmp_path_factory.mktemp("refused"))
-    drawing.saved(made.teacher, made.folder / "adaptor")
-    drawing.pipeline(made.folder).save_pretrained(made.folder / "pipe")
-    (made.folder / "own_maps.py").write_text(OWN)
-    (made.folder / "file").write_text("x")
-    (made.folder / "broken").mkdir()
+    bench = Bench(tmp_path_factory.mktemp("refused"))
+    drawing.saved(bench.teacher, bench.folder / "adaptor")
+    drawing.pipeline(bench.folder).save_pretrained(bench.folder / "pipe")
+    (bench.folder / "own_maps.py").write_text(OWN)
+    (bench.folder / "file").write_text("x")
+    (bench.folder / "broken").mkdir()
     for k in range(3):
-        (made.folder / "broken" / f"{k}.png").write_bytes(b"no picture")
-    Image.new("RGB", (16, 16), "teal").save(made.folder / "rgb.png")
-    sys.path.insert(0, str(made.folder))
-    yield made
-    sys.path.remove(str(made.folder))
+        (bench.folder / "broken" / f"{k}.png").write_bytes(b"no picture")
+    Image.new("RGB", (16, 16), "teal").save(bench.folder / "rgb.png")
+    sys.path.insert(0, str(bench.folder))
+    yield bench
+    sys.path.remove(str(bench.folder))
 
 
 TRAIN = "--teacher F/teacher --workers 0 --num-examples 4 --batch 2 --steps 2 --cache F/c"
@@ -98,20 +98,20 @@ def test_refused(command, bench, capsys):
     place = str(bench.folder)
     with pytest.raises(SystemExit) as end:
         cli.main(shlex.split(command.replace("F/", f"{place}/")))
-    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert end.value.code == 2 and "Traceback" not in said
-    assert COMMANDS[command].replace("F/", f"{place}/") in said, said
-    if "Error parsing" not in said:  # our own word stands on a line of its own
-        assert "cond-distill: " in said
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert end.value.code == 2 and "Traceback" not in printed
+    assert COMMANDS[command].replace("F/", f"{place}/") in printed, printed
+    if "Error parsing" not in printed:  # our own word stands on a line of its own
+        assert "cond-distill: " in printed
 
 
 def test_nothing_is_asked_of_the_hub(bench, monkeypatch):
     """A data set that is no folder is looked for on this machine only, unless it may be fetched."""
     datasets = pytest.importorskip("datasets")
-    seen = []
+    offline = []
 
     def load(name):
-        seen.append(datasets.config.HF_HUB_OFFLINE)
+        offline.append(datasets.config.HF_HUB_OFFLINE)
         raise FileNotFoundError(name)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -120,7 +120,7 @@ def test_nothing_is_asked_of_the_hub(bench, monkeypatch):
     for fetch in (False, True):
         with pytest.raises(FileNotFoundError, match="no folder and no data set"):
             bench.train(replace(cfg, fetch=fetch))
-    assert seen == [True, before] and datasets.config.HF_HUB_OFFLINE == before
+    assert offline == [True, before] and datasets.config.HF_HUB_OFFLINE == before
 
 
 def test_a_saved_pipeline_is_an_adaptor(bench):
@@ -153,8 +153,8 @@ def test_memory(message, monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", run)
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan"])
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "smaller --batch" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "smaller --batch" in printed
     monkeypatch.setattr(cli, "run", lambda words: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         cli.main(["plan"])

@@ -75,8 +75,8 @@ def test_others_can_read(bench):
         pipeline.save_pretrained(Path(cfg.out) / "pipeline")
     finally:
         os.umask(before)
-    found = list(Path(cfg.out).rglob("*.safetensors"))
-    assert len(found) > 5 and all(stat.S_IMODE(f.stat().st_mode) == 0o644 for f in found)
+    files = list(Path(cfg.out).rglob("*.safetensors"))
+    assert len(files) > 5 and all(stat.S_IMODE(f.stat().st_mode) == 0o644 for f in files)
     assert not list(Path(cfg.out).glob(".tmp*"))
 
 
@@ -87,10 +87,10 @@ def test_unreadable_is_not_damaged(bench, monkeypatch):
     before = {path: path.read_bytes() for path in files(cfg)}
     open_file = Path.open
 
-    def refuse(path, *args, **more):
+    def refuse(path, *args, **kwargs):
         if path == files(cfg)[0]:
             raise PermissionError(13, "Permission denied")
-        return open_file(path, *args, **more)
+        return open_file(path, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
@@ -186,13 +186,13 @@ def test_other_pictures(bench):
     shutil.copytree(bench.folder / "pictures", pictures)
     cfg = bench.config("of pictures", images=str(pictures))
     bench.stop(cfg, 3)
-    kept = {p: (p.read_bytes(), p.stat()) for p in pictures.iterdir() if p.is_file()}
-    for path in kept:
+    originals = {p: (p.read_bytes(), p.stat()) for p in pictures.iterdir() if p.is_file()}
+    for path in originals:
         if path.suffix in (".png", ".jpg"):
             Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(path)
     with pytest.raises(ValueError, match="other data.*give another `out`"):
         bench.train(cfg)
-    for path, (content, was) in kept.items():
+    for path, (content, was) in originals.items():
         path.write_bytes(content)
         os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     assert [r.step for r in bench.train(cfg)] == [4, 5, 6, 7, 8]
@@ -205,8 +205,12 @@ def test_exploded_run(bench, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["distill", *words])
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert "the loss exploded" in said or "no finite loss" in said or "without a finite" in said
+    printed = capsys.readouterr().err
+    assert (
+        "the loss exploded" in printed
+        or "no finite loss" in printed
+        or "without a finite" in printed
+    )
     assert not (Path(cfg.out) / "cond_distill.json").exists()
 
 

@@ -107,8 +107,8 @@ def test_launchers(tmp_path):
     for name in ("gpus", "fsdp"):
         file, text = tmp_path / f"{name}.yaml", (ROOT / f"configs/{name}.yaml").read_text()
         file.write_text(text.replace("use_cpu: false", "use_cpu: true").replace("_GPU", "_CPU"))
-        said = start(*LAUNCHER, str(file), *flags(run(name)))
-        assert said.count("adaptor, log and grids") == 1
+        printed = start(*LAUNCHER, str(file), *flags(run(name)))
+        assert printed.count("adaptor, log and grids") == 1
     start("-c", KERNEL, json.dumps(run("notebook")), str(free_port()))
     for name in ("gpus", "fsdp", "notebook"):
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5), name

@@ -22,9 +22,9 @@ def test_resumed(tmp_path):
     optimizer.step()
     state = dict(net=net.state_dict(), opt=optimizer.state_dict())
     saved = read_checkpoint(write_checkpoint(tmp_path, 1, state))
-    there, moments = trained("meta")
+    on_meta, moments = trained("meta")
     with Peak("meta") as peak:
-        load_module(there, saved["net"])
+        load_module(on_meta, saved["net"])
         load_optimizer(moments, saved["opt"])
     assert peak.most == 2 * net.weight.nbytes
-    assert {v.device.type for v in moments.state[there.weight].values() if v.ndim} == {"meta"}
+    assert {v.device.type for v in moments.state[on_meta.weight].values() if v.ndim} == {"meta"}

@@ -72,17 +72,17 @@ def test_one_exchange(bench):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         run = new_run(cfg, bench.teacher)
-        loss, seen = DistributedDataParallel(run.loss, broadcast_buffers=False), []
+        loss, buckets = DistributedDataParallel(run.loss, broadcast_buffers=False), []
 
         def hook(state, bucket):
-            seen.append(bucket.index())
+            buckets.append(bucket.index())
             return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(first)
 
         loss.register_comm_hook(None, hook)
         together = train_step(replace(run, loss=loss), data)
     finally:
         dist.destroy_process_group()
-    assert len(seen) == len(set(seen)) > 0
+    assert len(buckets) == len(set(buckets)) > 0
     assert together == pytest.approx(alone)
 
 

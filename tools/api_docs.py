@@ -51,8 +51,8 @@ def signature(sym):
 
 def shown_parameters(sym) -> list[inspect.Parameter]:
     """The parameters that a caller gives."""
-    found = signature(sym)
-    return [p for p in found.parameters.values() if p.name != "self"] if found else []
+    sig = signature(sym)
+    return [p for p in sig.parameters.values() if p.name != "self"] if sig else []
 
 
 def one_parameter(p: inspect.Parameter) -> str:
@@ -78,11 +78,11 @@ def with_markers(parameters: list[inspect.Parameter]) -> list[str]:
 
 def head(sym, name: str) -> str:
     """`def name(…) -> type` or `class Name(…)`, on one line where it fits."""
-    is_class, found = inspect.isclass(sym), signature(sym)
+    is_class, sig = inspect.isclass(sym), signature(sym)
     start = f"{'class' if is_class else 'def'} {name}("
     end = ")"
-    if not is_class and found and type_name(found.return_annotation):
-        end += f" -> {type_name(found.return_annotation)}"
+    if not is_class and sig and type_name(sig.return_annotation):
+        end += f" -> {type_name(sig.return_annotation)}"
     parts = with_markers(shown_parameters(sym))
     line = start + ", ".join(parts) + end
     if len(line) <= WIDTH or not parts:
@@ -95,11 +95,11 @@ def head(sym, name: str) -> str:
 def comments(sym) -> dict:
     """What the source says of each parameter, and of the returned value as 'return'."""
     try:
-        found = docments(sym, returns=True)
+        texts = docments(sym, returns=True)
     except Exception:
         # a symbol without a source, such as a class that a library makes
         return {}
-    return {k: " ".join(str(v).split()) for k, v in found.items() if v}
+    return {k: " ".join(str(v).split()) for k, v in texts.items() if v}
 
 
 def cell(text: str, code: bool = False) -> str:
@@ -110,14 +110,14 @@ def cell(text: str, code: bool = False) -> str:
 
 def table(sym) -> str:
     """A markdown table of the parameters or fields: name, type, default, meaning."""
-    said, found = comments(sym), signature(sym)
+    text_of, sig = comments(sym), signature(sym)
     rows = [
-        (p.name, type_name(p.annotation), value_name(p.default), said.get(p.name, ""))
+        (p.name, type_name(p.annotation), value_name(p.default), text_of.get(p.name, ""))
         for p in shown_parameters(sym)
     ]
-    returned = type_name(found.return_annotation) if found else ""
-    if not inspect.isclass(sym) and (said.get("return") or returned not in ("", "None")):
-        rows.append(("**returns**", returned, "", said.get("return", "")))
+    returned = type_name(sig.return_annotation) if sig else ""
+    if not inspect.isclass(sym) and (text_of.get("return") or returned not in ("", "None")):
+        rows.append(("**returns**", returned, "", text_of.get("return", "")))
     if not any(row[3] for row in rows):
         return ""
     first = "field" if dataclasses.is_dataclass(sym) else "parameter"
@@ -144,8 +144,8 @@ def methods(sym) -> str:
             continue
         if member.__module__ != sym.__module__:
             continue
-        given = [p.name for p in shown_parameters(member) if p.name != "cls"]
-        call = name if isinstance(raw, property) else f"{name}({', '.join(given)})"
+        names = [p.name for p in shown_parameters(member) if p.name != "cls"]
+        call = name if isinstance(raw, property) else f"{name}({', '.join(names)})"
         rows.append(f"| {cell(call, True)} | {cell(inspect.getdoc(member).split(chr(10))[0])} |")
     return "\n".join(["| method | |", "|---|---|", *rows]) if rows else ""
 
@@ -178,8 +178,8 @@ class FillDocs(Processor):
 
     def begin(self):
         """The module that this page exports."""
-        found = EXPORTED.search(Path(self.nb.path_).read_text(encoding="utf-8"))
-        self.module = import_module(f"cond_distill.{found[1]}") if found else None
+        exported = EXPORTED.search(Path(self.nb.path_).read_text(encoding="utf-8"))
+        self.module = import_module(f"cond_distill.{exported[1]}") if exported else None
 
     def cell(self, cell):
         """Replace `show_doc(name)` by its text."""
@@ -188,12 +188,12 @@ class FillDocs(Processor):
         if "exports" in getattr(cell, "directives_", {}) and only_imports(cell.source):
             cell.source = None
             return None
-        found = SHOW.search(cell.source)
-        if not found:
+        shown = SHOW.search(cell.source)
+        if not shown:
             return None
         sym = self.module
-        for part in found[1].split("."):
+        for part in shown[1].split("."):
             sym = getattr(sym, part)
-        text = NbdevLookup().linkify(document(sym, found[1]))
+        text = NbdevLookup().linkify(document(sym, shown[1]))
         cell.update(cell_type="markdown", source=text)
         return None

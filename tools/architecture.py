@@ -125,14 +125,14 @@ def all_shapes(value) -> str:
     return ""
 
 
-def record_calls(what: Callable[[], object], package: str = "cond_distill") -> list[Call]:
+def record_calls(fn: Callable[[], object], package: str = "cond_distill") -> list[Call]:
     """Run something; the calls from one module to another that are given or return tensors."""
     calls, running = [], []
 
     def enter(frame, module: str):
         within = running[-1][1] if running else ""
-        given = {k: v for k, v in frame.f_locals.items() if k != "self"}
-        takes = "; ".join(f"{k} {s}" for k, v in given.items() if (s := shapes(v)))
+        arguments = {k: v for k, v in frame.f_locals.items() if k != "self"}
+        takes = "; ".join(f"{k} {s}" for k, v in arguments.items() if (s := shapes(v)))
         name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
         depth = sum(shown for *_, shown in running)
         shown = module != within and not name.startswith(("_", "<")) and "._" not in name
@@ -152,7 +152,7 @@ def record_calls(what: Callable[[], object], package: str = "cond_distill") -> l
 
     sys.setprofile(watch)
     try:
-        what()
+        fn()
     finally:
         sys.setprofile(None)
     return [call for call in calls if call and (call.takes or call.returns)]

@@ -180,12 +180,12 @@ def main():
     os.chdir(ROOT)
     process()
     rename()
-    found = render()
+    problems = render()
     nameless = finish(DOCS, SITE, BASE)
     print(*(f"picture without fig-alt: {text}" for text in nameless), sep="\n")
-    found += check()
-    print(*found, sep="\n")
-    sys.exit(bool(found))
+    problems += check()
+    print(*problems, sep="\n")
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def copyright_rules(folder: Path, package: str) -> list[Rule]:
     rules = []
     for paragraph in re.split(r"\n\s*\n", text):
         # a field is its line and the indented lines below it
-        found = re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t]+.*)*)", paragraph, re.M)
-        fields = {key.lower(): value for key, value in found}
+        pairs = re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t]+.*)*)", paragraph, re.M)
+        fields = {key.lower(): value for key, value in pairs}
         if "files" in fields and "license" in fields:
             author = " ".join(fields.get("copyright", "").split()).removeprefix("none")
             licence = fields["license"].splitlines()[0].strip()
@@ -56,13 +56,13 @@ def stated_beside(picture: Path) -> tuple[str, str]:
     """Licence and author in the file that KDE's packages put beside a picture, or two blanks."""
     desktop = picture.with_suffix(".desktop")
     if desktop.is_file():
-        told = dict(re.findall(r"PluginInfo-(License|Author)=(.*)", desktop.read_text("utf-8")))
-        return told.get("License", ""), told.get("Author", "")
+        entries = dict(re.findall(r"PluginInfo-(License|Author)=(.*)", desktop.read_text("utf-8")))
+        return entries.get("License", ""), entries.get("Author", "")
     meta = picture.parents[2] / "metadata.json"
     if meta.is_file():
-        told = json.loads(meta.read_text("utf-8"))["KPlugin"]
-        authors = ", ".join(a.get("Name", "") for a in told.get("Authors", []))
-        return told.get("License", ""), authors
+        entries = json.loads(meta.read_text("utf-8"))["KPlugin"]
+        authors = ", ".join(a.get("Name", "") for a in entries.get("Authors", []))
+        return entries.get("License", ""), authors
     return "", ""
 
 

@@ -71,11 +71,11 @@ class Cells:
     def __init__(self, file, made):
         state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self.file, self.made = file, made
-        self.found = state["cells"] if state.get("made") == made else {}
+        self.values = state["cells"] if state.get("made") == made else {}
 
     def keep(self, key, value):
-        self.found[key] = value
-        text = json.dumps(dict(made=self.made, cells=self.found), indent=1)
+        self.values[key] = value
+        text = json.dumps(dict(made=self.made, cells=self.values), indent=1)
         self.file.write_text(text + "\n", encoding="utf-8")
 
 
@@ -88,7 +88,7 @@ def commit():
 def measure_task(cells, teacher, nets, task, cfg, n):
     """All cells of one task that are missing."""
     held = held_out(n, teacher.image_size, task)
-    if f"truth/{task}" not in cells.found:
+    if f"truth/{task}" not in cells.values:
         cells.keep(f"commit/{task}", commit())
         cells.keep(f"measure/{task}", measure(nets, task, held["image"], held)[0])
         captions = held["caption"] if TASKS[task].captions else [""] * n
@@ -96,9 +96,9 @@ def measure_task(cells, teacher, nets, task, cfg, n):
         cells.keep(f"teacher alone/{task}", measure(nets, task, alone, held)[1])
         cells.keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
     for adaptor in ADAPTORS:
-        if adaptor != "lora" and f"{adaptor}/{task}" not in cells.found:
+        if adaptor != "lora" and f"{adaptor}/{task}" not in cells.values:
             cells.keep(f"{adaptor}/{task}", cell(teacher, nets, adaptor, task, cfg, n))
-            print(adaptor, task, cells.found[f"{adaptor}/{task}"], flush=True)
+            print(adaptor, task, cells.values[f"{adaptor}/{task}"], flush=True)
 
 
 def report(cells, cfg, n):
@@ -131,11 +131,11 @@ def main():
     args = args.parse_args()
     teacher, nets = Teacher.from_pretrained("shipped"), load_networks()
     cfg = TrainConfig(steps=args.steps, batch=16, num_examples=1200, grid_every=0, cache=args.cache)
-    made = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
-    cells = Cells(ROOT / "results/matrix.json", made)
+    setting = dict(teacher=teacher.fingerprint(), steps=args.steps, batch=cfg.batch, n=args.n)
+    cells = Cells(ROOT / "results/matrix.json", setting)
     for task in TASKS:
         measure_task(cells, teacher, nets, task, cfg, args.n)
-    text = report(cells.found, cfg, args.n)
+    text = report(cells.values, cfg, args.n)
     (ROOT / "results/matrix.md").write_text(text, encoding="utf-8")
 
 

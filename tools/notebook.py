@@ -48,12 +48,12 @@ def notebooks(names=()):
     """The named notebooks, or all of nbs/, in order."""
     if names:
         return [Path(n).resolve() for n in names]
-    found = [
+    paths = [
         p
         for p in ROOT.glob("nbs/**/*.ipynb")
         if not any(part[0] in "._" for part in p.relative_to(ROOT).parts)
     ]
-    return sorted(found, key=lambda p: (len(p.parts), p))
+    return sorted(paths, key=lambda p: (len(p.parts), p))
 
 
 def short(path):
@@ -124,16 +124,16 @@ def clean(nb):
 
     Source, ids, real outputs, and nothing of the session that made them.
     """
-    nb, seen = copy.deepcopy(nb), set()
+    nb, ids = copy.deepcopy(nb), set()
     nb["nbformat"], nb["nbformat_minor"] = 4, 5
     nb["metadata"] = nbformat.from_dict({"kernelspec": KERNEL})
     nb["cells"] = with_install(nb.cells)
     for n, cell in enumerate(nb.cells):
         folded = cell.cell_type == "code" and FOLDED.search(cell.source)
         cell["metadata"] = nbformat.from_dict(FOLD if folded else {})
-        if not cell.get("id") or cell["id"] in seen:
+        if not cell.get("id") or cell["id"] in ids:
             cell["id"] = hashlib.sha1(f"{n}{cell.source}".encode()).hexdigest()[:8]
-        seen.add(cell["id"])
+        ids.add(cell["id"])
         if cell.cell_type == "code":
             cell["execution_count"] = None
             cell["outputs"] = joined([o for o in map(clean_output, cell.outputs) if o])

@@ -104,16 +104,16 @@ def call(command: list[str], cwd: Path) -> str:
 
 def fetch(package: str, work: Path) -> Path | None:
     """The package's .deb file in the work folder, downloaded if it is not there yet."""
-    there = sorted(work.glob(f"{package}_*.deb"))
-    if not there:
+    files = sorted(work.glob(f"{package}_*.deb"))
+    if not files:
         print(f"  {package}: downloading …", flush=True)
         try:
             call(["apt-get", "download", package], work)
         except RuntimeError as problem:
             print(f"  {package}: left out ({problem}); `apt-get update` may help")
             return None
-        there = sorted(work.glob(f"{package}_*.deb"))
-    return there[-1]
+        files = sorted(work.glob(f"{package}_*.deb"))
+    return files[-1]
 
 
 def unpack(deb: Path, work: Path) -> tuple[Path, str]:
@@ -175,9 +175,9 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
 
 
-def twin_of(small: np.ndarray, kept: list) -> str:
-    """The name of a picture in `kept` that looks nearly the same, or a blank."""
-    near = (p.name for p, other in kept if ((small - other) ** 2).mean() < LEAST_DIFFERENT**2)
+def twin_of(small: np.ndarray, accepted: list) -> str:
+    """The name of a picture in `accepted` that looks nearly the same, or a blank."""
+    near = (p.name for p, other in accepted if ((small - other) ** 2).mean() < LEAST_DIFFERENT**2)
     return next(near, "")
 
 
@@ -186,8 +186,8 @@ def split_of(name: str) -> str:
     return "train" if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 else "held_out"
 
 
-def take(package: str, deb: Path, args, kept: list) -> list[str]:
-    """Write a package's photographs, add them to `kept`; returns what was left out, and why."""
+def take(package: str, deb: Path, args, accepted: list) -> list[str]:
+    """Write a package's photographs, add them to `accepted`; returns what was left out, and why."""
     folder, version = unpack(deb, args.work)
     rules, out = copyright_rules(folder, package), []
     if not rules:
@@ -198,7 +198,7 @@ def take(package: str, deb: Path, args, kept: list) -> list[str]:
         image = None if why else readable(picture, args.largest)
         if image and flat_share(image) > MOST_FLAT:
             why = f"{flat_share(image):.0%} of it is exactly flat: a drawing?"
-        if not why and (twin := twin_of(thumbnail(image), kept)):
+        if not why and (twin := twin_of(thumbnail(image), accepted)):
             why = f"nearly the same as {twin}"
         if why:
             out.append(f"{inside}: {why}")
@@ -208,7 +208,7 @@ def take(package: str, deb: Path, args, kept: list) -> list[str]:
         save(image, args.out / name)
         digest = hashlib.sha256(picture.read_bytes()).hexdigest()
         row = (name, package, version, inside, licence, author, digest, *image.size, split_of(name))
-        kept.append((Photo(*row), thumbnail(image)))
+        accepted.append((Photo(*row), thumbnail(image)))
     return out
 
 
@@ -309,16 +309,18 @@ def main() -> None:
     args = parse()
     for folder in (args.out, args.work):
         folder.mkdir(parents=True, exist_ok=True)
-    kept = []
+    accepted = []
     for number, package in enumerate(SOURCES, 1):
         deb = fetch(package, args.work)
         if deb is None:
             continue
-        before, left_out = len(kept), take(package, deb, args, kept)
-        print(f"[{number}/{len(SOURCES)}] {package}: {len(kept) - before} photographs", flush=True)
+        before, left_out = len(accepted), take(package, deb, args, accepted)
+        print(
+            f"[{number}/{len(SOURCES)}] {package}: {len(accepted) - before} photographs", flush=True
+        )
         for line in left_out:
             print(f"    left out: {line}")
-    photos = [photo for photo, _ in kept]
+    photos = [photo for photo, _ in accepted]
     if not photos:
         sys.exit(
             "No photographs. Run `apt-get update`, or put the .deb files into the work folder."

@@ -40,10 +40,10 @@ def check_python():
     version = "%d.%d" % sys.version_info[:2]
     if version in SUPPORTED:
         return
-    found = [name for name in ("python" + v for v in reversed(SUPPORTED)) if shutil.which(name)]
+    names = [name for name in ("python" + v for v in reversed(SUPPORTED)) if shutil.which(name)]
     hint = (
-        "make test PYTHON=" + found[0]
-        if found
+        "make test PYTHON=" + names[0]
+        if names
         else "install one of them, then: make test PYTHON=python3.12"
     )
     stop(
@@ -88,10 +88,10 @@ def has_gpu():
 
 def wanted_torch(stamp):
     """'cpu' or 'cuda': what is asked for, else what is there, else what the machine can use."""
-    asked = os.environ.get("TORCH", "")
-    if asked not in ("", "cpu", "cuda"):
-        stop("TORCH=%s is unknown; use TORCH=cpu or TORCH=cuda" % asked)
-    return asked or stamp.get("torch") or ("cuda" if has_gpu() else "cpu")
+    choice = os.environ.get("TORCH", "")
+    if choice not in ("", "cpu", "cuda"):
+        stop("TORCH=%s is unknown; use TORCH=cpu or TORCH=cuda" % choice)
+    return choice or stamp.get("torch") or ("cuda" if has_gpu() else "cpu")
 
 
 def make_venv():
@@ -167,17 +167,17 @@ def install_torch(build):
     """The pinned torch in the wanted build; its own requirements come with the package's."""
     version = pinned_torch()
     code = "from importlib.metadata import version; print(version('torch'))"
-    there = subprocess.run(
+    installed = subprocess.run(
         [PYTHON, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         universal_newlines=True,
     ).stdout.strip()
     local = "+cpu" if build == "cpu" and sys.platform.startswith("linux") else ""
-    if there == version + local:
+    if installed == version + local:
         return
     say("installing torch %s (%s)" % (version, build))
-    if there:
+    if installed:
         pip("uninstall", "-qq", "--yes", "torch")
     install("--no-deps", *torch_args(build, version))
 

@@ -37,14 +37,14 @@ def replace_formulas(soup: BeautifulSoup) -> set[str]:
     """LaTeX becomes MathML, which every browser draws by itself; returns the characters used."""
     used = set()
     for span in soup.select("span.math"):
-        found = FORMULA.match(span.get_text())
-        if not found:
+        match = FORMULA.match(span.get_text())
+        if not match:
             continue
         display = "block" if "display" in span["class"] else "inline"
         # latex2mathml puts the number of an equation at once behind it
-        formula = TAG.sub(r"\\qquad (\1)", found[1])
+        formula = TAG.sub(r"\\qquad (\1)", match[1])
         math = BeautifulSoup(convert(formula, display=display), "html.parser")
-        math.math["aria-label"] = " ".join(found[1].split())
+        math.math["aria-label"] = " ".join(match[1].split())
         used |= set(math.get_text())
         span.clear()
         span.append(math)
@@ -78,11 +78,11 @@ def github_page(colab: str) -> str:
 def extract_pictures(soup: BeautifulSoup, folder: Path, up: str) -> None:
     """Pictures inside the page become files beside it, which a browser loads when they are near."""
     for img in soup.find_all("img"):
-        found = DATA.match(img.get("src", ""))
-        if not found:
+        match = DATA.match(img.get("src", ""))
+        if not match:
             continue
-        data = base64.b64decode(found[2])
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{found[1]}"
+        data = base64.b64decode(match[2])
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{match[1]}"
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
         img["src"] = f"{up}{folder.name}/{name}"
@@ -112,15 +112,15 @@ def size_pictures(soup: BeautifulSoup, page: Path) -> None:
 
 def describe_pictures(soup: BeautifulSoup) -> list[str]:
     """Pictures without a text of their own get the heading above them; returns these headings."""
-    found = []
+    titles = []
     for img in soup.select("main img"):
         if img.get("alt"):
             continue
         heading = img.find_previous(["h1", "h2", "h3", "h4"])
         title = heading.get_text(" ", strip=True).rstrip("#").strip() if heading else ""
         img["alt"] = f"Output of the code, under the heading “{title}”"
-        found.append(title)
-    return found
+        titles.append(title)
+    return titles
 
 
 def meta(soup: BeautifulSoup, key: str, name: str, content: str) -> None:
@@ -203,8 +203,8 @@ def trim_icons(docs: Path) -> None:
     codes = {code for name, code in rules if name in used}
     codes |= set(re.findall(r'content: *"\\(f[0-9a-f]{3})"', shown))
     head = style.read_text(encoding="utf-8").split("@font-face")[0]
-    kept = "".join(f'.bi-{n}::before{{content:"\\{c}"}}' for n, c in rules if n in used)
-    style.write_text(head + ICON_BASE + kept, encoding="utf-8")
+    rules_used = "".join(f'.bi-{n}::before{{content:"\\{c}"}}' for n, c in rules if n in used)
+    style.write_text(head + ICON_BASE + rules_used, encoding="utf-8")
     options = subset.Options(flavor="woff", layout_features=["*"])
     part, font = subset.Subsetter(options), TTFont(folder / "fonts" / "bootstrap-icons.woff")
     part.populate(unicodes=[int(code, 16) for code in codes])
@@ -264,9 +264,9 @@ def finish(docs: Path, site: str, base: str) -> list[str]:
     logging.getLogger("fontTools").setLevel(logging.ERROR)
     characters, nameless = set(), []
     for path in sorted(docs.rglob("*.html")):
-        used, found = finish_page(path, docs, site, base)
+        used, without_name = finish_page(path, docs, site, base)
         characters |= used
-        nameless += found
+        nameless += without_name
     font = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
     write_font(font, docs / "math.woff", characters)
     drop_font_imports(docs / "site_libs")

@@ -65,7 +65,7 @@ def test_export():
         p: re.search(r"File to edit: (?:\.\./)+(\S+\.ipynb)", p.read_text()) for p in modules
     }
     alone = [
-        short(p) for p, found in sources.items() if not found or not (ROOT / found[1]).exists()
+        short(p) for p, header in sources.items() if not header or not (ROOT / header[1]).exists()
     ]
     assert not alone, (
         f"{', '.join(alone)}: no notebook exports these modules; delete them or name the notebook"
@@ -74,8 +74,8 @@ def test_export():
 
 def test_clean():
     """Notebooks hold sources and real outputs and nothing else."""
-    found = [f"{short(p)}: {text}" for p in notebooks() for text in problems(p)]
-    assert not found, "\n".join(found)
+    dirty = [f"{short(p)}: {text}" for p in notebooks() for text in problems(p)]
+    assert not dirty, "\n".join(dirty)
 
 
 def test_readme():
@@ -106,15 +106,15 @@ def dead_links(path):
 def test_links():
     """Relative links lead to files; a link to our repository's own files leads to one too."""
     pages = notebooks() + [p for p in tracked() if p.suffix == ".md"]
-    found = [f"{short(p)}: {link}" for p in pages for link in dead_links(p)]
+    dead = [f"{short(p)}: {link}" for p in pages for link in dead_links(p)]
     badge = re.compile(r"github/[\w-]+/cond_distill/blob/main/([^)\s\"]+)")
-    found += [
+    dead += [
         f"{short(p)}: Colab badge of {m}"
         for p in pages
         for m in badge.findall(prose(p))
         if not (ROOT / m).exists()
     ]
-    assert not found, "these lead nowhere:\n" + "\n".join(found)
+    assert not dead, "these lead nowhere:\n" + "\n".join(dead)
 
 
 def test_sidebar():
@@ -177,8 +177,8 @@ def texts():
 
 def test_paths():
     """No file names a folder of somebody's machine."""
-    found = [f"{short(path)}: {m[0]}" for path, text in texts() for m in MACHINE.finditer(text)]
-    assert not found, "paths of one machine:\n" + "\n".join(found[:20])
+    hits = [f"{short(path)}: {m[0]}" for path, text in texts() for m in MACHINE.finditer(text)]
+    assert not hits, "paths of one machine:\n" + "\n".join(hits[:20])
 
 
 def test_format():
@@ -287,8 +287,8 @@ def outcomes(names, jobs):
     os.environ.setdefault("OMP_NUM_THREADS", threads)
     FORKS.set_forkserver_preload(HEAVY)
     with ThreadPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(outcome, n) for n in long]):
-            yield done.result()
+        for future in as_completed([pool.submit(outcome, n) for n in long]):
+            yield future.result()
 
 
 def expected(name):
@@ -296,8 +296,8 @@ def expected(name):
     if name in LONGER:
         return 10  # begin with it
     text = "\n".join(c.source for c in nbformat.read(ROOT / name, 4).cells[:3])
-    found = re.search(r"runs in\*{0,2} (?:about |under )?(\d+)", text)
-    return int(found[1]) if found else 0
+    match = re.search(r"runs in\*{0,2} (?:about |under )?(\d+)", text)
+    return int(match[1]) if match else 0
 
 
 def main():

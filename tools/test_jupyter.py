@@ -154,13 +154,13 @@ def test_page(browser, address: str, name: str) -> list[str]:
         timeout=120_000,
     )
     source = (ROOT / "nbs" / name).read_text(encoding="utf-8")
-    found = run_all(page)
-    if not found and "interact(" in source:
-        found = move_slider(page)
-    if not found and "Sketch(" in source:
-        found = draw_outlines(page)
+    problems = run_all(page)
+    if not problems and "interact(" in source:
+        problems = move_slider(page)
+    if not problems and "Sketch(" in source:
+        problems = draw_outlines(page)
     page.close()
-    return found
+    return problems
 
 
 def main() -> None:
@@ -175,10 +175,10 @@ def main() -> None:
         try:
             browser = play.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
             for name in names:
-                start, found = time.perf_counter(), test_page(browser, address, name)
-                failed += bool(found)
+                start, problems = time.perf_counter(), test_page(browser, address, name)
+                failed += bool(problems)
                 seconds = f"({time.perf_counter() - start:.0f} s)"
-                print("FAIL" if found else "ok  ", name, seconds, *found, flush=True)
+                print("FAIL" if problems else "ok  ", name, seconds, *problems, flush=True)
         finally:
             lab.terminate()
             lab.wait()

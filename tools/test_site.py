@@ -80,14 +80,14 @@ def serve() -> http.server.ThreadingHTTPServer:
 
 def find_browser() -> str:
     """The program of a Chromium."""
-    asked = os.environ.get("CHROMIUM", "")
-    found = [asked] if asked else [p for p in map(shutil.which, BROWSERS) if p]
-    if not found:
+    choice = os.environ.get("CHROMIUM", "")
+    paths = [choice] if choice else [p for p in map(shutil.which, BROWSERS) if p]
+    if not paths:
         sys.exit(
             "test-site: no Chromium found. Debian and Ubuntu: apt install chromium; elsewhere: "
             ".venv/bin/playwright install chromium, and name the program in CHROMIUM"
         )
-    return found[0]
+    return paths[0]
 
 
 class Visit:
@@ -150,31 +150,31 @@ def wide(browser: Browser, address: str, name: str) -> list[str]:
     """A window of 1280 pixels, light."""
     visit = Visit(browser, address)
     facts = visit.page.evaluate(FACTS)
-    found = [
+    problems = [
         f"no {k}" for k in ("title", "description", "canonical", "card", "icon") if not facts[k]
     ]
     if name != "404.html" and facts["canonical"] != SITE + name.replace("index.html", ""):
-        found.append(f"canonical address {facts['canonical']}")
+        problems.append(f"canonical address {facts['canonical']}")
     if name not in ("index.html", "404.html"):
-        found += badges(facts["badges"])
+        problems += badges(facts["badges"])
     if facts["headings"] != 1:
-        found.append(f"{facts['headings']} first headings")
+        problems.append(f"{facts['headings']} first headings")
     if facts["nameless"]:
-        found.append(f"{facts['nameless']} pictures without alternative text")
-    found += [f"picture does not load: {src}" for src in facts["missing"]]
-    found += [f"code wider than its column: {line[:120]}" for line in facts["wide"]]
+        problems.append(f"{facts['nameless']} pictures without alternative text")
+    problems += [f"picture does not load: {src}" for src in facts["missing"]]
+    problems += [f"code wider than its column: {line[:120]}" for line in facts["wide"]]
     raw = RAW.search(re.sub(r"`[^`]*`", "", facts["text"]))
     if raw and name.startswith(("course", "guides")):
-        found.append(f"raw markup: {facts['text'][max(0, raw.start() - 30) : raw.end() + 30]!r}")
-    return found + visit.axe() + visit.close()
+        problems.append(f"raw markup: {facts['text'][max(0, raw.start() - 30) : raw.end() + 30]!r}")
+    return problems + visit.axe() + visit.close()
 
 
 def narrow(browser: Browser, address: str, name: str) -> list[str]:
     """A phone's window of 375 pixels: nothing scrolls sideways but boxes of their own."""
     visit = Visit(browser, address, width=375)
     width = visit.page.evaluate("document.documentElement.scrollWidth")
-    found = [f"{width} pixels wide on a phone of 375"] if width > 375 else []
-    return found + visit.close()
+    problems = [f"{width} pixels wide on a phone of 375"] if width > 375 else []
+    return problems + visit.close()
 
 
 def dark(browser: Browser, address: str, name: str) -> list[str]:
@@ -186,16 +186,16 @@ def dark(browser: Browser, address: str, name: str) -> list[str]:
 def home(browser: Browser, root: str) -> list[str]:
     """The home page is light; commands and picture are on the first screen, and so is the list."""
     visit = Visit(browser, root)
-    found = [f"{visit.bytes} bytes, at most {HOME_BYTES}"] if visit.bytes > HOME_BYTES else []
-    found += [
-        f"the first screen does not show the {what}"
-        for what, place in visit.page.evaluate(FIRST_SCREEN).items()
+    problems = [f"{visit.bytes} bytes, at most {HOME_BYTES}"] if visit.bytes > HOME_BYTES else []
+    problems += [
+        f"the first screen does not show the {part}"
+        for part, place in visit.page.evaluate(FIRST_SCREEN).items()
         if place > 700
     ]
     box = visit.page.locator("#quarto-sidebar")
     if box.evaluate("e => e.scrollHeight > e.clientHeight + 1"):
-        found.append("the list of pages is longer than a screen")
-    return found + visit.close()
+        problems.append("the list of pages is longer than a screen")
+    return problems + visit.close()
 
 
 def search(browser: Browser, root: str) -> list[str]:
@@ -212,12 +212,12 @@ def search(browser: Browser, root: str) -> list[str]:
 def lost(browser: Browser, root: str) -> list[str]:
     """An address that leads nowhere shows our own page, with its style."""
     visit = Visit(browser, root + "no/such/page.html")
-    found = []
+    problems = []
     if "does not exist" not in visit.page.inner_text("h1"):
-        found.append("no page of our own for a wrong address")
+        problems.append("no page of our own for a wrong address")
     if visit.page.evaluate("getComputedStyle(document.body).fontFamily").startswith('"Times'):
-        found.append("404.html has no style under another folder")
-    return found + visit.close()
+        problems.append("404.html has no style under another folder")
+    return problems + visit.close()
 
 
 def test_pages(browser: Browser, root: str, words: list[str]) -> Counter:
@@ -227,14 +227,18 @@ def test_pages(browser: Browser, root: str, words: list[str]) -> Counter:
         name = path.relative_to(DOCS).as_posix()
         if words and not any(w in name for w in words):
             continue
-        found = [
+        problems = [
             f"{check.__name__}: {text}"
             for check in (wide, narrow, dark)
             for text in check(browser, root + name, name)
         ]
-        counts["failed" if found else "passed"] += 1
+        counts["failed" if problems else "passed"] += 1
         print(
-            "FAIL" if found else "ok  ", name, *found, sep="\n     " if found else " ", flush=True
+            "FAIL" if problems else "ok  ",
+            name,
+            *problems,
+            sep="\n     " if problems else " ",
+            flush=True,
         )
     return counts
 
@@ -250,9 +254,9 @@ def main() -> None:
         )
         counts = test_pages(browser, root, sys.argv[1:])
         for check in (home, search, lost):
-            found = check(browser, root)
-            counts["failed" if found else "passed"] += 1
-            print("FAIL" if found else "ok  ", check.__name__, *found, sep=" ", flush=True)
+            problems = check(browser, root)
+            counts["failed" if problems else "passed"] += 1
+            print("FAIL" if problems else "ok  ", check.__name__, *problems, sep=" ", flush=True)
     print(f"{time.perf_counter() - start:.0f} s in all")
     print(f"{counts['passed']} passed, {counts['failed']} failed")
     sys.exit(bool(counts["failed"]))

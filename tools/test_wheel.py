@@ -71,8 +71,8 @@ def build() -> Path:
     """Wheel and sdist, complete, small enough and accepted by the package index; the wheel."""
     shutil.rmtree(DIST, ignore_errors=True)
     shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
-    said = call([sys.executable, "-m", "build", "--outdir", DIST])
-    warnings = re.findall(r".*(?:Deprecat|absent from).*", said)
+    printed = call([sys.executable, "-m", "build", "--outdir", DIST])
+    warnings = re.findall(r".*(?:Deprecat|absent from).*", printed)
     assert not warnings, "the build warns:\n" + "\n".join(warnings)
     call([sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir()])
     wheel, sdist = next(DIST.glob("*.whl")), next(DIST.glob("*.tar.gz"))
