@@ -22,7 +22,7 @@ demo: env  ## Distil the shipped teacher into a 4-step depth-to-image model and 
 test: dev  ## Export, check and run every notebook
 	@$(PY) tools/test.py
 
-test-fast: dev  ## The quick part of tests/: about two minutes
+test-fast: dev  ## The quick part of tests/: about one minute of one core
 	@$(PY) -m pytest -m "not slow"
 
 test-slow: dev  ## The tests that break things on purpose, at length: a training killed 25 times (about ten minutes)

@@ -154,7 +154,8 @@ STEPS = [
     )
 ]
 STEPS += [
-    dict(adaptor="t2i", precision="no", compile=c, batch=32) for c in ("", "cudagraphs", "inductor")
+    dict(adaptor="t2i", mixed_precision="no", compile=c, batch=32)
+    for c in ("", "cudagraphs", "inductor")
 ]
 
 

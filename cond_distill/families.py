@@ -177,8 +177,15 @@ class PixelTeacher(Teacher):
 
 # %% ../nbs/library/families.ipynb #ee15c5af
 PARTS = (
-    *("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
-    *("tokenizer", "tokenizer_2", "tokenizer_3"),
+    "unet",
+    "transformer",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "tokenizer",
+    "tokenizer_2",
+    "tokenizer_3",
 )
 
 

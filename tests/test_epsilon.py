@@ -40,6 +40,7 @@ def loss_of(name: str, student, **changes) -> float:
         return method.loss(student, student, batch, noise)[0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["codi", "any_step", "finetune", "consistency_only"])
 def test_losses(folder, name):
     """γ matters for the model that predicts the noise, and for no other."""

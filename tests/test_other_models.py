@@ -61,6 +61,7 @@ def test_a_pipeline_does_not_save_broken_weights(folder, tmp_path):
         pipe.save_pretrained(tmp_path / "pipe")
 
 
+@pytest.mark.slow
 def test_adaptors_of_one_teacher_share_it(folder, tmp_path):
     """Two open adaptors hold one teacher; a teacher that was written again is opened again."""
     teacher = drawing.teacher(folder)

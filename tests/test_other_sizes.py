@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("sizes")
 
 
-@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+@pytest.mark.parametrize("family", ["sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("adaptor", ["controlnet", "t2i", "concat", "fusion"])
 def test_a_pipeline_draws_at_another_height_and_width(folder, family, adaptor):
     """Height and width are those of the picture and of the condition."""
@@ -99,6 +99,7 @@ def test_what_measures_the_shipped_world_at_another_size(task):
     assert found and "perceptual" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:task 'superres_x4' is trained without")
 def test_the_command_finishes_at_another_size(tmp_path):
     """A run with the shipped teacher at half its size, measured as the command line does it."""

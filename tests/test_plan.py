@@ -41,6 +41,7 @@ def test_advice_is_the_largest_batch_that_fits(folder, capsys, monkeypatch):
     assert "largest batch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptor", ["controlnet", "t2i", "concat"])
 def test_activations_of_a_real_network(folder, adaptor):
     """Bytes that a forward pass on the CPU keeps for the backward pass, in float32."""
@@ -61,6 +62,7 @@ def test_activations_of_a_real_network(folder, adaptor):
     )
 
 
+@pytest.mark.slow
 def test_more_of_everything(folder):
     """Memory grows with the batch, and checkpointing keeps less."""
     one, two = (plan(shapes_only(str(folder)), "t2i", 3, 2, batch, "float16") for batch in (8, 16))

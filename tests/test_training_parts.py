@@ -37,6 +37,7 @@ def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("parts"))
 
 
+@pytest.mark.slow
 def test_own_parts(bench):
     """They are in the records and in the log, as many as there are."""
     cfg = bench.config("own", steps=4)
