@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
 
 # %% auto #0
-__all__ = ['import_modules', 'code_digest', 'find']
+__all__ = ['Entry', 'import_modules', 'code_digest', 'lookup', 'find']
 
 # %% ../nbs/library/extensions.ipynb #f94f23f6
 def import_modules(*names: str):  # such as "my_tasks:FOG"; names without a colon are left alone
@@ -42,6 +45,13 @@ def code_digest(name: str) -> str:  # of "module:name", whose module has been im
     """
     file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8] if ":" in name and file else ""
+
+
+def lookup(table: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """What a table has under a name; `ValueError` with those that exist."""
+    if name not in table:
+        raise ValueError(f"{what} is {name!r}; choose one of {', '.join(table)}")
+    return table[name]
 
 
 def find(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .extensions import lookup
 from .schedule import Prediction, Schedule
 
 # %% auto #0
@@ -140,7 +141,7 @@ def codi_loss(
     """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); one call if w_c = 0."""
     if space not in ("signal", "noise"):
         raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
-    schedule, dist = student.schedule, DISTANCES[distance]
+    schedule, dist = student.schedule, lookup(DISTANCES, distance, "distance")
     z_t = schedule.add_noise(batch["x"], d.eps, d.t)  # 1
     now = student(z_t, d.t, batch["cond"], batch["text"])  # 2
     w_d, w_c = weights(schedule, d)

@@ -93,8 +93,7 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
 # %% ../nbs/library/pipeline.ipynb #04894ada
 def _check_student(student: Student):
     """Refuse a student without a file."""
-    about = getattr(student, "about", None)
-    if not about or "task" not in about:
+    if not student.info.task:
         raise ValueError(
             "this student knows nothing about itself; save it (Student.save) and load it again"
         )
@@ -195,13 +194,15 @@ def _predictor(
     scheduler: CoDiScheduler,
     ready: Prepared,
     text: Any,  # `Teacher.embed`
+    negative: Any,  # the same, of what guidance leads away from
     guidance: float,
 ) -> Callable:  # (z, t) -> Prediction
     """The student, with its condition, text and guidance."""
     inputs = scheduler.rule.conditioning(student, scheduler.timesteps.tolist())
+    how = dict(guidance=guidance, negative=negative)
 
     def predict(z, t):
-        return student(z, t, ready, text, guidance=guidance, **inputs[t])
+        return student(z, t, ready, text, **how, **inputs[t])
 
     return predict
 
@@ -271,7 +272,8 @@ class CoDiPipeline(DiffusionPipeline):
                     "from_pipe(pipeline, adaptor=FOLDER)"
                 )
             zeros = pipeline.config["force_zeros_for_empty_prompt"]
-            return cls(**pipeline.components, force_zeros_for_empty_prompt=zeros, **kwargs)
+            same = dict(pipeline.components, force_zeros_for_empty_prompt=zeros)
+            return cls(**same | kwargs)
         scheduler = pipeline.scheduler
         schedule = getattr(scheduler, "schedule", None) or Schedule.from_diffusers(scheduler)
         shared = {k: v for k, v in pipeline.components.items() if k in cls._optional_components}
@@ -285,6 +287,8 @@ class CoDiPipeline(DiffusionPipeline):
     ) -> CoDiPipeline:
         """Open a folder or a model of the hub, after a look through its files."""
         folder = find_pipeline(pretrained_model_name_or_path, kwargs)
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("use_safetensors is False; weights are read from safetensors only")
         networks = load_networks(folder, kwargs)
         return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
 
@@ -354,9 +358,9 @@ class CoDiPipeline(DiffusionPipeline):
             teacher = _teacher_at(self.teacher, height, width)
             shape = (len(prompts), *teacher.latent_shape)
             z = start_noise(shape, self._execution_device, latents, generator)
-            text, teacher._empty = teacher.embed(prompts), teacher.embed(negatives)
+            text, negative = teacher.embed(prompts), teacher.embed(negatives)
             student, ready = _prepare(self, teacher, len(prompts), cond, conditioning_scale)
-            predict = _predictor(student, scheduler, ready, text, guidance_scale)
+            predict = _predictor(student, scheduler, ready, text, negative, guidance_scale)
             images: Any = _run(self, scheduler, predict, z, move)
             if output_type != "latent":
                 images = in_form(teacher.decode(images), cond, task, output_type)

@@ -152,7 +152,8 @@ def max_guidance(
     info = StudentInfo.of(about)
     if embedded:
         return info.config.get("guidance", MAX_GUIDANCE)
-    return MAX_GUIDANCE if reads_text and find_task(info.task).captions else 1.0
+    captions = not info.task or find_task(info.task).captions  # a fresh student has no task yet
+    return MAX_GUIDANCE if reads_text and captions else 1.0
 
 
 def check_guidance(w: float, high: float, embedded: bool) -> None:
@@ -174,8 +175,8 @@ def check_guidance(w: float, high: float, embedded: bool) -> None:
 
 def check_student_guidance(student: Student, w: float) -> None:
     """`check_guidance` for a student."""
-    about, embedded = student.about, student.adaptor.extra_input == "guidance"
-    check_guidance(w, max_guidance(about, embedded, student.teacher.has_text), embedded)
+    embedded = student.adaptor.extra_input == "guidance"
+    check_guidance(w, max_guidance(student.about, embedded, student.teacher.has_text), embedded)
 
 # %% ../nbs/library/pipeline_inputs.ipynb #152de2f5
 Generators = torch.Generator | list[torch.Generator]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from .adaptor import Adaptor
 from .adaptors.catalogue import make_adaptor
 from .counter import Counter
+from .extensions import lookup
 from .schedule import Schedule
 from .teacher import Teacher, find_folder, output_hooks
 from .utils import AUTOENCODER_PIXELS
@@ -164,7 +165,8 @@ class Plan:
 
         Without a share: what the list says. Small batches take longer.
         """
-        return self.operations / (GPUS[gpu][1] * 1e12 * (share or SHARE))
+        speed = lookup(GPUS, gpu, "gpu")[1] * 1e12
+        return self.operations / (speed * (share or SHARE))
 
 # %% ../nbs/library/plan.ipynb #03fde520
 PLANNED = ("controlnet", "t2i", "concat", "lora")  # adaptors

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TAB_HINTS', 'GREYS', 'empty_floor', 'filled', 'add_shape', 'to_condition', 'start_picture', 'Drawn', 'draw', 'opened',
-           'as_tensor', 'as_picture', 'partner', 'from_editor', 'condition_of', 'answer', 'first_picture', 'shown',
-           'page', 'start']
+           'as_tensor', 'as_picture', 'partner', 'from_editor', 'condition_of', 'answer', 'first_picture', 'named',
+           'shown', 'page', 'start']
 
 # %% ../nbs/library/play.ipynb #a4cf1b10
 def empty_floor(scene: int = 8) -> torch.Tensor:  # [1, 64, 64] in [0, 1]
@@ -136,7 +137,7 @@ def as_picture(image: torch.Tensor, side: int = 320) -> Image:
 
 
 def partner(adaptor: str, beside: str = "") -> str:
-    """The undistilled adaptor that is drawn beside one; empty if there is none."""
+    """The adaptor that is drawn beside one: of a shipped one the finetuned; empty: none."""
     shipped = adaptor.replace("_distilled", "_finetuned")
     has_partner = shipped != adaptor and (ASSETS / shipped).is_dir()
     return beside or (shipped if has_partner else "")
@@ -219,22 +220,34 @@ def _input(gr: Any, task: Task, start: Image | None) -> gradio.components.Compon
 
 
 def _sliders(gr: Any, other: str) -> list:
-    """Steps, guidance, seed and the steps of the undistilled model."""
+    """Steps, guidance, seed and the steps of the model that is drawn beside."""
     with gr.Row():
         steps = gr.Slider(1, 16, 4, step=1, label="steps")
         has_other = bool(other)
-        many = gr.Slider(1, 50, 50, step=1, label="steps of the undistilled", visible=has_other)
+        many = gr.Slider(1, 50, 50, step=1, label=f"steps of {named(other)}", visible=has_other)
     with gr.Row():
         guidance = gr.Slider(1, 5, 1, step=0.5, label="guidance on the caption")
         seed = gr.Number(0, label="seed of the noise", precision=0, minimum=0)
     return [steps, guidance, seed, many]
 
 
-def shown(cond: torch.Tensor, now: Drawn, other: Drawn | None) -> list[tuple[Image, str]]:
+def named(adaptor: str) -> str:
+    """What an adaptor is called on the page: the last part of its folder's name."""
+    return Path(adaptor).name.replace("_", " ")
+
+
+def shown(
+    cond: torch.Tensor,
+    drawn: Sequence[tuple[str, Drawn | None]],  # (an adaptor, its picture if there is one)
+) -> list[tuple[Image, str]]:
     """The pictures of a tab with their labels."""
-    pictures = [(as_picture(cond[:3]), "what the model sees")]
-    pictures += [(as_picture(now.image), f"distilled: {now.words}")]
-    return pictures + ([(as_picture(other.image), f"undistilled: {other.words}")] if other else [])
+    pictures, names = [(as_picture(cond[:3]), "what the model sees")], [name for name, _ in drawn]
+    alike = len(set(map(named, names))) < len(names)
+    for name, picture in drawn:
+        if picture:
+            label = name if alike else named(name)
+            pictures.append((as_picture(picture.image), f"{label}: {picture.words}"))
+    return pictures
 
 
 def _tab(gr: Any, adaptor: str, other: str) -> None:
@@ -255,7 +268,8 @@ def _tab(gr: Any, adaptor: str, other: str) -> None:
     def on_draw(*values: Any) -> list:
         *request, beside_steps = values
         try:
-            return shown(*answer(adaptor, *request, other, beside_steps))
+            cond, now, beside = answer(adaptor, *request, other, beside_steps)
+            return shown(cond, [(adaptor, now), (other, beside)])
         except (ValueError, TypeError) as e:
             raise gr.Error(str(e)) from None
 

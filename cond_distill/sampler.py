@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import OLD_VALUES
+from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .schedule import Prediction, Schedule
 from .student import Prepared, Student, info_of
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Move', 'SAMPLERS', 'State', 'denoise', 'renoised', 'curve_text', 'check_steps', 'sampler_name', 'LookAhead',
-           'landing', 'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
+__all__ = ['Move', 'SOLVERS', 'SAMPLERS', 'State', 'denoise', 'renoised', 'curve_text', 'check_steps', 'sampler_name',
+           'LookAhead', 'landing', 'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -82,13 +83,29 @@ def _renoising(gamma: float) -> Callable[[Schedule, list[int], torch.Generator],
 
 # %% ../nbs/course/08_sampler.ipynb #083f43f9
 #| code-fold: true
-def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]:
+def _set_timesteps(solver: Any, ts: list[int]):
+    """Let a solver of diffusers call the network at these timesteps.
+
+    Where T / n is rounded upwards it adds one before the clean end, timestep −1.
+    """
+    n = len(ts)
+    solver.set_timesteps(n)
+    if solver.timesteps[:n].tolist() != ts:
+        raise RuntimeError(
+            f"{type(solver).__name__} calls the network at {solver.timesteps.tolist()}, expected "
+            f"{ts}; this version of diffusers spaces timesteps differently"
+        )
+    solver.timesteps, solver.num_inference_steps = solver.timesteps[:n], n
+    solver.sigmas = torch.cat([solver.sigmas[:n], solver.sigmas[-1:]])
+
+
+def _solver(kind: str) -> Callable[[Schedule, list[int], Any], Move]:
     """One of diffusers' multistep solvers, DPM-Solver++(2M) or UniPC.
 
     It works on the same schedule and timesteps.
     """
 
-    def make(schedule: Schedule, ts: list[int], generator: torch.Generator) -> Move:
+    def make(schedule: Schedule, ts: list[int], generator: torch.Generator | None) -> Move:
         import diffusers
 
         if schedule.is_flow:
@@ -106,22 +123,21 @@ def _solver(kind: str) -> Callable[[Schedule, list[int], torch.Generator], Move]
             timestep_spacing="trailing",
             final_sigmas_type="zero",
         )
-        solver.set_timesteps(len(ts))
-        if solver.timesteps.tolist() != ts:
-            raise RuntimeError(
-                f"{kind} asks at {solver.timesteps.tolist()}, expected {ts}; this version of "
-                "diffusers spaces timesteps differently"
-            )
+        _set_timesteps(solver, ts)
         return lambda i, pred, z: solver.step(pred.x, solver.timesteps[i], z, return_dict=False)[0]
 
     return make
 
 
-SAMPLERS = {
-    "ddim": _ddim,
-    "renoise": _renoising(1.0),
+# they remember earlier steps, and their steps are not random
+SOLVERS = {
     "dpm++": _solver("DPMSolverMultistepScheduler"),
     "unipc": _solver("UniPCMultistepScheduler"),
+}
+SAMPLERS: dict[str, Callable[[Schedule, list[int], Any], Move]] = {
+    "ddim": _ddim,
+    "renoise": _renoising(1.0),
+    **SOLVERS,
 }
 
 # %% ../nbs/course/08_sampler.ipynb #de6d2124
@@ -272,6 +288,8 @@ def sample(
     check_range(steps=steps, guidance=guidance, seed=seed)
     rule = pick_sampler(model, steps, sampler, look_ahead)
     conds = (_checked(model, cond, captions),) if isinstance(model, Student) else ()
+    if isinstance(model, Student):
+        check_student_guidance(model, guidance)
     if cond is not None and not conds:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     if not any_steps:
@@ -327,16 +345,23 @@ def draw_images(
     batch: int = 32,
     seed: int = 0,
     tick: Callable[[int], object] | None = None,  # takes numbers of network evaluations
-    **kwargs: Any,
+    *,
+    steps: int = 4,  # these five as in `sample`
+    sampler: str | Sampler = "auto",
+    guidance: float = 1.0,
+    any_steps: bool = False,
+    look_ahead: LookAhead | None = None,
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
+    how = (steps, sampler, guidance)
     teacher: Any = getattr(model, "teacher", model)
     out = []
     for k, i in enumerate(range(0, len(captions), batch)):
         rows = slice(i, i + batch)
         part = _conditions(cond, rows)
-        for state in sample(model, captions[rows], part, seed=seed + 1_000_003 * k, **kwargs):
+        own_seed = seed + 1_000_003 * k
+        for state in sample(model, captions[rows], part, *how, own_seed, any_steps, look_ahead):
             if tick:
                 tick(len(state.z))
         with torch.no_grad():

@@ -14,20 +14,35 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .sampler import Sampler, curve_text, renoised, saved_sampler
+from cond_distill.sampler import (
+    SAMPLERS,
+    SOLVERS,
+    Move,
+    Sampler,
+    curve_text,
+    renoised,
+    saved_sampler,
+)
 from .schedule import Prediction, Schedule
 from .student import Student, info_of, with_todays_keys
 
 # %% auto #0
-__all__ = ['next_timestep', 'step_latent', 'check_trained_steps', 'CoDiSchedulerOutput', 'CoDiScheduler', 'check_scheduler']
+__all__ = ['position', 'next_timestep', 'step_latent', 'check_trained_steps', 'CoDiSchedulerOutput', 'CoDiScheduler',
+           'check_scheduler']
 
 # %% ../nbs/library/scheduler.ipynb #2990e995
-def next_timestep(timesteps: torch.Tensor, t: int) -> int:  # -1 after the last one
-    """The timestep that follows `t` in the chosen ones."""
+def position(timesteps: torch.Tensor, t: int) -> int:
+    """Where `t` stands in the chosen timesteps."""
     at = (timesteps == t).nonzero().flatten()
     if not len(at):
         raise ValueError(f"timestep {t} is none of {timesteps.tolist()}")
-    return int(timesteps[at[0] + 1]) if at[0] + 1 < len(timesteps) else -1
+    return int(at[0])
+
+
+def next_timestep(timesteps: torch.Tensor, t: int) -> int:  # -1 after the last one
+    """The timestep that follows `t` in the chosen ones."""
+    following = position(timesteps, t) + 1
+    return int(timesteps[following]) if following < len(timesteps) else -1
 
 # %% ../nbs/library/scheduler.ipynb #68c27516
 def step_latent(
@@ -69,7 +84,7 @@ class CoDiSchedulerOutput(BaseOutput):
 
 
 class CoDiScheduler(SchedulerMixin, ConfigMixin):
-    """Trailing timesteps; z_s by fresh noise ('renoise') or by the predicted noise ('ddim').
+    """Trailing timesteps; z_s by a rule of `SAMPLERS`, as `sample` draws.
 
     Only the numbers of steps it was made for.
     """
@@ -85,11 +100,12 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         curve: list[dict] | None = None,  # measured with each number of steps
         samplers: list[dict] | None = None,  # of an any-step student: `Sampler.to_row`
     ):
-        if sampler not in ("renoise", "ddim"):
-            raise ValueError(f"sampler is {sampler!r}; choose 'renoise' or 'ddim'")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}")
         self.schedule = Schedule.from_config(dict(schedule)) if schedule else Schedule.cosine()
         self.num_inference_steps, self.timesteps = None, torch.arange(self.schedule.T).flip(0)
         self.rule = Sampler(sampler)  # how it moves from step to step
+        self.solver: Move | None = None  # of a rule that remembers earlier steps
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs: Any) -> tuple:
@@ -116,7 +132,10 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = num_inference_steps
         if rules.samplers:
             self.rule = saved_sampler(rules.samplers, num_inference_steps)
-        self.timesteps = torch.tensor(self.schedule.timesteps(num_inference_steps), device=device)
+        ts = self.schedule.timesteps(num_inference_steps)
+        own = self.rule.name in SOLVERS
+        self.solver = SAMPLERS[self.rule.name](self.schedule, ts, None) if own else None
+        self.timesteps = torch.tensor(ts, device=device)
 
     def step(
         self,
@@ -129,9 +148,12 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         """z_t and the network's output at `timestep` → z_s at the next one, x̂ at the last."""
         if self.num_inference_steps is None:
             raise ValueError("no timesteps are chosen yet; call set_timesteps first")
-        s = next_timestep(self.timesteps, int(timestep))
         pred = self.schedule.predict(model_output, sample, int(timestep))
-        z = step_latent(self.schedule, pred, s, self.rule.name, generator, self.rule.gamma)
+        if self.solver:
+            z = self.solver(position(self.timesteps, int(timestep)), pred, sample.float())
+        else:
+            s = next_timestep(self.timesteps, int(timestep))
+            z = step_latent(self.schedule, pred, s, self.rule.name, generator, self.rule.gamma)
         z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
         return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 

@@ -194,13 +194,18 @@ class Student(nn.Module):
 
     teacher: Teacher
     adaptor: Adaptor
-    about: dict  # what its file says; set by `load`
 
     def __init__(self, teacher: Teacher, adaptor: Adaptor):
         super().__init__()
         self.adaptor = adaptor
+        self.about: dict[str, Any] = {}  # what its file says; filled by `load`
         # shared, and not one of this module's own weights
         object.__setattr__(self, "teacher", teacher)
+
+    @property
+    def info(self) -> StudentInfo:
+        """What its file says, as fields; of a fresh student nothing."""
+        return StudentInfo.of(self.about)
 
     @property
     def schedule(self) -> Schedule:
@@ -240,6 +245,7 @@ class Student(nn.Module):
         guidance: float = 1.0,  # on the caption, the condition stays
         # timesteps ahead, a number or [B], for a student with that input; 0: the plain denoiser
         look_ahead: float | torch.Tensor = 0.0,
+        negative: torch.Tensor | None = None,  # that guidance leads away from; None: no caption
     ) -> Prediction:
         """The teacher's call, plus the condition."""
         ready = cond if isinstance(cond, Prepared) else self.prepare(cond)
@@ -261,7 +267,7 @@ class Student(nn.Module):
             z,
             as_timesteps(t, z),
             text,
-            self.teacher.empty(),
+            self.teacher.empty() if negative is None else negative,
             # such an adaptor does in one call what costs others two
             1.0 if takes == "guidance" else guidance,
             ready.parts,
@@ -355,7 +361,7 @@ class Student(nn.Module):
 def _drawn_together(students: list[Student]) -> dict:
     """How the file of the first student says it is drawn; all any-step students must agree."""
     any_step = [s for s in students if s.any_step]
-    about = getattr((any_step or students)[0], "about", {})
+    about = (any_step or students)[0].about
     for other in any_step[1:]:
         if other.about.get("samplers") != about.get("samplers"):
             raise ValueError(

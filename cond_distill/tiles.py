@@ -11,6 +11,7 @@ from itertools import chain
 import torch
 from tqdm.auto import tqdm
 
+from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .sampler import check_steps, denoise, pick_sampler
 from .student import Prepared, Student
@@ -120,6 +121,7 @@ def draw_tiled(
     """A picture of the condition's size, drawn as tiles of the model's size that agree."""
     check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
     _check_request(cond)
+    check_student_guidance(student, guidance)
     if not any_steps:
         check_steps(student, steps)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor

@@ -1,6 +1,7 @@
 """Pictures in folders: any size, pairs by name, broken files, and the report of the command."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import torch
 from cond_distill import cli
 from cond_distill.data.scenes import Scenes
 from cond_distill.drawing import save_picture
-from cond_distill.evaluation import folders
+from cond_distill.evaluation import folders, report
 from cond_distill.evaluation.damage import blur
 from cond_distill.evaluation.texture import load_texture
+from cond_distill.student import Student
+from cond_distill.teacher import ASSETS, Teacher
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +81,49 @@ def test_adaptors_on_a_folder(places, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {
         *("rows.json", "table.md", "sheet.png", "curve.png")
     }
+
+
+def inverted(images):
+    """An estimator: the negative of a grey picture, for the task depth."""
+    return 1 - images.mean(1, keepdim=True)
+
+
+def test_an_adaptor_with_an_estimator_on_a_folder(places, tmp_path, monkeypatch):
+    """Its conditions are those of its training: the estimator stands in its file."""
+    folder = tmp_path / "adaptor"
+    shutil.copytree(ASSETS / "depth_distilled", folder)
+    about = json.loads((folder / "cond_distill.json").read_text("utf-8"))
+    about["config"] |= dict(estimator=f"{__name__}:inverted", images="mine")
+    (folder / "cond_distill.json").write_text(json.dumps(about), "utf-8")
+    what = f"--adaptors {folder} --steps 1 --n 10 --out {tmp_path / 'out'}"
+    cli.main(f"evaluate --images {places / 'real'} {what}".split())
+    (row,) = json.loads((tmp_path / "out" / "rows.json").read_text("utf-8"))
+    assert {"map error", "FD-texture"} <= row.keys()
+    held = report.folder_examples(places / "real", task_of_student(folder, places), 64, 2)
+    assert torch.allclose(held["cond"], inverted(held["image"]))
+
+
+def task_of_student(folder, places):
+    student = Student.load(Teacher.from_pretrained("shipped"), folder)
+    return report.task_of_student(student, str(places / "real"))
+
+
+def test_an_adaptor_without_an_estimator_wants_pairs(places, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(f"evaluate --adaptors depth_distilled --images {places / 'real'}".split())
+    said = capsys.readouterr().err
+    assert "trained without an estimator" in said and "estimator=" not in said
+
+
+def test_an_adaptor_of_pictures_wants_pictures(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(f"evaluate --adaptors photos_superres_distilled --out {tmp_path}".split())
+    said = capsys.readouterr().err
+    assert "was trained on pictures" in said and "--images FOLDER" in said
+
+
+def test_a_module_that_a_file_names_is_not_imported(places):
+    student = Student.load(Teacher.from_pretrained("shipped"), ASSETS / "depth_distilled")
+    student.about["config"] = dict(student.about["config"], estimator="this:s")
+    with pytest.raises(ValueError, match="if you trust that module"):
+        report.task_of_student(student, str(places / "real"))

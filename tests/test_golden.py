@@ -212,9 +212,9 @@ def drawings(bench: Bench) -> dict:
         "SD XL",
         "SD 3",
     ):
-        out[f"student {name}"] = draw_images(
-            bench.student(name), captions, cond, steps=2, guidance=1.5
-        )
+        student = bench.student(name)
+        guidance = 1.5 if student.teacher.has_text else 1.0
+        out[f"student {name}"] = draw_images(student, captions, cond, steps=2, guidance=guidance)
     out["LoRA takes no condition"] = draw_images(bench.student("LoRA"), captions, steps=2)
     students = [bench.student("balanced"), bench.student("concat"), bench.student("LoRA")]
     mixed = compose(students, [0.5, 0.7, 1.0])

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from cond_distill import cli
 from cond_distill.config import TrainConfig
+from cond_distill.pipeline import CoDiPipeline
 from cond_distill.ranges import RANGES, check_range
 from cond_distill.sampler import draw_images, sample
+from cond_distill.scheduler import CoDiScheduler
 from cond_distill.student import Student, compose
 from cond_distill.tiles import draw_tiled
 
@@ -114,3 +116,32 @@ def test_command_line(folder, tmp_path, capsys):
     assert "distance 1.25" in draw()
     for other in (dict(sampler="ddim"), dict(guidance=2.0)):
         assert "distance" not in draw(**other)
+
+
+def test_settings_of_diffusers_that_are_given_anyway(folder, tmp_path):
+    """What `from_pretrained` and `from_pipe` set themselves may be said once more."""
+    pipe = drawing.pipeline(folder)
+    pipe.save_pretrained(tmp_path)
+    again = CoDiPipeline.from_pretrained(tmp_path, use_safetensors=True)
+    assert again.adaptor.about == pipe.adaptor.about
+    with pytest.raises(ValueError, match="safetensors only"):
+        CoDiPipeline.from_pretrained(tmp_path, use_safetensors=False)
+    other = CoDiScheduler.of(drawing.student(drawing.teacher(folder)))
+    shared = CoDiPipeline.from_pipe(pipe, scheduler=other, force_zeros_for_empty_prompt=False)
+    assert shared.scheduler is other and shared.unet is pipe.unet
+
+
+@torch.no_grad()
+def test_a_negative_prompt_leaves_the_teacher_as_it_is(folder):
+    """The embedding is handed over with the call, and guidance leads away from it."""
+    student = drawing.student(drawing.teacher(folder), "t2i")
+    cond, z = drawing.condition(), torch.randn(1, *student.teacher.latent_shape)
+    text, negative = (student.teacher.embed([word]) for word in ("a red cube", "a tree"))
+    before = student.teacher.empty().clone()
+    guided = student(z, 500, cond, text, guidance=2.0, negative=negative).x
+    assert torch.equal(student.teacher.empty(), before)
+    assert not torch.equal(guided, student(z, 500, cond, text, guidance=2.0).x)
+    assert torch.equal(
+        student(z, 500, cond, text, guidance=2.0, negative=before).x,
+        student(z, 500, cond, text, guidance=2.0).x,
+    )

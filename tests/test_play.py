@@ -87,6 +87,15 @@ def test_the_undistilled_partner():
     assert play.partner("depth_finetuned") == ""
 
 
+def test_pictures_are_labelled_with_their_adaptors():
+    """Whatever is drawn, and whatever stands beside it."""
+    drawn = play.Drawn(torch.zeros(3, 8, 8), 4, 0.5)
+    labels = [label for _, label in play.shown(torch.zeros(1, 8, 8), [("runs/my_lcm", drawn)])]
+    assert labels == ["what the model sees", "my lcm: 4 steps, 0.5 s"]
+    pair = play.shown(torch.zeros(1, 8, 8), [("a/depth", drawn), ("b/depth", drawn)])
+    assert [label.partition(":")[0] for _, label in pair[1:]] == ["a/depth", "b/depth"]
+
+
 def test_the_verb(monkeypatch):
     configs = []
     monkeypatch.setattr(play, "start", configs.append)

@@ -30,8 +30,8 @@ from cond_distill.data.render import (
 from ..data.scenes import Caption
 
 # %% auto #0
-__all__ = ['Network', 'MEAN_CAMERA', 'KINDS_OF_CLAIMS', 'Residual', 'halve', 'EvaluatorNetwork', 'save_network', 'load_network',
-           'load_evaluator', 'check_images', 'check_pairs', 'in_batches', 'scene_features', 'read_maps',
+__all__ = ['Network', 'SCENE_SIZE', 'MEAN_CAMERA', 'KINDS_OF_CLAIMS', 'Residual', 'halve', 'EvaluatorNetwork', 'save_network',
+           'load_network', 'load_evaluator', 'check_images', 'check_pairs', 'in_batches', 'scene_features', 'read_maps',
            'connected_regions', 'ReadSolid', 'ReadScene', 'place', 'read_scene', 'check_claims', 'caption_accuracy']
 
 # %% ../../nbs/library/evaluation/evaluator.ipynb #5d18c8fc
@@ -138,11 +138,14 @@ def load_evaluator(
     return load_network(EvaluatorNetwork(), folder, "evaluator")
 
 # %% ../../nbs/library/evaluation/evaluator.ipynb #4f61983a
+SCENE_SIZE = 64  # pixels a side of the pictures that the evaluation networks read
+
+
 def check_images(
     x: torch.Tensor,
     name: str,  # for the message
     channels: int = 3,
-    size: int | None = 64,  # pixels a side; None allows any size
+    size: int | None = SCENE_SIZE,  # pixels a side; None allows any size
 ) -> None:
     """Refuse anything but float [B, channels, size, size] in [0, 1], with advice."""
     want = f"expected a float tensor [B, {channels}, {size or 'H'}, {size or 'W'}] in [0, 1]"

@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..config import TrainConfig
+from ..data.estimate import ESTIMATORS, task_of
 from ..data.folder import list_images
 from ..data.images import Photos
-from ..data.tasks import find_task
+from ..data.tasks import Task, find_task
 from cond_distill.drawing import (
     check_drawn,
     open_adaptor,
@@ -32,6 +35,7 @@ from cond_distill.evaluation.compare import (
     step_curve,
 )
 from .distances import Networks, load_networks
+from .evaluator import SCENE_SIZE
 from .folders import measure_pictures, pair_up, read_pictures
 from .standard import how_to_get
 from ..options import EvaluateConfig
@@ -44,26 +48,46 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['folder_examples', 'folder_columns', 'Report', 'shown_places', 'some_examples', 'add_adaptor', 'scene_report',
-           'folder_report', 'drawn_report', 'report_sheet', 'main_measure', 'write_report', 'say_what_is_missing',
-           'short_names', 'evaluate_adaptors', 'evaluate']
+__all__ = ['folder_examples', 'task_of_student', 'folder_columns', 'Report', 'shown_places', 'some_examples', 'add_adaptor',
+           'check_scenes', 'scene_report', 'folder_report', 'drawn_report', 'report_sheet', 'main_measure',
+           'write_report', 'say_what_is_missing', 'short_names', 'examples_key', 'evaluate_adaptors', 'evaluate']
 
 # %% ../../nbs/library/evaluation/report.ipynb #dd40210a
 def folder_examples(
     folder: str | Path,
-    task: str,  # of the adaptor
+    task: str | Task,  # of the adaptor, with its estimator: `task_of_student`
     size: int,  # pixels a side of the model
     n: int,  # crops; of few pictures several each
     max_crop_scale: float = 4.0,  # crops have sides between size and this many times it
 ) -> dict:  # as `compare.held_out`: image, cond, caption, task
     """n examples of the pictures in a folder, always the same ones."""
+    task = find_task(task) if isinstance(task, str) else task
     pairs = list_images(folder)[0].before is not None
+    if not (pairs or task.of_image or task.of_batch):
+        raise ValueError(
+            f"no condition of task {task.name!r} can be made of the pictures in {str(folder)!r}: "
+            "the adaptor was trained without an estimator; give pairs, conditions in input/ and "
+            "pictures in target/"
+        )
     data = Photos(folder, "pairs" if pairs else task, size, "all", n, max_crop_scale)
-    batch = data.batch(range(n))
-    task_info = find_task(task)
-    if pairs and task_info.of_user:
-        batch["cond"] = torch.stack([task_info.of_user(c, None) for c in batch["cond"]])
-    return {key: batch[key] for key in ("image", "cond", "caption")} | dict(task=task)
+    parts = [data.batch(range(k, min(k + 32, n))) for k in range(0, n, 32)]
+    held: dict[str, Any] = {k: torch.cat([part[k] for part in parts]) for k in ("image", "cond")}
+    if pairs and task.of_user:
+        held["cond"] = torch.stack([task.of_user(c, None) for c in held["cond"]])
+    return held | dict(caption=[c for part in parts for c in part["caption"]], task=task.name)
+
+
+def task_of_student(student: Student, images: str = "", fetch: bool = False) -> Task:
+    """The task of an adaptor; for pictures of your own with the estimator of its training."""
+    info = info_of(student)
+    estimator = info.config.get("estimator", "") if images else ""
+    kind = estimator.partition(":")[0]
+    if estimator and kind not in (*ESTIMATORS, *sys.modules):
+        raise ValueError(
+            f"this adaptor's conditions were made by {estimator!r}; if you trust that module: "
+            f"import {kind}, or on the command line cond-distill --plugin {kind} …"
+        )
+    return task_of(TrainConfig(task=info.task, images=images, estimator=estimator, fetch=fetch))
 
 
 def folder_columns(
@@ -71,16 +95,17 @@ def folder_columns(
     images: torch.Tensor,  # [N, 3, S, S] in [0, 1], as the model drew them
     held: dict,  # `folder_examples`
     clip: str,  # for the CLIP score
+    task: Task | None = None,  # with its estimator; None: the one that `held` names
 ) -> dict[str, float]:
     """The columns of a table for pictures that are not scenes.
 
     Fidelity only where the task's needs no network that reads scenes.
     """
-    task = find_task(held["task"])
+    task = task or find_task(held["task"])
     finished = task.composite(images, held["cond"])
     captions = held["caption"] if task.captions else ()
     row = measure_pictures(nets.texture, finished, held["image"], captions, clip=clip)
-    by_pixels = task.of_image is not None or task.name == "pairs"
+    by_pixels = task.of_image or task.of_batch or task.name == "pairs"
     return row | (task.fidelity(None, images, held) if by_pixels else {})
 
 # %% ../../nbs/library/evaluation/report.ipynb #7b01b0b4
@@ -123,9 +148,17 @@ def add_adaptor(
     for wanted in cfg.samplers:
         sampler = sampler_name(student, wanted)
         for k in cfg.steps:
-            began, settings = time.perf_counter(), dict(steps=k, sampler=sampler, any_steps=True)
+            began = time.perf_counter()
             images = draw_images(
-                student, held["caption"], held["cond"], 64, cfg.seed, tick=tick, **settings
+                student,
+                held["caption"],
+                held["cond"],
+                64,
+                cfg.seed,
+                tick,
+                steps=k,
+                sampler=sampler,
+                any_steps=True,
             )
             seconds = (time.perf_counter() - began) / len(images)
             check_drawn(images, f"{name}, {sampler}, {k} steps,")
@@ -135,11 +168,24 @@ def add_adaptor(
             report.drawn[f"{name}\n{sampler}, {k} step{'s' * (k > 1)}"] = finished
 
 
+def check_scenes(name: str, student: Student):
+    """Refuse an adaptor that draws no scenes of the size that is measured."""
+    size, images = student.teacher.image_size, info_of(student).config.get("images")
+    if size != SCENE_SIZE:
+        why = "was trained on pictures, and draws" if images else "draws pictures of"
+        raise ValueError(
+            f"{name} {why} {size} × {size} pixels; scenes are measured at {SCENE_SIZE} × "
+            f"{SCENE_SIZE}. Measure it on pictures: --images FOLDER"
+        )
+
+
 def scene_report(
     task: str, students: dict[str, Student], nets: Networks, cfg: EvaluateConfig
 ) -> Report:
     """Adaptors of one task on held-out scenes."""
     teacher = next(iter(students.values())).teacher
+    for name, student in students.items():
+        check_scenes(name, student)
     held = held_out(cfg.n, teacher.image_size, task)
     report = Report(task, some_examples(held, shown_places(cfg.n)))
     report.rows.append(floor(nets, teacher, held))
@@ -163,7 +209,8 @@ def folder_report(
     """Adaptors of one task on the pictures of a folder."""
     size = next(iter(students.values())).teacher.image_size
     scale = info_of(next(iter(students.values()))).config.get("max_crop_scale", 4.0)
-    held = folder_examples(cfg.images, task, size, cfg.n, scale)
+    own = task_of_student(next(iter(students.values())), cfg.images, cfg.fetch)
+    held = folder_examples(cfg.images, own, size, cfg.n, scale)
     count = len(list_images(cfg.images))
     print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")
     report = Report(task, some_examples(held, shown_places(cfg.n)))
@@ -172,7 +219,7 @@ def folder_report(
         for name, student in students.items():
 
             def measure(images):
-                return folder_columns(nets, images, held, cfg.clip_model)
+                return folder_columns(nets, images, held, cfg.clip_model, own)
 
             add_adaptor(report, name, student, held, measure, cfg, tick)
     return report
@@ -248,17 +295,29 @@ def short_names(names: tuple[str, ...]) -> dict[str, str]:
     return {n: s if last.count(s) == 1 else n for n, s in zip(names, last, strict=True)}
 
 
+def examples_key(student: Student, images: str) -> tuple[str, int, str]:
+    """Adaptors with the same key are measured on the same examples."""
+    info = info_of(student)
+    return info.task, student.teacher.image_size, info.config.get("estimator", "") if images else ""
+
+
 def evaluate_adaptors(cfg: EvaluateConfig, nets: Networks) -> list[Report]:
     """A report for each task of the adaptors."""
     students = {  # wrong names fail before the work
         short: open_adaptor(name, cfg.teacher, cfg.fetch)
         for name, short in short_names(cfg.adaptors).items()
     }
-    reports = []
-    for task in dict.fromkeys(info_of(s).task for s in students.values()):
-        mine = {name: s for name, s in students.items() if info_of(s).task == task}
+    groups: dict[tuple, dict[str, Student]] = {}
+    for name, student in students.items():
+        groups.setdefault(examples_key(student, cfg.images), {})[name] = student
+    reports: list[Report] = []
+    tasks = [task for task, *_ in groups]
+    for k, (task, mine) in enumerate(zip(tasks, groups.values(), strict=True)):
         build_report = folder_report if cfg.images else scene_report
-        reports.append(build_report(task, mine, nets, cfg))
+        report = build_report(task, mine, nets, cfg)
+        before = tasks[:k].count(task)
+        report.title += f"_{before + 1}" if before else ""
+        reports.append(report)
     return reports
 
 

@@ -15,6 +15,7 @@ import torch
 from ..adaptor import Adaptor
 from ..adaptors.scalar_input import LookAheadEmbedded
 from ..config import TrainConfig
+from ..extensions import lookup
 from ..loss import DISTANCES, NoiseSample, ramp
 from .base import Method, snr_weight
 from ..sampler import LookAhead, Sampler
@@ -116,7 +117,8 @@ def sample_any_step(
     end: float = 0.7,
 ) -> NoiseSample:
     """t from everywhere, look-aheads from 0 to the longest; all on the device of `x`."""
-    n, grown, hop = len(x), ramp(progress, start, end), KERNELS[kernel].hop
+    n, grown = len(x), ramp(progress, start, end)
+    hop = lookup(KERNELS, kernel, "kernel").hop
     t = torch.randint(1, schedule.T, (n,), generator=generator)
     order = torch.randperm(n, generator=generator)
     length = torch.rand(n, generator=generator) ** (1 / (1 + jump_power))
@@ -178,21 +180,21 @@ def any_step_loss(
 
     Raises `ValueError` for a student without an input for the look-ahead.
     """
-    dist = DISTANCES[distance]
+    dist, rule = lookup(DISTANCES, distance, "distance"), lookup(KERNELS, kernel, "kernel")
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
     now = student(z_t, d.t, batch["cond"], batch["text"], look_ahead=d.look_ahead)
     data = dist(batch["x"], now.x)
-    rho = KERNELS[kernel].weight(student.schedule, d).to(data)
+    rho = rule.weight(student.schedule, d).to(data)
     rows = (rho > 0).nonzero()[:, 0]
     consistency = torch.zeros_like(data)
     if len(rows):
         some = {k: v[rows] for k, v in batch.items()}
         part = replace(d, t=d.t[rows], s=d.s[rows], look_ahead=ahead_of(d)[rows])
         now_part, z_part = _part(now, rows), z_t[rows]
-        then = _ahead(student, target, some, part, KERNELS[kernel], now_part, z_part, z_s)
+        then = _ahead(student, target, some, part, rule, now_part, z_part, z_s)
         consistency = consistency.index_put((rows,), dist(then, now_part.x))
     loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
-    calls = 2 if z_s == "plain" or KERNELS[kernel].composed else 1
+    calls = 2 if z_s == "plain" or rule.composed else 1
     # tensors: reading a number would make a GPU wait
     parts: dict[str, Any] = dict(d_x=data, d_c=consistency, w_c=rho)
     parts = {name: value.detach().mean() for name, value in parts.items()}

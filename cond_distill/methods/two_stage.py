@@ -15,6 +15,7 @@ import torch
 from ..adaptor import Adaptor
 from ..adaptors.scalar_input import GuidanceEmbedded
 from ..config import TrainConfig
+from ..extensions import lookup
 from ..loss import DISTANCES, Model, NoiseSample
 from .base import Method, progressive_stage
 from ..schedule import Prediction, Schedule
@@ -96,7 +97,8 @@ def progressive(
         student.schedule, z_t, d.t, ddim_solver_step(source, batch, z_mid, mid, d.s, guidance), d.s
     )
     now = student(z_t, d.t, batch["cond"], batch["text"])
-    loss, dist = DISTANCES[distance](want, now.x), DISTANCES[distance](batch["x"], now.x.detach())
+    measure = lookup(DISTANCES, distance, "distance")
+    loss, dist = measure(want, now.x), measure(batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 1 + 2 * _calls(guidance))
 
 # %% ../../nbs/library/methods/two_stage.ipynb #a18dad50
@@ -127,7 +129,8 @@ def consistency(
     now = student(z_t, d.t, batch["cond"], batch["text"], **extra)
     with torch.no_grad():
         then = target(z_s, d.s, batch["cond"], batch["text"], **extra)
-    loss, dist = DISTANCES[distance](then.x, now.x), DISTANCES[distance](batch["x"], now.x.detach())
+    measure = lookup(DISTANCES, distance, "distance")
+    loss, dist = measure(then.x, now.x), measure(batch["x"], now.x.detach())
     return loss.mean(), _report(dist, loss, 2 + _calls(w))
 
 # %% ../../nbs/library/methods/two_stage.ipynb #d8f3344f

@@ -11,16 +11,14 @@ from functools import partial
 from ..config import TrainConfig
 from ..data.estimate import task_of
 from ..evaluation.distances import load_networks
+from ..evaluation.evaluator import SCENE_SIZE
 from ..teacher import best_device
 from .callbacks import EvalFn
 
 # %% auto #0
-__all__ = ['SCENE_SIZE', 'fidelity_fn']
+__all__ = ['fidelity_fn']
 
 # %% ../../nbs/library/training/fidelity.ipynb #f1d0a006
-SCENE_SIZE = 64  # pixels a side of the pictures that the evaluation networks read
-
-
 def fidelity_fn(cfg: TrainConfig) -> EvalFn | None:  # (images, examples) → {name: value}
     """What measures a training: its task's fidelity; None where nothing can be measured."""
     task = task_of(cfg)
