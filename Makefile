@@ -90,7 +90,7 @@ ablations: env  ## Change one thing at a time in PE-CoDi, at half of the budget 
 	.venv/bin/cond-distill reproduce --budget-fraction 0.5 --tasks depth --ablations --seeds 0
 	.venv/bin/cond-distill reproduce --budget-fraction 0.5 --tasks superres_x8 --seeds 0 --methods PE-CoDi "weights as printed" "no consistency" "look-ahead 100" "look-ahead 200" "look-ahead 300" "look-ahead 500" "look-ahead 700"
 
-matrix: env  ## Train every adaptor on every task for a few steps and see whether it obeys (about half an hour on 2 cores; can be stopped)
+matrix: env  ## Train every adaptor on every task for a few steps and see whether it is followed (about half an hour on 2 cores; can be stopped)
 	$(PY) tools/matrix.py
 
 # photographs of Debian packages with free licences, fetched and used for training only; on a GPU:

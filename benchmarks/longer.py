@@ -25,7 +25,7 @@ from cond_distill.config import TrainConfig
 from cond_distill.evaluation.compare import held_out
 from cond_distill.evaluation.distances import load_networks
 from cond_distill.experiments.budget import demo_budget
-from cond_distill.experiments.evaluation import commit, evaluate, minutes_of, stages_of
+from cond_distill.experiments.evaluation import commit, evaluate_job, minutes_of, stages_of
 from cond_distill.experiments.jobs import ABLATIONS, COMPARED, Job, train
 from cond_distill.experiments.reproduce import in_processes
 from cond_distill.teacher import Teacher, best_device
@@ -62,7 +62,7 @@ def one(method, task, seed, args):
     folder = Path(args.runs) / f"{job.name}_times{args.times:g}_batch{args.batch}"
     student = train(job, teacher, folder, args.cache, batch=args.batch, workers=os.cpu_count() // 2)
     networks, held = load_networks(teacher.device), held_out(args.n, teacher.image_size, task)
-    rows = evaluate(replace(job, budget_fraction=args.times), student, networks, held)
+    rows = evaluate_job(replace(job, budget_fraction=args.times), student, networks, held)
     result = dict(
         **dict(method=method, task=task, seed=seed, times=args.times, batch=args.batch),
         scenes=TrainConfig().scenes,

@@ -26,6 +26,7 @@ MODULES = {
     "shard": "training.distributed",
     "stream": "data.stream",
     "tasks": "data.tasks",
+    "training.callbacks": "training.validation",
 }
 
 # module → name that it had once → "module" that has it now, or "module:new name"
@@ -93,7 +94,7 @@ NAMES = {
         "Columns": "data.items",
         "USUAL": "data.items",
         "Item": "data.items",
-        "Found": "data.items",
+        "Found": "data.items:Listing",
         "as_captions": "data.items",
         "pick": "data.items",
         "THUMBNAILS": "data.files",
@@ -159,7 +160,8 @@ NAMES = {
         "units": "experiments.budget:cost",
     },
     "experiments.evaluation": {
-        "exam": "experiments.evaluation:evaluate",
+        "exam": "experiments.evaluation:evaluate_job",
+        "evaluate": "experiments.evaluation:evaluate_job",
         "standard": "evaluation.standard:standard_columns",
     },
     "experiments.fit": {
@@ -170,6 +172,7 @@ NAMES = {
     },
     "families": {
         "FAMILIES": "teacher",
+        "load_networks": "families:load_missing_networks",
         "pack": "families:pack_text",
     },
     "loss": {
@@ -208,11 +211,11 @@ NAMES = {
         "added": "teacher:output_hooks",
     },
     "trainer": {
-        "held_examples": "training.callbacks:validation_batch",
-        "validation_batch": "training.callbacks",
-        "measure_curve": "training.callbacks",
-        "logged_minutes": "training.callbacks",
-        "ask_judge": "training.callbacks:evaluate_run",
+        "held_examples": "training.validation:validation_batch",
+        "validation_batch": "training.validation",
+        "measure_curve": "training.validation",
+        "logged_minutes": "training.validation",
+        "ask_judge": "training.validation:evaluate_run",
         "first_adaptor": "training.state:build_adaptor",
         "build_adaptor": "training.state",
         "make_optimizer": "training.state",
@@ -223,6 +226,7 @@ NAMES = {
         "FREE": "training.resume:RESUME_OVERRIDES",
         "RESUME_OVERRIDES": "training.resume",
         "one_step": "trainer:train_step",
+        "resume": "trainer:load_latest",
         "piece": "trainer:row_part",
         "shares": "trainer:micro_batches",
         "steps": "trainer:train_steps",
@@ -257,6 +261,27 @@ NAMES = {
     },
     "experiments.demo": {
         "STEPS": "experiments.demo:DEMO_STEPS",
+    },
+    "data.items": {
+        "Found": "data.items:Listing",
+    },
+    "evaluation.fidelity": {
+        "evaluate": "evaluation.fidelity:evaluate_pictures",
+    },
+    "evaluation.folders": {
+        "Pictures": "evaluation.folders:FolderPictures",
+    },
+    "evaluation.ladder": {
+        "DAMAGES": "evaluation.ladder:LADDERS",
+    },
+    "evaluation.standard": {
+        "Pictures": "evaluation.standard:Images",
+    },
+    "experiments.reproduce": {
+        "plan": "experiments.reproduce:list_jobs",
+    },
+    "pipeline_inputs": {
+        "Pictures": "pipeline_inputs:ImageInput",
     },
 }
 

@@ -187,7 +187,7 @@ class Adaptor(nn.Module):
     @classmethod
     def needs(cls, teacher: Teacher, *networks: str):
         """Refuse a teacher whose network this adaptor cannot be attached to."""
-        kind = type(teacher.backbone).__name__
+        kind = teacher.network_kind
         if kind not in networks:
             raise ValueError(
                 f"{cls.__name__} is made for {' or '.join(networks)}, this teacher has a {kind}; "

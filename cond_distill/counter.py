@@ -37,17 +37,21 @@ class Counter(TorchFunctionMode):
     A multiplication and an addition are two operations.
     """
 
-    def __init__(self, own: Iterable[torch.nn.Parameter] = ()):
+    def __init__(self, parameters: Iterable[torch.nn.Parameter] = ()):
         super().__init__()
-        self.own, self.kept, self.attention = {p.untyped_storage()._cdata for p in own}, {}, 0
+        self.parameters, self.storages, self.attention = (
+            {p.untyped_storage()._cdata for p in parameters},
+            {},
+            0,
+        )
         self.flops = FlopCounterMode(display=False)
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a)
 
     def _keep(self, a):
         s = a.untyped_storage()
         # the storage itself is held, or its address would come again
-        if s._cdata not in self.own:
-            self.kept[s._cdata] = s
+        if s._cdata not in self.parameters:
+            self.storages[s._cdata] = s
         return a
 
     def _attend(self, query, key, value, *args, **kwargs):
@@ -72,7 +76,7 @@ class Counter(TorchFunctionMode):
 
     @property
     def bytes(self) -> int:
-        return sum(s.nbytes() for s in self.kept.values())
+        return sum(s.nbytes() for s in self.storages.values())
 
     @property
     def operations(self) -> int:

@@ -26,7 +26,7 @@ from .utils import check_image, lock_of
 
 # %% auto #0
 __all__ = ['PARTS', 'HUB_SETTINGS', 'pack_text', 'needs_float32', 'StableDiffusionXL', 'StableDiffusion3', 'PixelTeacher',
-           'parts_of', 'teacher_of', 'find_pipeline', 'load_networks']
+           'parts_of', 'teacher_of', 'find_pipeline', 'load_missing_networks']
 
 # %% ../nbs/library/families.ipynb #f93e9ee8
 def pack_text(
@@ -114,6 +114,7 @@ class StableDiffusion3(Teacher):
     Up to three text encoders (the T5 may be missing), a pooled vector.
     """
 
+    network_kind = "SD3Transformer2DModel"
     pipe: Any
 
     def __init__(self, pipe: Any, schedule: Schedule):
@@ -149,6 +150,7 @@ class PixelTeacher(Teacher):
     """An unconditional `UNet2DModel` on pixels; captions are accepted and ignored."""
 
     has_text = False
+    network_kind = "UNet2DModel"
 
     def __init__(self, unet: Any, schedule: Schedule):
         super().__init__(unet, None, None, None, schedule)
@@ -243,7 +245,7 @@ def find_pipeline(name: str | Path, settings: dict[str, Any]) -> Path:
     return Path(name) if Path(name).is_dir() else hub_folder(str(name), **hub)
 
 
-def load_networks(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def load_missing_networks(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The networks of a folder that are not given, after a look through it."""
     check_part(folder / "adaptor", strict=False)
     components = check_folder(folder)

@@ -83,16 +83,16 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_shapes(wanted: dict, found: dict, where: str, strict: bool = True) -> None:
+def check_shapes(wanted: dict, shapes: dict, where: str, strict: bool = True) -> None:
     """Refuse tensors of other shapes; if `strict` also those that are missing or too many."""
     wrong = [
-        f"{name} is {list(found[name])}, expected {list(shape)}"
+        f"{name} is {list(shapes[name])}, expected {list(shape)}"
         for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
     if strict:
-        wrong += [f"{name} is missing" for name in wanted if name not in found]
-        wrong += [f"{name} is not known" for name in found if name not in wanted]
+        wrong += [f"{name} is missing" for name in wanted if name not in shapes]
+        wrong += [f"{name} is not known" for name in shapes if name not in wanted]
     if wrong:
         rest = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(

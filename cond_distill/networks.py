@@ -18,10 +18,11 @@ __all__ = ['DECODES', 'check_size', 'cast', 'without_autocast', 'weights_digest'
 # %% ../nbs/library/networks.ipynb #d6da999f
 def check_size(backbone: Any, factor: int, size: tuple[int, int]) -> None:
     """Refuse a height and width, in pixels, that a network cannot draw."""
-    kind = type(backbone).__name__
-    if kind != "UNet2DConditionModel":
+    from diffusers import UNet2DConditionModel
+
+    if not isinstance(backbone, UNet2DConditionModel):
         raise ValueError(
-            f"a {kind} draws at the size of its config only (sample_size "
+            f"a {type(backbone).__name__} draws at the size of its config only (sample_size "
             f"{backbone.config.sample_size}); other sizes are for U-Nets on latents"
         )
     unit = factor * 2 ** (len(backbone.config.block_out_channels) - 1)

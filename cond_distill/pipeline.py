@@ -22,12 +22,12 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from .adaptor import ABOUT, Adaptor
 from .adaptors.several import MultiAdaptor
 from .data.tasks import find_task
-from .families import find_pipeline, load_networks, parts_of, teacher_of
+from .families import find_pipeline, load_missing_networks, parts_of, teacher_of
 from .folders import tidy
 from .model_card import model_card, upload_folder
 from cond_distill.pipeline_inputs import (
     Generators,
-    Pictures,
+    ImageInput,
     Prompt,
     check_call,
     check_guidance,
@@ -289,7 +289,7 @@ class CoDiPipeline(DiffusionPipeline):
         folder = find_pipeline(pretrained_model_name_or_path, kwargs)
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError("use_safetensors is False; weights are read from safetensors only")
-        networks = load_networks(folder, kwargs)
+        networks = load_missing_networks(folder, kwargs)
         return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
 
     @classmethod
@@ -328,8 +328,8 @@ class CoDiPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: Prompt = None,
-        image: Pictures | None = None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
-        mask_image: Pictures | None = None,  # PIL, white where to fill (inpainting)
+        image: ImageInput | None = None,  # the condition: PIL or tensor [B,K,H,W] in [0,1]
+        mask_image: ImageInput | None = None,  # PIL, white where to fill (inpainting)
         num_inference_steps: int = 4,
         guidance_scale: float = 1.0,
         negative_prompt: Prompt = None,

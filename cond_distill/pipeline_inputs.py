@@ -19,9 +19,9 @@ from .ranges import check_range
 from .student import Student, StudentInfo
 
 # %% auto #0
-__all__ = ['Pictures', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions', 'match_prompts',
-           'match_negatives', 'max_guidance', 'check_guidance', 'check_student_guidance', 'start_noise', 'part_types',
-           'check_call', 'in_form']
+__all__ = ['ImageInput', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions',
+           'match_prompts', 'match_negatives', 'max_guidance', 'check_guidance', 'check_student_guidance',
+           'start_noise', 'part_types', 'check_call', 'in_form']
 
 # %% ../nbs/library/pipeline_inputs.ipynb #3331a5e9
 def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
@@ -35,7 +35,7 @@ def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
     return size
 
 # %% ../nbs/library/pipeline_inputs.ipynb #25111430
-Pictures = Image | list[Image] | torch.Tensor  # a tensor is a condition, [B, K, H, W] in [0, 1]
+ImageInput = Image | list[Image] | torch.Tensor  # a tensor is a condition, [B, K, H, W] in [0, 1]
 
 
 def _check_picture(name: str, picture: Image, grey: bool):
@@ -82,11 +82,11 @@ def _read_all(pictures: list, n: int) -> list:  # of tensors [3, H, W] in [0, 1]
 
 # %% ../nbs/library/pipeline_inputs.ipynb #52829b98
 def read_conditions(
-    task: Task, image: Pictures | None, mask_image: Pictures | None = None
+    task: Task, image: ImageInput | None, mask_image: ImageInput | None = None
 ) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
     """The conditions of one call: pictures, one or several, or a tensor that holds them already."""
     if image is None:
-        raise ValueError("image is missing: the picture that is to be obeyed")
+        raise ValueError("image is missing: the picture that is to be followed")
     if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)):
         raise ValueError(
             "a mask_image belongs to PIL images and a model for inpainting; here are a "

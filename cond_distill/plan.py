@@ -250,11 +250,14 @@ def _largest_layer(
     teacher: Teacher, adaptor: Adaptor, cond: torch.Tensor, kind: torch.dtype
 ) -> int:
     """Bytes of the largest residual or attention layer; checkpoints recompute one at a time."""
+    from diffusers import Transformer2DModel
+    from diffusers.models.resnet import ResnetBlock2D
+
     layers = [
         m
         for net in (teacher.backbone, adaptor)
         for m in net.modules()
-        if type(m).__name__ in ("ResnetBlock2D", "Transformer2DModel")
+        if isinstance(m, (ResnetBlock2D, Transformer2DModel))
     ]
     layer_bytes, before = [0], {}
     with Counter([*teacher.backbone.parameters(), *adaptor.parameters()]) as c:

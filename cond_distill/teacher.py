@@ -191,6 +191,7 @@ class Teacher(nn.Module):
     """
 
     has_text = True  # does the network take captions?
+    network_kind = "UNet2DConditionModel"  # the class of diffusers that its network has
     other_size: tuple[int, int] | None = None  # None: that of the backbone's config
     # the networks are diffusers' own, of whatever class the folder names
     backbone: Any

@@ -29,7 +29,10 @@ from .loss import NoiseSample
 from .methods.base import Method
 from .methods.catalogue import METHODS
 from .teacher import Teacher
-from cond_distill.training.callbacks import (
+from .training.distributed import full_state, with_launcher_settings, without_engines
+from .training.resume import check_room, load_run, run_lock, save_run
+from .training.state import Run, TrainState, new_run
+from cond_distill.training.validation import (
     EvalFn,
     Record,
     evaluate_run,
@@ -38,14 +41,11 @@ from cond_distill.training.callbacks import (
     sampled_student,
     validation_grid,
 )
-from .training.distributed import full_state, with_launcher_settings, without_engines
-from .training.resume import check_room, load_run, run_lock, save_run
-from .training.state import Run, TrainState, new_run
 from .utils import catch_interrupt
 
 # %% auto #0
 __all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
-           'check_converged', 'check_words', 'check_source', 'open_teacher', 'begin', 'resume', 'observe',
+           'check_converged', 'check_words', 'check_source', 'open_teacher', 'begin', 'load_latest', 'observe',
            'train_steps', 'with_progress_bar', 'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
@@ -216,7 +216,7 @@ def begin(
     return replace(run, data=data_identity(run.teacher, cfg))
 
 
-def resume(run: Run):
+def load_latest(run: Run):
     """Go on from the newest checkpoint, every process from the same one."""
     load_run(run)
     if len(set(steps := run.engine.gather(run.state.step))) > 1:
@@ -298,7 +298,7 @@ def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Recor
     cfg, state, engine = run.cfg, run.state, run.engine
     check_room(run)
     with run_lock(run):
-        resume(run)
+        load_latest(run)
         source = training_data(run.teacher, cfg, progress, engine.index, engine.count)
         with (
             closing(source),

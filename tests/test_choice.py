@@ -10,6 +10,7 @@ import tiny
 from training import Bench, saved
 
 from cond_distill import cli
+from cond_distill.adaptors.catalogue import make_adaptor
 from cond_distill.adaptors.choice import CHOICES, NO_CONTROLNET, UNKNOWN, choose_adaptor
 from cond_distill.data.tasks import OWN_PICTURES, TASKS
 from cond_distill.student import Student
@@ -52,6 +53,21 @@ def test_families(family, network, tmp_path):
     assert choice.adaptor == network and (choice is NO_CONTROLNET) == (family == "pixels")
     assert choose_adaptor("my_tasks:FOG", teacher).adaptor == network
     assert choose_adaptor("edit", teacher) is CHOICES["edit"] and UNKNOWN.adaptor == "controlnet"
+
+
+@pytest.mark.parametrize("family", tiny.MAKERS)
+def test_a_network_of_a_derived_class_is_of_its_family(family, tmp_path):
+    """What a teacher can do follows from its family, not from how its network's class is called."""
+    tiny.MAKERS[family](tmp_path)
+    teacher = Teacher.from_pretrained(tmp_path)
+    kind = type(teacher.backbone)
+    assert teacher.network_kind == kind.__name__
+    adaptor, size = choose_adaptor("depth", teacher).adaptor, 2 * teacher.image_size
+    teacher.backbone.__class__ = type("Mine", (kind,), {})
+    assert choose_adaptor("depth", teacher).adaptor == adaptor
+    make_adaptor(adaptor, teacher, 1, rank=2)
+    if kind.__name__ == "UNet2DConditionModel":
+        assert teacher.at_size(size).image_size == size
 
 
 def test_what_is_saved_and_printed(bench, capsys):

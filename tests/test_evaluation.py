@@ -75,8 +75,8 @@ def test_distances_are_blind_to_the_condition(scenes, networks):
     """Another order of the same pictures changes the fidelities and nothing else."""
     images, depth, claims = (scenes[key][:COUNT] for key in ("image", "depth", "claims"))
     real = distances.describe(networks, scenes["image"][COUNT:])
-    right = fidelity.evaluate(networks, images, real, depth, claims)
-    wrong = fidelity.evaluate(networks, images.roll(1, 0), real, depth, claims)
+    right = fidelity.evaluate_pictures(networks, images, real, depth, claims)
+    wrong = fidelity.evaluate_pictures(networks, images.roll(1, 0), real, depth, claims)
     assert wrong["fd_texture"] == pytest.approx(right["fd_texture"], rel=1e-3)
     assert wrong["depth_error"] > 2 * right["depth_error"]
     assert wrong["caption_all"] < right["caption_all"] - 0.2

@@ -29,14 +29,14 @@ def printed(verb: str, capsys) -> str:
 
 def help_of(text: str) -> dict[str, str]:
     """Setting → its help, of a page of `--help`."""
-    found: dict[str, list[str]] = {}
+    lines_of: dict[str, list[str]] = {}
     for line in text.splitlines():
         if flag := re.match(r" +--([a-z][\w-]*)(.*)", line):
             words = re.split(r"\s{2,}", flag[2], maxsplit=1)
-            found[flag[1].replace("-", "_")] = words[1:]
-        elif re.match(r" {12,}\S", line) and found:
-            found[list(found)[-1]].append(line)
-    texts = {name: " ".join(" ".join(parts).split()) for name, parts in found.items()}
+            lines_of[flag[1].replace("-", "_")] = words[1:]
+        elif re.match(r" {12,}\S", line) and lines_of:
+            lines_of[list(lines_of)[-1]].append(line)
+    texts = {name: " ".join(" ".join(parts).split()) for name, parts in lines_of.items()}
     return {name: re.sub(r" ?\((default: |required).*", "", text) for name, text in texts.items()}
 
 
@@ -90,10 +90,10 @@ def test_help_has_an_example(verb, capsys):
 
 def test_a_training_is_made_of_its_groups():
     words = "distill --lr 0.01 --task edit --no-flip --z-s noise --rank 3 --seed 5".split()
-    given = dict(lr=0.01, task="edit", flip=False, z_s="noise", rank=3, seed=5)
-    assert cli.read_words(words) == TrainConfig(**given)
+    settings = dict(lr=0.01, task="edit", flip=False, z_s="noise", rank=3, seed=5)
+    assert cli.read_words(words) == TrainConfig(**settings)
     checked = cli.read_words(["check", *words[1:]])
-    assert checked == options.CheckConfig(**given) and type(checked) is options.CheckConfig
+    assert checked == options.CheckConfig(**settings) and type(checked) is options.CheckConfig
 
 
 @pytest.mark.parametrize("wrong", ["--lr nan", "--ramp-start 0.9", "--batch 0", "--z-s truth"])

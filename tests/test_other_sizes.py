@@ -88,15 +88,15 @@ def test_training_at_another_size(folder, tmp_path):
 @pytest.mark.parametrize("task", ["depth", "segmentation", "superres_x4", "inpaint", "edit"])
 def test_what_measures_the_shipped_world_at_another_size(task):
     """Networks that read 64 pixels are left out, which is said once; the rest is measured."""
-    with pytest.warns(UserWarning, match="64 × 64") as said:
+    with pytest.warns(UserWarning, match="64 × 64") as warned:
         eval_fn = fidelity_fn(TrainConfig(task=task, image_size=128))
-    assert len(said) == 1
+    assert len(warned) == 1
     if task in ("depth", "segmentation"):
         assert eval_fn is None
         return
     held = held_out_examples(TrainConfig(task=task), 128, 2)
-    found = eval_fn(torch.rand(2, 3, 128, 128), held)
-    assert found and "perceptual" not in found
+    row = eval_fn(torch.rand(2, 3, 128, 128), held)
+    assert row and "perceptual" not in row
 
 
 @pytest.mark.slow

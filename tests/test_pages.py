@@ -93,5 +93,5 @@ def test_the_map_has_the_reading_times_of_the_pages():
         assert sum(shown[:-1]) == shown[-1]
         for number, minutes in enumerate(shown[:-1], 1):
             cells = next(c for name, c in PAGES.items() if f"course/{number:02}_" in name)
-            said = re.search(rf"\b{kind} (\d+) min", "\n".join(c.source for c in cells[:3]))
-            assert not said or int(said[1]) == minutes, f"{kind} of page {number}"
+            stated = re.search(rf"\b{kind} (\d+) min", "\n".join(c.source for c in cells[:3]))
+            assert not stated or int(stated[1]) == minutes, f"{kind} of page {number}"

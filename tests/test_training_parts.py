@@ -13,8 +13,8 @@ from cond_distill.adaptors.concat import as_latent
 from cond_distill.data.cache import cache_examples
 from cond_distill.methods.codi import CoDi
 from cond_distill.trainer import as_numbers, train_step
-from cond_distill.training.callbacks import Record
 from cond_distill.training.state import new_run
+from cond_distill.training.validation import Record
 from cond_distill.utils import append_row
 
 

@@ -16,9 +16,9 @@ from cond_distill.data.cache import cache_examples
 from cond_distill.student import Student
 from cond_distill.trainer import distill, distill_to_end, train_step
 from cond_distill.training import checkpoint
-from cond_distill.training.callbacks import logged_minutes
 from cond_distill.training.checkpoint import read_checkpoint, write_checkpoint
 from cond_distill.training.state import new_run
+from cond_distill.training.validation import logged_minutes
 
 pytestmark = pytest.mark.slow
 
@@ -198,10 +198,10 @@ def test_no_run_is_lost_by_its_measurement(bench):
         raise ZeroDivisionError("of mine")
 
     cfg = bench.config("unmeasurable", grid_every=4)
-    with pytest.warns(UserWarning, match="failed at step 4: ZeroDivisionError: of mine") as said:
+    with pytest.warns(UserWarning, match="failed at step 4: ZeroDivisionError: of mine") as warned:
         records = bench.train(cfg, eval_fn=fails)
     assert [r.measured for r in records] == [None] * 8
-    assert len([w for w in said if "ZeroDivisionError" in str(w.message)]) == 3
+    assert len([w for w in warned if "ZeroDivisionError" in str(w.message)]) == 3
     about = Student.load(bench.teacher, cfg.out).about
     assert about["steps"] == 8 and "curve" not in about
 
@@ -237,9 +237,9 @@ def test_unmeasured(bench):
 def test_same_losses(bench, adaptor, changes):
     """Recomputing activations, and working a batch off in pieces, change no loss."""
     losses = []
-    for k, more in enumerate(({}, changes)):
+    for k, settings in enumerate(({}, changes)):
         name = f"{adaptor} {[*changes]} {k}"
-        cfg = bench.config(name, adaptor=adaptor, steps=3, **more)
+        cfg = bench.config(name, adaptor=adaptor, steps=3, **settings)
         losses.append([r.loss for r in bench.train(cfg)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -68,14 +68,14 @@ def cell(teacher, nets, adaptor, task, cfg, n):
 class Cells:
     """What was measured, kept in a file after every cell: a run that is stopped goes on."""
 
-    def __init__(self, file, made):
+    def __init__(self, file, setting):
         state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        self.file, self.made = file, made
-        self.values = state["cells"] if state.get("made") == made else {}
+        self.file, self.setting = file, setting
+        self.values = state["cells"] if state.get("made") == setting else {}
 
     def keep(self, key, value):
         self.values[key] = value
-        text = json.dumps(dict(made=self.made, cells=self.values), indent=1)
+        text = json.dumps(dict(made=self.setting, cells=self.values), indent=1)
         self.file.write_text(text + "\n", encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from cond_distill.evaluation.compare import held_out, score
 from cond_distill.evaluation.distances import load_networks
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
-from cond_distill.training.callbacks import logged_minutes, measure_curve
+from cond_distill.training.validation import logged_minutes, measure_curve
 from cond_distill.utils import table
 
 WAYS = dict(

@@ -94,14 +94,14 @@ class Visit:
     """One page in one window, and what went wrong while it loaded."""
 
     def __init__(self, browser: Browser, address: str, width: int = 1280, scheme: str = "light"):
-        self.found: list[str] = []
+        self.problems: list[str] = []
         self.bytes = 0
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme
         )
         self.page: Page = self.context.new_page()
         self.page.on("console", self.on_console)
-        self.page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         self.page.on("request", self.on_request)
         self.page.on("response", self.on_response)
         self.page.goto(address, wait_until="networkidle")
@@ -109,12 +109,12 @@ class Visit:
     def on_console(self, message):
         """Errors of the console are findings; the status 404 of the test's own page is not."""
         if message.type == "error" and "404" not in message.text:
-            self.found.append(f"console: {message.text}")
+            self.problems.append(f"console: {message.text}")
 
     def on_request(self, request):
         """Nothing is asked from another server."""
         if not re.match(r"http://127\.0\.0\.1:|data:|blob:", request.url):
-            self.found.append(f"asks another server: {request.url}")
+            self.problems.append(f"asks another server: {request.url}")
 
     def on_response(self, response):
         """Count what the page loads."""
@@ -134,7 +134,7 @@ class Visit:
     def close(self) -> list[str]:
         """End the visit; what was found."""
         self.context.close()
-        return self.found
+        return self.problems
 
 
 def badges(links: list[str]) -> list[str]:
@@ -205,7 +205,7 @@ def search(browser: Browser, root: str) -> list[str]:
     try:
         visit.page.wait_for_selector(".search-result", timeout=5000)
     except Exception:
-        visit.found.append("the search for “noise consistency” finds nothing")
+        visit.problems.append("the search for “noise consistency” finds nothing")
     return visit.close()
 
 

@@ -42,6 +42,6 @@ ADAPTOR_CLASSES = (
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:
     """A fresh adaptor of that name, or "module:class" of your own, for this teacher."""
     kind = find(name, ADAPTORS, "adaptor", Adaptor)
-    if kind is ControlNetAdaptor and "Transformer" in type(teacher.backbone).__name__:
+    if kind is ControlNetAdaptor and teacher.network_kind == "SD3Transformer2DModel":
         kind = TransformerControlNetAdaptor
     return kind.from_teacher(teacher, channels, rank)

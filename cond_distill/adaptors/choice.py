@@ -55,8 +55,7 @@ WITH_CONTROLNET = ("UNet2DConditionModel", "SD3Transformer2DModel")  # networks 
 def choose_adaptor(task: str, teacher: Teacher) -> Choice:
     """What "auto" stands for in a new run with this task and this teacher."""
     choice = CHOICES.get(task, UNKNOWN)
-    network = type(teacher.backbone).__name__
-    if choice.adaptor == "controlnet" and network not in WITH_CONTROLNET:
+    if choice.adaptor == "controlnet" and teacher.network_kind not in WITH_CONTROLNET:
         return NO_CONTROLNET
     return choice
 

@@ -31,7 +31,7 @@ class LoRAAdaptor(Adaptor):
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 0, rank: int = 16) -> LoRAAdaptor:
         """`channels` is taken for the sake of one signature and ignored."""
-        prefix = "transformer" if "Transformer" in type(teacher.backbone).__name__ else "unet"
+        prefix = "transformer" if teacher.network_kind == "SD3Transformer2DModel" else "unet"
         return cls(LowRank(teacher.backbone, rank, ""), prefix, teacher.image_size).to(
             teacher.device
         )

@@ -18,8 +18,8 @@ from cond_distill.data.items import (
     TARGETS,
     USUAL,
     Columns,
-    Found,
     Item,
+    Listing,
     as_captions,
     pick,
 )
@@ -95,7 +95,7 @@ def read_dataset(
     columns: Columns = USUAL,
     pairs: bool = False,  # two columns of pictures are pairs
     fetch: bool = False,  # ask the hub for one that is not on this machine
-) -> Found:
+) -> Listing:
     """The rows of a data set."""
     data = _open_dataset(source, fetch)
     import datasets
@@ -115,4 +115,4 @@ def read_dataset(
     if not items:
         raise ValueError(f"{where} has no rows")
     caption_counts = Counter({f"column {words}": sum(map(bool, captions))})
-    return Found(items, +caption_counts, state=_state(data))
+    return Listing(items, +caption_counts, state=_state(data))

@@ -161,8 +161,8 @@ def estimated(task: Task, estimator: Estimator) -> Task:
         error = (estimator(images) - held["cond"]).abs().mean().item()
         return {"map error": error}
 
-    made = replace(task, of_scene=None, of_batch=estimator, bits=16)
-    return replace(made, fidelity=fidelity, reads_scenes=False)
+    estimating = replace(task, of_scene=None, of_batch=estimator, bits=16)
+    return replace(estimating, fidelity=fidelity, reads_scenes=False)
 
 
 def task_of(cfg: TrainConfig) -> Task:

@@ -23,7 +23,7 @@ from cond_distill.data.files import (
     read_tables,
     read_text,
 )
-from .items import USUAL, Columns, Found, Item
+from .items import USUAL, Columns, Item, Listing
 
 # %% auto #0
 __all__ = ['find_images', 'list_images', 'digest']
@@ -49,7 +49,7 @@ def _why_ignored(file: Path) -> str:
 
 def _found(
     folder: Path, pictures: list, inputs: dict, files: list, tables: Tables, ignored: Counter
-) -> Found:
+) -> Listing:
     """Items of the pictures, with their captions, and a count of everything else."""
     items, caption_counts = [], Counter()
     texts = {f for f in files if f.suffix in CAPTION_ENDINGS}
@@ -65,10 +65,10 @@ def _found(
             f"no pictures in {printable(folder)!r}; expected .jpg, .png, .webp … files, or the "
             f"folders input/ and target/; here are {dict(ignored) or 'no files'}"
         )
-    return Found(items, +caption_counts, ignored, tuple(tables.notes))
+    return Listing(items, +caption_counts, ignored, tuple(tables.notes))
 
 # %% ../../nbs/library/data/folder.ipynb #bd50d8d2
-def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
+def _folder(folder: Path, columns: Columns, pairs: bool) -> Listing:
     """The pictures of a folder; as pairs, if its tables name two pictures in a row."""
     files, ignored = list_files(folder)
     tables = read_tables(folder, files, columns, pairs)
@@ -83,7 +83,7 @@ def _folder(folder: Path, columns: Columns, pairs: bool) -> Found:
     return _found(folder, pictures, tables.inputs, files, tables, ignored)
 
 # %% ../../nbs/library/data/folder.ipynb #9ec50975
-def _pairs(folder: Path, columns: Columns) -> Found:
+def _pairs(folder: Path, columns: Columns) -> Listing:
     """The pictures in input/ and target/: the same names (without ending) in both."""
     files, ignored = list_files(folder)
     sides = {
@@ -111,7 +111,7 @@ def find_images(
     columns: Columns = USUAL,
     pairs: bool = False,  # rows that name two pictures are pairs
     fetch: bool = False,  # ask the hub for a data set that is not on this machine
-) -> Found:
+) -> Listing:
     """What a folder or a data set holds."""
     folder, pairs = Path(source), pairs or bool(columns.condition)
     marks = ("state.json", "dataset_dict.json")
@@ -127,7 +127,7 @@ def list_images(source: str | Path) -> list[Item]:
     return find_images(source).items
 
 # %% ../../nbs/library/data/folder.ipynb #9540f9a3
-def digest(source: str | Path, listing: Found | None = None) -> str:
+def digest(source: str | Path, listing: Listing | None = None) -> str:
     """Eight hex digits of a source's place and of its pictures; caches are named by it.
 
     Of each picture the name, the size, the date and the captions count.

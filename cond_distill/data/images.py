@@ -229,9 +229,9 @@ class Photos(torch.utils.data.Dataset):
         self.crops = Crops(size, max_crop_scale, seed, channel_shuffle, flip)
         self.task = find_task(task) if isinstance(task, str) else task
         pairs = self.task is not None and self.task.name == "pairs"
-        self.found = find_images(source, columns, pairs, fetch)
-        check_task(self.task, self.found.pairs, source)
-        self.items = split_items(self.found.items, split, length, seed)
+        self.listing = find_images(source, columns, pairs, fetch)
+        check_task(self.task, self.listing.pairs, source)
+        self.items = split_items(self.listing.items, split, length, seed)
 
     def __len__(self):
         return self.length
@@ -253,11 +253,11 @@ class Photos(torch.utils.data.Dataset):
 
     def digest(self) -> str:
         """Different for other pictures, captions or columns."""
-        return digest(self.source, self.found)
+        return digest(self.source, self.listing)
 
     def report(self) -> str:
         """What was found, how much of it is held out, and whether all of it will be seen."""
-        line, n, used = self.found.report(), len(self.found.items), len(self.items)
+        line, n, used = self.listing.report(), len(self.listing.items), len(self.items)
         if n == 1:
             line += "; the only one is also the one to measure with"
         elif self.split == "train":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # %% auto #0
-__all__ = ['CAPTIONS', 'CONDITIONS', 'TARGETS', 'USUAL', 'Columns', 'pick', 'as_captions', 'Item', 'Found']
+__all__ = ['CAPTIONS', 'CONDITIONS', 'TARGETS', 'USUAL', 'Columns', 'pick', 'as_captions', 'Item', 'Listing']
 
 # %% ../../nbs/library/data/items.ipynb #4bc3ea87
 # names of columns that hold captions, and the input of a pair; the first that is there counts
@@ -78,11 +78,13 @@ class Item:
 
 # %% ../../nbs/library/data/items.ipynb #3b824a06
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """What a source holds."""
 
     items: list[Item]
-    told: Counter = field(default_factory=Counter)  # where captions stood → for how many pictures
+    caption_counts: Counter = field(
+        default_factory=Counter
+    )  # where captions stood → for how many pictures
     ignored: Counter = field(default_factory=Counter)  # why files are passed over → how many
     notes: tuple[str, ...] = ()
     state: str = ""  # of a data set: different for every version of it
@@ -94,10 +96,10 @@ class Found:
 
     def report(self) -> str:
         """One line: how many pictures, captions for how many and from where, what was ignored."""
-        n, m = len(self.items), self.told.total()
+        n, m = len(self.items), self.caption_counts.total()
         line = f"{n:,} {'pairs' if self.pairs else 'pictures'}, captions for {m:,}"
-        if self.told:
-            line += f" (from {', '.join(self.told)})"
+        if self.caption_counts:
+            line += f" (from {', '.join(self.caption_counts)})"
         if self.ignored:
             why = ", ".join(f"{k:,} {name}" for name, k in self.ignored.most_common())
             line += f", {self.ignored.total():,} files ignored ({why})"

@@ -173,28 +173,28 @@ class Places:
         self.every, self.keep = cfg.save_every, cfg.keep + 2
         stats = "".join(f"{f}{Path(f).stat().st_size}" for f in files)
         self.digest = hashlib.sha256(stats.encode()).hexdigest()[:12]
-        self.kept: dict[str, dict] = {}
+        self.places: dict[str, dict] = {}
         if self.file.is_file():
             record = json.loads(self.file.read_text("utf-8"))
             if record["digest"] == self.digest:
-                self.kept = record["places"]
+                self.places = record["places"]
             else:
                 say("the shards are not those of the run so far: they are read from the beginning")
 
     def find(self, step: int) -> Place | None:
         """Where reading stood before that step."""
-        place = self.kept.get(str(step))
+        place = self.places.get(str(step))
         return Place(**place) if place else None
 
     def keep_place(self, step: int, place: Place, now: bool = False) -> None:
         """Remember where reading stands before that step; written when a checkpoint is due."""
         if now or step % self.every == 0:
-            self.kept[str(step)] = asdict(place)
-            last = sorted(self.kept, key=int)[-self.keep :]
-            self.kept = {k: self.kept[k] for k in last}
+            self.places[str(step)] = asdict(place)
+            last = sorted(self.places, key=int)[-self.keep :]
+            self.places = {k: self.places[k] for k in last}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             part = self.file.with_suffix(".part")
-            part.write_text(json.dumps(dict(digest=self.digest, places=self.kept)), "utf-8")
+            part.write_text(json.dumps(dict(digest=self.digest, places=self.places)), "utf-8")
             part.replace(self.file)
 
 

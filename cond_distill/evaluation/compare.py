@@ -64,8 +64,8 @@ COLUMNS = {  # of `set_distances` → its name in a table
 
 def set_columns(real: PictureSet, drawn: PictureSet) -> dict[str, float]:
     """The columns of a table that compare drawn pictures with real ones as two sets."""
-    found = set_distances(real, drawn)
-    return {column: found[name] for name, column in COLUMNS.items() if name in found}
+    distances = set_distances(real, drawn)
+    return {column: distances[name] for name, column in COLUMNS.items() if name in distances}
 
 
 def measure_images(

@@ -25,7 +25,7 @@ from cond_distill.evaluation.evaluator import (
 from .standard import inception_fid, inception_weights
 
 # %% auto #0
-__all__ = ['depth_fidelity', 'solid_overlap', 'evaluate']
+__all__ = ['depth_fidelity', 'solid_overlap', 'evaluate_pictures']
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #7f1af40e
 def depth_fidelity(
@@ -58,7 +58,7 @@ def solid_overlap(
     return (both / either.clamp(min=1)).mean().item()
 
 # %% ../../nbs/library/evaluation/fidelity.ipynb #8ba53ed5
-def evaluate(
+def evaluate_pictures(
     networks: Networks,  # `load_networks()`
     fake: torch.Tensor,  # [M, 3, 64, 64] in [0, 1], drawn
     real: torch.Tensor | PictureSet,  # [N, 3, 64, 64] in [0, 1], held out, or `describe` of them

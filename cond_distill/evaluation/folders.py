@@ -29,12 +29,12 @@ from .standard import CLIP, standard_columns
 from .texture import TextureNetwork, texture_features
 
 # %% auto #0
-__all__ = ['Pictures', 'read_pictures', 'pair_up', 'texture_crops', 'mean_features', 'pair_columns', 'texture_columns',
+__all__ = ['FolderPictures', 'read_pictures', 'pair_up', 'texture_crops', 'mean_features', 'pair_columns', 'texture_columns',
            'measure_pictures']
 
 # %% ../../nbs/library/evaluation/folders.ipynb #30093819
 @dataclass(frozen=True)
-class Pictures:
+class FolderPictures:
     """The pictures of a folder."""
 
     names: list[str]  # paths in the folder, without their endings
@@ -45,12 +45,12 @@ class Pictures:
 def read_pictures(
     folder: str | Path,
     most: int | None = None,  # so many at most, evenly from the sorted names
-) -> Pictures:
+) -> FolderPictures:
     """Open a folder, and print what was found. Raises `ValueError` if nothing can be read."""
     items = list_images(folder)
     if most and len(items) > most:
         items = [items[k * len(items) // most] for k in range(most)]
-    pictures, bad = Pictures([], [], []), []
+    pictures, bad = FolderPictures([], [], []), []
     for item in items:
         try:
             pictures.images.append(open_image(item.file))
@@ -67,14 +67,16 @@ def read_pictures(
     return pictures
 
 
-def pair_up(drawn: Pictures, real: Pictures) -> Pictures | None:
+def pair_up(drawn: FolderPictures, real: FolderPictures) -> FolderPictures | None:
     """The real pictures in the order of the drawn ones, by name; None if they are no pairs."""
     place = {name: k for k, name in enumerate(real.names)}
     unique = len(place) == len(real.names) and len(set(drawn.names)) == len(drawn.names)
     if not unique or not set(drawn.names) <= set(place):
         return None
     order = [place[name] for name in drawn.names]
-    return Pictures(drawn.names, [real.images[k] for k in order], [real.captions[k] for k in order])
+    return FolderPictures(
+        drawn.names, [real.images[k] for k in order], [real.captions[k] for k in order]
+    )
 
 # %% ../../nbs/library/evaluation/folders.ipynb #4809e262
 def texture_crops(

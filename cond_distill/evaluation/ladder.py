@@ -24,7 +24,7 @@ from .evaluator import EvaluatorNetwork, caption_accuracy
 from .fidelity import depth_fidelity
 
 # %% auto #0
-__all__ = ['DAMAGES', 'SHARES', 'DISTINCT', 'MEASURES', 'Rung', 'shifted', 'build_ladders', 'measure_ladders',
+__all__ = ['LADDERS', 'SHARES', 'DISTINCT', 'MEASURES', 'Rung', 'shifted', 'build_ladders', 'measure_ladders',
            'real_against_real', 'distance_from_real', 'is_ordered', 'blindness']
 
 # %% ../../nbs/library/evaluation/ladder.ipynb #b82f945b
@@ -38,7 +38,7 @@ class Rung:
     captions: list[Caption]  # N captions that the pictures are held against
 
 
-DAMAGES: dict[str, tuple[str, str, tuple[float, ...]]] = {  # kind, label, from weak to strong
+LADDERS: dict[str, tuple[str, str, tuple[float, ...]]] = {  # kind, label, from weak to strong
     "blur": ("blur", "σ {}", (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)),
     "shrink, enlarge": ("shrink", "÷ {}", (1.25, 1.5, 2, 3, 4, 6)),
     "noise": ("noise", "σ {}", (0.01, 0.02, 0.04, 0.08, 0.15, 0.25)),
@@ -70,7 +70,7 @@ def build_ladders(
     """All ladders over one set of pictures, each from weak to strong."""
 
     def pictures(name):
-        kind, label, values = DAMAGES[name]
+        kind, label, values = LADDERS[name]
         for value in values:
             spoilt = damage(images, kind, value, torch.Generator().manual_seed(0))
             yield Rung(label.format(value), spoilt, depth, captions)
@@ -79,7 +79,7 @@ def build_ladders(
         pick = torch.arange(len(images)) % count
         return Rung(f"{count} pictures", images[pick], depth, captions)
 
-    ladders = {name: list(pictures(name)) for name in DAMAGES}
+    ladders = {name: list(pictures(name)) for name in LADDERS}
     ladders["wrong condition"] = [
         Rung(f"{share:.0%}", images, shifted(depth, share), captions) for share in SHARES
     ]

@@ -16,7 +16,7 @@ from .distances import frechet_distance, kernel_distance
 from .evaluator import check_images, check_pairs
 
 # %% auto #0
-__all__ = ['INCEPTION', 'ALEXNET', 'CLIP', 'Pictures', 'checkpoint_folder', 'inception_weights', 'alexnet_weights', 'clip_folder',
+__all__ = ['INCEPTION', 'ALEXNET', 'CLIP', 'Images', 'checkpoint_folder', 'inception_weights', 'alexnet_weights', 'clip_folder',
            'how_to_get', 'same_sized', 'open_inception', 'inception_features', 'inception_distances', 'inception_fid',
            'lpips', 'clip_score', 'standard_columns']
 
@@ -98,12 +98,12 @@ def open_inception() -> Callable:  # uint8 [B, 3, H, W] -> [B, 2048]
     return FrechetInceptionDistance(feature_extractor_weights_path=str(weights)).inception
 
 
-Pictures = Sequence[torch.Tensor] | torch.Tensor
+Images = Sequence[torch.Tensor] | torch.Tensor
 
 
 @torch.no_grad()
 def inception_features(
-    pictures: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    pictures: Images,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
     net: Callable | None = None,  # None: `open_inception`
 ) -> torch.Tensor:  # [N, 2048]
     """What Inception sees in pictures of any size."""
@@ -115,8 +115,8 @@ def inception_features(
 
 
 def inception_distances(
-    real: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
-    fake: Pictures,  # M of them
+    real: Images,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    fake: Images,  # M of them
     net: Callable | None = None,  # None: `open_inception`
 ) -> dict[str, float]:
     """FID and KID (of 1,000 pictures at most at a time, as torchmetrics)."""
@@ -131,8 +131,8 @@ def inception_fid(real: torch.Tensor, fake: torch.Tensor) -> float:
 
 # %% ../../nbs/library/evaluation/standard.ipynb #9ec50975
 def lpips(
-    a: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
-    b: Pictures,  # N of them, of the same sizes
+    a: Images,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    b: Images,  # N of them, of the same sizes
 ) -> float:
     """LPIPS (AlexNet), averaged over pairs. Raises `FileNotFoundError` without its weights."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -152,7 +152,7 @@ def lpips(
 
 @torch.no_grad()
 def clip_score(
-    pictures: Pictures,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
+    pictures: Images,  # N of [3, H, W] in [0, 1], or [N, 3, H, W]
     captions: Sequence[str],  # N; pictures with an empty one are left out
     clip: str = CLIP,  # a folder, or the name of a model in the hub's cache
 ) -> float:  # 100 cos; nan if there is no caption
@@ -186,8 +186,8 @@ def clip_score(
 
 # %% ../../nbs/library/evaluation/standard.ipynb #aebd1d92
 def standard_columns(
-    drawn: Pictures,  # M of [3, H, W] in [0, 1], or [M, 3, H, W]
-    real: Pictures,  # N of them
+    drawn: Images,  # M of [3, H, W] in [0, 1], or [M, 3, H, W]
+    real: Images,  # N of them
     captions: Sequence[str] = (),  # of the drawn ones; none: no CLIP score
     paired: bool = True,  # drawn and real belong together one by one: LPIPS
     clip: str = CLIP,

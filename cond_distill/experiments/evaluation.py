@@ -21,13 +21,13 @@ from .jobs import Job, train
 from ..sampler import draw_images
 from ..student import Student
 from ..teacher import Teacher
-from ..training.callbacks import logged_minutes
+from ..training.validation import logged_minutes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['STEPS', 'MANY', 'questions', 'evaluate', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job', 'gallery']
+__all__ = ['STEPS', 'MANY', 'questions', 'evaluate_job', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job', 'gallery']
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #b58d5494
 STEPS = (1, 2, 4, 8, 16)
@@ -43,7 +43,7 @@ def questions(job: Job, steps: tuple[int, ...] = STEPS) -> list[tuple[str, int]]
     return [(m, k) for m in samplers for k in steps if k > 1 or m in ("ddim", "auto")]
 
 
-def evaluate(
+def evaluate_job(
     job: Job, student: Student, nets: Networks, held: dict, steps: tuple[int, ...] = STEPS
 ) -> list[dict]:
     """Rows of `compare.score` with the number of their pictures."""
@@ -122,7 +122,7 @@ def run_job(
     student = train(job, teacher, folder, cache, progress, **settings)
     result = dict(
         job=asdict(job),
-        rows=evaluate(job, student, nets, held, steps),
+        rows=evaluate_job(job, student, nets, held, steps),
         stages=stages_of(folder),
         training_minutes=minutes_of(folder),
         threads=torch.get_num_threads(),

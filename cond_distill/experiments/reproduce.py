@@ -31,8 +31,8 @@ from .jobs import ABLATIONS, COMPARED, Job
 from ..teacher import Teacher, best_device
 
 # %% auto #0
-__all__ = ['RATES', 'SEARCH_SEED', 'T_95', 'best_rate', 'plan', 'rated', 'claimed', 'is_missing', 'take_jobs', 'Bench', 'work',
-           'in_processes', 'reproduce', 'summary', 'mean_interval', 'interval']
+__all__ = ['RATES', 'SEARCH_SEED', 'T_95', 'best_rate', 'list_jobs', 'rated', 'claimed', 'is_missing', 'take_jobs', 'Bench',
+           'work', 'in_processes', 'reproduce', 'summary', 'mean_interval', 'interval']
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #3f9a844f
 RATES = (3e-4, 1e-3, 3e-3)  # learning rates of the search
@@ -51,7 +51,7 @@ def best_rate(
     return min(lr for lr in RATES if distance[lr] <= 1.1 * min(distance.values()))
 
 # %% ../../nbs/library/experiments/reproduce.ipynb #b05122d1
-def plan(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
+def list_jobs(cfg: ReproduceConfig, teacher: Teacher) -> tuple[list[Job], list[Job]]:
     """The jobs of the search, and the others; their learning rate is 0 until it is found."""
     methods = tuple(cfg.methods) or tuple(ABLATIONS if cfg.ablations else COMPARED)
     if wrong := [m for m in methods if m not in COMPARED | ABLATIONS]:
@@ -151,7 +151,7 @@ class Bench:
 def work(cfg: ReproduceConfig) -> list[Job]:
     """Search, then the jobs, until no other process has left any; those that failed."""
     bench = Bench(cfg)
-    search, jobs = plan(cfg, bench.teacher)
+    search, jobs = list_jobs(cfg, bench.teacher)
     run = partial(bench.run, progress=cfg.at_once == 1)
     failed = take_jobs(search, cfg, run)
     lost = {job.method for job in failed}
@@ -197,7 +197,7 @@ def _workers(cfg: ReproduceConfig) -> dict[Path, list[str]]:
 def reproduce(cfg: ReproduceConfig) -> dict[str, dict]:
     """All jobs that are not done yet, and a picture for each task; returns {name: result}."""
     bench = Bench(cfg)
-    search, jobs = plan(cfg, bench.teacher)
+    search, jobs = list_jobs(cfg, bench.teacher)
     if cfg.at_once > 1:
         failed = in_processes(_workers(cfg), cfg.at_once)
         if failed:

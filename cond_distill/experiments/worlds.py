@@ -139,10 +139,12 @@ def ring_exact(z: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tenso
 class RingStudent(nn.Module):
     """The teacher plus a small network whose last layer starts at zero."""
 
-    def __init__(self, width: int = 96, told: bool = False):
+    def __init__(self, width: int = 96, takes_look_ahead: bool = False):
         super().__init__()
         hidden = nn.Linear(width, width)
-        self.net = nn.Sequential(nn.Linear(7 + told, width), nn.SiLU(), hidden, nn.SiLU())
+        self.net = nn.Sequential(
+            nn.Linear(7 + takes_look_ahead, width), nn.SiLU(), hidden, nn.SiLU()
+        )
         self.last = nn.Linear(width, 2)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -152,7 +154,7 @@ class RingStudent(nn.Module):
         z: torch.Tensor,  # [N, 2]
         t: torch.Tensor,  # [N]
         c: torch.Tensor,  # [N]
-        ahead: torch.Tensor | None = None,  # [N] how far ahead to look, if it is `told`
+        ahead: torch.Tensor | None = None,  # [N], if it takes the look-ahead
     ) -> torch.Tensor:
         """x̂ [N, 2]."""
         alpha, sigma = signal_and_noise(t)

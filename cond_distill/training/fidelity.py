@@ -13,7 +13,7 @@ from ..data.estimate import task_of
 from ..evaluation.distances import load_networks
 from ..evaluation.evaluator import SCENE_SIZE
 from ..teacher import best_device
-from .callbacks import EvalFn
+from .validation import EvalFn
 
 # %% auto #0
 __all__ = ['fidelity_fn']
