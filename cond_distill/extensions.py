@@ -47,10 +47,10 @@ def code_digest(name: str) -> str:  # of "module:name", whose module has been im
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8] if ":" in name and file else ""
 
 
-def lookup(table: Mapping[str, Entry], name: str, what: str) -> Entry:
+def lookup(table: Mapping[str, Entry], name: str, setting: str) -> Entry:
     """What a table has under a name; `ValueError` with those that exist."""
     if name not in table:
-        raise ValueError(f"{what} is {name!r}; choose one of {', '.join(table)}")
+        raise ValueError(f"{setting} is {name!r}; choose one of {', '.join(table)}")
     return table[name]
 
 

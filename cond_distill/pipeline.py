@@ -199,10 +199,10 @@ def _predictor(
 ) -> Callable:  # (z, t) -> Prediction
     """The student, with its condition, text and guidance."""
     inputs = scheduler.rule.conditioning(student, scheduler.timesteps.tolist())
-    how = dict(guidance=guidance, negative=negative)
+    options = dict(guidance=guidance, negative=negative)
 
     def predict(z, t):
-        return student(z, t, ready, text, **how, **inputs[t])
+        return student(z, t, ready, text, **options, **inputs[t])
 
     return predict
 

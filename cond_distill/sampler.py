@@ -354,14 +354,14 @@ def draw_images(
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
-    how = (steps, sampler, guidance)
+    options = (steps, sampler, guidance)
     teacher: Any = getattr(model, "teacher", model)
     out = []
     for k, i in enumerate(range(0, len(captions), batch)):
         rows = slice(i, i + batch)
         part = _conditions(cond, rows)
         own_seed = seed + 1_000_003 * k
-        for state in sample(model, captions[rows], part, *how, own_seed, any_steps, look_ahead):
+        for state in sample(model, captions[rows], part, *options, own_seed, any_steps, look_ahead):
             if tick:
                 tick(len(state.z))
         with torch.no_grad():

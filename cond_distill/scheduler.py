@@ -133,8 +133,8 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         if rules.samplers:
             self.rule = saved_sampler(rules.samplers, num_inference_steps)
         ts = self.schedule.timesteps(num_inference_steps)
-        own = self.rule.name in SOLVERS
-        self.solver = SAMPLERS[self.rule.name](self.schedule, ts, None) if own else None
+        has_solver = self.rule.name in SOLVERS
+        self.solver = SAMPLERS[self.rule.name](self.schedule, ts, None) if has_solver else None
         self.timesteps = torch.tensor(ts, device=device)
 
     def step(

@@ -213,14 +213,14 @@ def quick_draw(monkeypatch):
     monkeypatch.setattr(drawing, "draw_images", drawn)
 
 
-@pytest.mark.parametrize("more", ["", "--no-sheet"])
-def test_several_pictures_are_also_written_one_by_one(more, quick_draw, tmp_path):
+@pytest.mark.parametrize("flag", ["", "--no-sheet"])
+def test_several_pictures_are_also_written_one_by_one(flag, quick_draw, tmp_path):
     """out.png shows all of them with labels; out_0.png … are the pictures themselves."""
-    assert status(f"sample --scene 5 --n 3 --out {tmp_path / 'out.png'} {more}") == 0
+    assert status(f"sample --scene 5 --n 3 --out {tmp_path / 'out.png'} {flag}") == 0
     sizes = {f.name: Image.open(f).size for f in sorted(tmp_path.iterdir())}
     sheet = sizes.pop("out.png", None)
     assert sizes == {f"out_{k}.png": (64, 64) for k in range(3)}
-    assert (sheet is None) == bool(more)
+    assert (sheet is None) == bool(flag)
 
 
 def test_a_file_whose_name_is_a_number(quick_draw, tmp_path, monkeypatch, capsys):

@@ -96,14 +96,14 @@ def maps(images):
 """
 
 
-@pytest.mark.parametrize("given", [dict(task="TASK"), dict(task="depth", estimator="maps")])
-def test_code_of_your_own(teacher, cfg, given, tmp_path, monkeypatch):
+@pytest.mark.parametrize("parts", [dict(task="TASK"), dict(task="depth", estimator="maps")])
+def test_code_of_your_own(teacher, cfg, parts, tmp_path, monkeypatch):
     """A task or an estimator of your own: after a change of its code the examples are new."""
-    module = f"own_{len(given)}"
+    module = f"own_{len(parts)}"
     (tmp_path / f"{module}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module(module)
-    names = {k: v if v == "depth" else f"{module}:{v}" for k, v in given.items()}
+    names = {k: v if v == "depth" else f"{module}:{v}" for k, v in parts.items()}
     cfg = replace(cfg, **names)
     before = cache_name(teacher, cfg)
     assert cache_name(teacher, cfg) == before

@@ -95,8 +95,8 @@ def test_an_adaptor_with_an_estimator_on_a_folder(places, tmp_path, monkeypatch)
     about = json.loads((folder / "cond_distill.json").read_text("utf-8"))
     about["config"] |= dict(estimator=f"{__name__}:inverted", images="mine")
     (folder / "cond_distill.json").write_text(json.dumps(about), "utf-8")
-    what = f"--adaptors {folder} --steps 1 --n 10 --out {tmp_path / 'out'}"
-    cli.main(f"evaluate --images {places / 'real'} {what}".split())
+    flags = f"--adaptors {folder} --steps 1 --n 10 --out {tmp_path / 'out'}"
+    cli.main(f"evaluate --images {places / 'real'} {flags}".split())
     (row,) = json.loads((tmp_path / "out" / "rows.json").read_text("utf-8"))
     assert {"map error", "FD-texture"} <= row.keys()
     held = report.folder_examples(places / "real", task_of_student(folder, places), 64, 2)
@@ -111,15 +111,15 @@ def task_of_student(folder, places):
 def test_an_adaptor_without_an_estimator_wants_pairs(places, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(f"evaluate --adaptors depth_distilled --images {places / 'real'}".split())
-    said = capsys.readouterr().err
-    assert "trained without an estimator" in said and "estimator=" not in said
+    printed = capsys.readouterr().err
+    assert "trained without an estimator" in printed and "estimator=" not in printed
 
 
 def test_an_adaptor_of_pictures_wants_pictures(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(f"evaluate --adaptors photos_superres_distilled --out {tmp_path}".split())
-    said = capsys.readouterr().err
-    assert "was trained on pictures" in said and "--images FOLDER" in said
+    printed = capsys.readouterr().err
+    assert "was trained on pictures" in printed and "--images FOLDER" in printed
 
 
 def test_a_module_that_a_file_names_is_not_imported(places):

@@ -68,14 +68,14 @@ def test_short(parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [["task"], ["adaptor"], ["method"], [*PARTS]])
-def test_trains_and_draws(tmp_path, own):
+@pytest.mark.parametrize("parts", [["task"], ["adaptor"], ["method"], [*PARTS]])
+def test_trains_and_draws(tmp_path, parts):
     """One part beside the package's others, and all together."""
     tiny.stable_diffusion(tmp_path / "teacher")
-    cfg = configuration(tmp_path, **dict(task="edges") | {k: PARTS[k] for k in own})
+    cfg = configuration(tmp_path, **dict(task="edges") | {k: PARTS[k] for k in parts})
     records = list(distill(cfg, progress=False))
     assert len(records) == 2
-    assert all((r.extra > 0) == ("method" in own) for r in records)  # the term of the method
+    assert all((r.extra > 0) == ("method" in parts) for r in records)  # the term of the method
     student = Student.load(Teacher.from_pretrained(cfg.teacher), cfg.out)
     cond = torch.rand(1, student.adaptor.channels, tiny.SIDE, tiny.SIDE)
     assert draw_images(student, [""], cond, steps=2).shape == (1, 3, tiny.SIDE, tiny.SIDE)

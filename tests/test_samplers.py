@@ -36,8 +36,8 @@ def test_every_saved_row_is_drawn_by_its_sampler(student):
         pipe.set_progress_bar_config(disable=True)
         for steps in (1, 5):
             ours = draw_images(student, ["", ""], cond, steps=steps, sampler=name, seed=4)
-            asked = dict(num_inference_steps=steps, output_type="pt")
-            theirs = pipe(["", ""], cond, generator=drawing.noise(4), **asked).images
+            settings = dict(num_inference_steps=steps, output_type="pt")
+            theirs = pipe(["", ""], cond, generator=drawing.noise(4), **settings).images
             assert torch.allclose(ours, theirs.cpu(), atol=1e-4), (name, steps)
     student.about = about
 
@@ -68,9 +68,9 @@ def test_guidance_is_checked_at_every_door(student, draw):
     """As the command line and the pipeline refuse it, and warn of it."""
     cond = drawing.condition()
     calls = dict(
-        sample=lambda **more: list(sample(student, [""], cond, steps=1, **more)),
-        draw_images=lambda **more: draw_images(student, [""], cond, steps=1, **more),
-        draw_tiled=lambda **more: draw_tiled(student, cond, steps=1, **more),
+        sample=lambda **options: list(sample(student, [""], cond, steps=1, **options)),
+        draw_images=lambda **options: draw_images(student, [""], cond, steps=1, **options),
+        draw_tiled=lambda **options: draw_tiled(student, cond, steps=1, **options),
     )
     with pytest.raises(ValueError, match="guidance_scale is 0.3; this model takes 1 or more"):
         calls[draw](guidance=0.3)

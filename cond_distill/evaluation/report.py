@@ -209,8 +209,8 @@ def folder_report(
     """Adaptors of one task on the pictures of a folder."""
     size = next(iter(students.values())).teacher.image_size
     scale = info_of(next(iter(students.values()))).config.get("max_crop_scale", 4.0)
-    own = task_of_student(next(iter(students.values())), cfg.images, cfg.fetch)
-    held = folder_examples(cfg.images, own, size, cfg.n, scale)
+    estimated_task = task_of_student(next(iter(students.values())), cfg.images, cfg.fetch)
+    held = folder_examples(cfg.images, estimated_task, size, cfg.n, scale)
     count = len(list_images(cfg.images))
     print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")
     report = Report(task, some_examples(held, shown_places(cfg.n)))
@@ -219,7 +219,7 @@ def folder_report(
         for name, student in students.items():
 
             def measure(images):
-                return folder_columns(nets, images, held, cfg.clip_model, own)
+                return folder_columns(nets, images, held, cfg.clip_model, estimated_task)
 
             add_adaptor(report, name, student, held, measure, cfg, tick)
     return report
