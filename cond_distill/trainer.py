@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from .adaptor import Adaptor
 from .adaptors.catalogue import ADAPTORS
 from .config import ModelConfig, TrainConfig
+from .data.images import Photos
 from .data.source import ExampleSource, make_batch
-from .data.stream import data_identity, open_photos, training_data
+from .data.stream import HeldOut, Shards, data_identity, open_photos, training_data
 from .data.tasks import find_task
 from .extensions import find, import_modules
 from .loss import NoiseSample
@@ -45,7 +46,7 @@ from .utils import catch_interrupt
 
 # %% auto #0
 __all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
-           'check_converged', 'check_words', 'check_source', 'open_teacher', 'begin', 'load_latest', 'observe',
+           'check_converged', 'check_words', 'open_source', 'open_teacher', 'begin', 'load_latest', 'observe',
            'train_steps', 'with_progress_bar', 'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
@@ -175,15 +176,16 @@ def check_words(cfg: TrainConfig):
     find(cfg.method, METHODS, "method", Method)
 
 
-def check_source(cfg: TrainConfig):
-    """A task that can be trained on what is given; found out before anything is made."""
+def open_source(cfg: TrainConfig) -> Photos | Shards | None:
+    """The pictures of a run, None for scenes; refuses a task that cannot be trained on them."""
     task = find_task(cfg.task)
     if cfg.images:
-        open_photos(cfg, 64)
-    elif not (task.of_image or task.of_scene):
+        return open_photos(cfg, 64)
+    if not (task.of_image or task.of_scene):
         raise ValueError(
             f"task {cfg.task!r} needs your own pictures: images=FOLDER (--images FOLDER)"
         )
+    return None
 
 
 def open_teacher(cfg: ModelConfig) -> Teacher:
@@ -206,14 +208,16 @@ def begin(
     """
     cfg = with_launcher_settings(cfg)
     check_words(cfg)
-    check_source(cfg)
+    photos = open_source(cfg)
     teacher = teacher or open_teacher(cfg)
     if cfg.image_size:
         teacher = teacher.at_size(cfg.image_size)
     run = new_run(cfg, teacher, method)
     if run.choice and progress and run.engine.main:
         print(run.choice, flush=True)
-    return replace(run, data=data_identity(run.teacher, cfg))
+    size = run.teacher.image_size
+    pictures = HeldOut(cfg, size, photos.at_size(size) if photos else None)
+    return replace(run, data=data_identity(run.teacher, cfg, pictures.photos), pictures=pictures)
 
 
 def load_latest(run: Run):
@@ -299,7 +303,7 @@ def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Recor
     check_room(run)
     with run_lock(run):
         load_latest(run)
-        source = training_data(run.teacher, cfg, progress, engine.index, engine.count)
+        source = training_data(run.teacher, cfg, progress, engine.index, engine.count, run.pictures)
         with (
             closing(source),
             catch_interrupt() as interrupts,

@@ -14,8 +14,9 @@ from PIL import Image, ImageCms
 from cond_distill.data import decode
 from cond_distill.data.decode import open_image, open_upright, read_pil
 from cond_distill.data.folder import digest, find_images
-from cond_distill.data.images import Photos, is_held_out
+from cond_distill.data.images import Photos, is_held_out, load_batches
 from cond_distill.data.items import Columns
+from cond_distill.data.tasks import TaskError
 
 
 def draw(file: Path, size=(64, 64), colour="teal", mode="RGB"):
@@ -262,7 +263,7 @@ def test_pixel_limit(tmp_path, monkeypatch):
 MEASURE = """
 import resource, sys
 from cond_distill.data.decode import open_image
-from cond_distill.data.images import Photos, is_held_out
+from cond_distill.data.images import Photos, is_held_out, load_batches
 scale = 2**10 if sys.platform == "darwin" else 1
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale / 1e6
 Photos(sys.argv[1], "superres_x4", size=64)
@@ -357,3 +358,29 @@ def test_more_pictures_than_examples_are_drawn_from_all(tmp_path):
     assert first != sorted(first) and max(first) > "40" and "20 examples" in photos.report()
     assert first == [i.name for i in Photos(tmp_path, None, length=20).items[:20]]
     assert first != [i.name for i in Photos(tmp_path, None, length=20, seed=1).items[:20]]
+
+
+class Refusing:
+    """A data set whose third example cannot be made."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, k):
+        if k == 2:
+            raise self.error
+        return dict(image=torch.zeros(3, 8, 8), cond=torch.zeros(3, 8, 8), caption="", skipped=[])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error", [ValueError("Error: of mine\nin two lines"), TaskError("task 'a: b' failed")]
+)
+def test_an_error_of_a_process_is_the_error_itself(error, workers):
+    """Its own words, all of them, and no traceback of the process that met it."""
+    with pytest.raises(type(error)) as raised:
+        list(load_batches(Refusing(error), range(4), 2, workers))
+    assert str(raised.value) == str(error)

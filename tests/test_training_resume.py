@@ -12,6 +12,7 @@ from filelock import FileLock
 from processes import FORKS
 from training import Bench, files, rows, same, saved
 
+from cond_distill.data import images
 from cond_distill.data.cache import cache_examples
 from cond_distill.student import Student
 from cond_distill.trainer import distill, distill_to_end, train_step
@@ -255,3 +256,24 @@ def test_data_that_is_not_finite(bench):
     assert run.state.skipped == 3 and all(map(torch.equal, before, run.state.params))
     train_step(run, data)
     assert run.state.skipped == 0
+
+
+def test_a_folder_is_listed_once_and_its_held_out_pictures_opened_once(bench, monkeypatch):
+    """However many grids are drawn and measured, and whatever else asks for the pictures."""
+    listed, opened = [], []
+    real_list, real_make = images.find_images, images.make_example
+
+    def list_pictures(*args):
+        listed.append(args)
+        return real_list(*args)
+
+    def make_example(item, k, task, crops, held):
+        opened.append(k) if held else None
+        return real_make(item, k, task, crops, held)
+
+    monkeypatch.setattr(images, "find_images", list_pictures)
+    monkeypatch.setattr(images, "make_example", make_example)
+    cfg = bench.config("listed once", grid_every=2, eval_n=3, cache=str(bench.folder / "new"))
+    bench.train(cfg, eval_fn=lambda drawn, held: dict(grey=drawn.mean().item()))
+    assert len(listed) == 1
+    assert sorted(opened) == sorted([*range(6), *range(3)])  # of the grid, of the measurement

@@ -89,13 +89,19 @@ def cache_name(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None)
     return f"{cfg.task}_{cfg.num_examples}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/library/data/cache.ipynb #1214344a
-def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) -> dict:
+def cache_examples(
+    teacher: Teacher,
+    cfg: TrainConfig,
+    progress: bool = True,
+    photos: Photos | None = None,  # `photos_of` the run, if they are open
+) -> dict:
     """Memory-mapped 'x' [N, C, h, w], 'cond' [N, K, H, W] and 'text' [N, L, D].
 
     Made on the first call, in pieces, resumable. One process makes them, others that want the same
     wait for it.
     """
-    photos = photos_of(cfg, teacher.image_size) if cfg.images else None
+    if cfg.images and photos is None:
+        photos = photos_of(cfg, teacher.image_size)
     if photos and progress:
         print(describe_photos(teacher, photos), flush=True)
     folder = make_folder(Path(cfg.cache) / cache_name(teacher, cfg, photos), "cache")
@@ -108,9 +114,12 @@ def cache_examples(teacher: Teacher, cfg: TrainConfig, progress: bool = True) ->
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
 
 
-def first_captions(teacher: Teacher, cfg: TrainConfig, n: int) -> list[str]:
+def first_captions(
+    teacher: Teacher, cfg: TrainConfig, n: int, photos: Photos | None = None
+) -> list[str]:
     """The captions of the first n examples, of which the cache keeps embeddings only."""
-    photos = photos_of(cfg, teacher.image_size) if cfg.images else None
+    if cfg.images and photos is None:
+        photos = photos_of(cfg, teacher.image_size)
     few = replace(cfg, num_examples=min(n, cfg.num_examples), workers=0)
     return [text for piece in _pieces(teacher, few, photos, 0) for text in piece["caption"]]
 

@@ -5,11 +5,12 @@
 # %% ../../nbs/library/data/images.ipynb #5e4678d0
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +154,37 @@ def collate(examples: list[dict]) -> dict:
     )
 
 
+class _Safe(torch.utils.data.Dataset):
+    """Examples, or the error that one raises: of an error torch would hand on a traceback."""
+
+    def __init__(self, photos: Any):
+        self.photos = photos
+
+    def __getitem__(self, index: int) -> dict | Exception:
+        try:
+            return self.photos[index]
+        except (ValueError, TaskError) as e:
+            return TaskError(str(e)) if isinstance(e, TaskError) else ValueError(str(e))
+
+
+def _collate_safe(examples: list[dict | Exception]) -> dict | Exception:
+    """A batch, or the first error among its examples."""
+    error = next((e for e in examples if isinstance(e, Exception)), None)
+    return error or collate(examples)  # ty: ignore[invalid-argument-type]
+
+
 def load_batches(
     photos: torch.utils.data.Dataset, which: range, batch: int, workers: int
 ) -> Iterator[dict]:
     """Batches of these examples, made by several processes."""
-    rest = torch.utils.data.Subset(photos, which)
+    rest = torch.utils.data.Subset(_Safe(photos), which)
     loader = torch.utils.data.DataLoader(
-        rest, batch_size=batch, num_workers=workers, collate_fn=collate
+        rest, batch_size=batch, num_workers=workers, collate_fn=_collate_safe
     )
-    try:
-        yield from loader
-    except (ValueError, TaskError) as e:  # torch adds the process's whole traceback
-        message = str(e).strip().splitlines()[-1]
-        raise type(e)(message.partition("Error: ")[2] or message) from None
+    for made in loader:
+        if isinstance(made, Exception):
+            raise made
+        yield made
 
 
 def with_conditions(task: Task | None, batch: dict) -> dict:
@@ -251,6 +270,19 @@ class Photos(torch.utils.data.Dataset):
         """Several examples at once."""
         return with_conditions(self.task, collate([self[k] for k in indices]))
 
+    def at_size(self, size: int) -> Photos:
+        """The same pictures for a model of another size, not listed anew."""
+        other = copy.copy(self)
+        other.crops = replace(self.crops, size=size)
+        return other
+
+    def held_out(self, n: int) -> dict:
+        """The first n examples that are never trained on."""
+        other = copy.copy(self)
+        other.split, other.crops = "held_out", replace(self.crops, channel_shuffle=False)
+        other.items = split_items(self.listing.items, "held_out", 64, self.crops.seed)
+        return other.batch(range(n))
+
     def digest(self) -> str:
         """Different for other pictures, captions or columns."""
         return digest(self.source, self.listing)
@@ -274,18 +306,17 @@ class Photos(torch.utils.data.Dataset):
 def photos_of(
     cfg: TrainConfig,
     size: int,  # pixels a side
-    split: str = "train",  # or "held_out"
 ) -> Photos:
     """The folder or data set that a run is trained on, as its configuration says."""
     return Photos(
         cfg.images,
         task_of(cfg),
         size,
-        split,
-        cfg.num_examples if split == "train" else 64,
+        "train",
+        cfg.num_examples,
         max_crop_scale=cfg.max_crop_scale,
         seed=cfg.seed,
-        channel_shuffle=cfg.channel_shuffle and split == "train",
+        channel_shuffle=cfg.channel_shuffle,
         flip=cfg.flip,
         columns=Columns(cfg.image_column, cfg.caption_column, cfg.condition_column),
         fetch=cfg.fetch,

@@ -12,7 +12,8 @@ import tarfile
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['MAX_MEMBER', 'MAX_MEMORY', 'SCAN', 'shard_files', 'is_shards', 'scan_shard', 'scan_in_bounds', 'check_shard']
+__all__ = ['MAX_MEMBER', 'MAX_MEMORY', 'SCAN', 'shard_files', 'is_shards', 'scan_shard', 'scan_in_bounds', 'ShardError',
+           'check_shard']
 
 # %% ../../nbs/library/data/shards.ipynb #b1fe316d
 def shard_files(images: str) -> list[str]:
@@ -85,8 +86,12 @@ SCAN = (
 )
 
 
+class ShardError(ValueError):
+    """A shard cannot be read."""
+
+
 def check_shard(file: str, seconds: float = 120) -> None:
-    """`ValueError` says what is wrong with a shard."""
+    """`ShardError` says what is wrong with a shard."""
     try:
         run = subprocess.run(
             [sys.executable, "-c", SCAN, file],
@@ -99,7 +104,7 @@ def check_shard(file: str, seconds: float = 120) -> None:
     except subprocess.TimeoutExpired:
         problem = f"looking through it takes more than {seconds:g} seconds"
     if problem:
-        raise ValueError(
+        raise ShardError(
             f"{file} is not a readable shard: {problem}; expected an uncompressed tar file with "
             "pictures (000017.jpg) and captions of the same name (000017.txt)"
         )

@@ -5,6 +5,7 @@
 # %% ../../nbs/library/data/stream.ipynb #0b133986
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -12,8 +13,7 @@ import math
 import random
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 
@@ -35,14 +35,14 @@ from cond_distill.data.images import (
     with_conditions,
 )
 from .items import CAPTIONS, Item, as_captions, pick
-from .shards import check_shard, is_shards, shard_files
+from .shards import ShardError, check_shard, is_shards, shard_files
 from .source import ArrayExamples, ExampleSource, unit_range
 from .tasks import examples
 from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['BUFFER', 'read_shard', 'sample_item', 'Place', 'say', 'ShardReader', 'Places', 'Stream', 'Shards', 'open_photos',
-           'held_out_examples', 'data_identity', 'training_data']
+           'held_out_examples', 'HeldOut', 'data_identity', 'training_data']
 
 # %% ../../nbs/library/data/stream.ipynb #8eb32d7d
 def read_shard(file: str, start: int = 0) -> Iterator[dict]:
@@ -204,9 +204,18 @@ class Stream:
     Of a batch this process's share is filled; the rows of other processes are zero.
     """
 
-    def __init__(self, teacher: Teacher, cfg: TrainConfig, process: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        teacher: Teacher,
+        cfg: TrainConfig,
+        process: int = 0,
+        processes: int = 1,
+        held: HeldOut | None = None,  # with the shards, if they are open
+    ):
         self.teacher, self.cfg, n = teacher, cfg, cfg.batch // processes
-        self.shards = Shards(cfg, teacher.image_size)
+        photos = held.photos if held else None
+        self.shards = photos if isinstance(photos, Shards) else Shards(cfg, teacher.image_size)
+        self.held = held or HeldOut(cfg, teacher.image_size, self.shards)
         self.mine, self.share = range(process * n, process * n + n), (process, processes)
         self.places = Places(cfg, self.shards.files, process, processes)
         self.pool = ThreadPoolExecutor(max(1, cfg.workers))
@@ -272,7 +281,7 @@ class Stream:
 
     def held_out(self, n: int) -> dict:
         """The first n examples that are never trained on."""
-        return held_out_examples(self.cfg, self.teacher.image_size, n)
+        return self.held(n)
 
     def close(self) -> None:
         """Nothing more is opened in advance; where reading stands is written."""
@@ -296,6 +305,12 @@ class Shards:
         self.pairs = self.task.name == "pairs"
         self._look(cfg.images)
 
+    def at_size(self, size: int) -> Shards:
+        """The same pictures for a model of another size."""
+        other = copy.copy(self)
+        other.crops = replace(self.crops, size=size)
+        return other
+
     def _look(self, images: str) -> None:
         """The first shard that can be read says what they hold."""
         problems = []
@@ -305,9 +320,7 @@ class Shards:
                 return check_task(self.task, {"input", "target"} <= set(ends), images)
             except (StopIteration, OSError) as e:
                 problems.append(f"{file}: {e or 'empty'}")
-            except ValueError as e:
-                if "readable shard" not in str(e):
-                    raise
+            except ShardError as e:
                 problems.append(str(e))
         raise ValueError(problems[0])
 
@@ -331,39 +344,55 @@ class Shards:
         raise ValueError(f"{len(rows)} pictures of these shards are held out, and {n} are wanted")
 
 # %% ../../nbs/library/data/stream.ipynb #4ec7d305
-def open_photos(cfg: TrainConfig, size: int, split: str = "train") -> Photos | Shards:
+def open_photos(cfg: TrainConfig, size: int) -> Photos | Shards:
     """The pictures that `cfg.images` names: a folder, a data set or shards."""
-    return Shards(cfg, size) if is_shards(cfg.images) else photos_of(cfg, size, split)
-
-
-@lru_cache(maxsize=2)
-def _held_out_of_shards(cfg: TrainConfig, size: int, n: int) -> dict:
-    return Shards(cfg, size).held_out(n)
+    return Shards(cfg, size) if is_shards(cfg.images) else photos_of(cfg, size)
 
 
 def held_out_examples(
     cfg: TrainConfig,
     size: int,  # pixels a side
     n: int,
+    photos: Photos | Shards | None = None,  # `open_photos` of the run, if they are open
 ) -> dict:  # image [n, 3, size, size], cond [n, K, size, size] in [0, 1], caption
     """The first n held-out examples of a run, without captions (but with instructions)."""
     if not cfg.images:
         return examples(cfg.task, range(n), "held_out", size, "none")
-    if is_shards(cfg.images):
-        return dict(_held_out_of_shards(cfg, size, n), caption=[""] * n)
-    return dict(photos_of(cfg, size, "held_out").batch(range(n)), caption=[""] * n)
+    photos = photos or open_photos(cfg, size)
+    return dict(photos.held_out(n), caption=[""] * n)
 
 
-def data_identity(teacher: Teacher, cfg: TrainConfig) -> str:
+class HeldOut:
+    """The held-out examples of a run: the first n of them, opened once for each n."""
+
+    def __init__(self, cfg: TrainConfig, size: int, photos: Photos | Shards | None = None):
+        self.cfg, self.size, self.photos = cfg, size, photos
+        self.batches: dict[int, dict] = {}
+
+    def __call__(self, n: int) -> dict:
+        if n not in self.batches:
+            self.batches[n] = held_out_examples(self.cfg, self.size, n, self.photos)
+        return dict(self.batches[n])
+
+
+def data_identity(teacher: Teacher, cfg: TrainConfig, photos: Photos | Shards | None = None) -> str:
     """What tells the examples of a run from others; of shards, which may grow, nothing does."""
-    return "" if is_shards(cfg.images) else cache_name(teacher, cfg)
+    if isinstance(photos, Shards) or is_shards(cfg.images):
+        return ""
+    return cache_name(teacher, cfg, photos)
 
 
 def training_data(
-    teacher: Teacher, cfg: TrainConfig, progress: bool = True, process: int = 0, processes: int = 1
+    teacher: Teacher,
+    cfg: TrainConfig,
+    progress: bool = True,
+    process: int = 0,
+    processes: int = 1,
+    held: HeldOut | None = None,  # with the pictures of the run, if they are open
 ) -> ExampleSource:
     """A `Stream` if `cfg.images` names shards, else a cache that is made now."""
-    if is_shards(cfg.images):
-        return Stream(teacher, cfg, process, processes)
-    held = partial(held_out_examples, cfg, teacher.image_size)
-    return ArrayExamples(cache_examples(teacher, cfg, progress), cfg.batch, held)
+    held = held or HeldOut(cfg, teacher.image_size)
+    if isinstance(held.photos, Shards) or is_shards(cfg.images):
+        return Stream(teacher, cfg, process, processes, held)
+    arrays = cache_examples(teacher, cfg, progress, held.photos)
+    return ArrayExamples(arrays, cfg.batch, held)

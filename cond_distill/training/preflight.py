@@ -233,7 +233,10 @@ def examples_sheet(run: Run, data: Any, file: Path, n: int = 8):
     rows = first_rows(data, n)
     n = len(rows["x"])
     # of shards only the embeddings are known
-    captions = [] if is_shards(run.cfg.images) else first_captions(run.teacher, run.cfg, n)
+    captions: list[str] = []
+    if not is_shards(run.cfg.images):
+        photos: Any = run.pictures.photos if run.pictures else None
+        captions = first_captions(run.teacher, run.cfg, n, photos)
     fig, axes = plt.subplots(2, n, figsize=(1.3 * n, 3.5), dpi=80, squeeze=False)
     with torch.no_grad():
         images = run.teacher.decode(rows["x"].to(run.engine.device)).cpu()
@@ -366,7 +369,7 @@ def preflight(
     Leaves a sheet of examples and a report in `cfg.out`, and no checkpoint.
     """
     run, out = begin(cfg, teacher, method, progress), make_folder(cfg.out, "out")
-    data = training_data(run.teacher, cfg, progress)
+    data = training_data(run.teacher, cfg, progress, held=run.pictures)
     g = torch.Generator().manual_seed(0)
     batch = make_batch(data, cfg, run.teacher.empty(), g, run.engine.device)
     batch = {k: v[:8] for k, v in batch.items()}

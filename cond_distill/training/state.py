@@ -23,6 +23,7 @@ from ..adaptors.choice import Choice, choose_adaptor, name_of
 from ..adaptors.full import FullFinetune
 from ..adaptors.instruction import InstructionEncoder
 from ..config import OptimConfig, TrainConfig
+from ..data.stream import HeldOut
 from ..data.tasks import find_task
 from ..loss import check_step_size
 from ..methods.base import Method
@@ -221,11 +222,16 @@ class Run:
     loss: nn.Module  # (batch, noise) → (scalar, parts)
     whole: Student | None = None  # of a sharded run: a whole copy to draw from and to save
     data: str = ""  # what tells its examples from others; "": not known
+    pictures: HeldOut | None = None  # its held-out examples, and its open folder or shards
     choice: Choice | None = None  # why it has its adaptor, if its configuration said "auto"
 
     @property
     def teacher(self) -> Teacher:
         return self.state.student.teacher
+
+    def held_out(self, n: int) -> dict:
+        """The first n examples that are never trained on."""
+        return (self.pictures or HeldOut(self.cfg, self.teacher.image_size))(n)
 
 # %% ../../nbs/library/training/state.ipynb #57396459
 def check_shares(cfg: OptimConfig, method: Method, processes: int):

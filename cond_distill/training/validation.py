@@ -104,7 +104,7 @@ def validation_grid(
     """Rows: condition, then 1, 2, 4 and 8 steps; written into the folder of the run."""
     from diffusers.utils import make_image_grid
 
-    held = validation_batch(run.cfg, run.teacher.image_size, n)
+    held = run.held_out(n)
     rows = [held["cond"][:, :3].expand(-1, 3, -1, -1)]
     rows += [draw_images(student, held["caption"], held["cond"], steps=k) for k in steps]
     pixels = (torch.cat(rows).permute(0, 2, 3, 1) * 255).round().byte().numpy()
@@ -123,9 +123,10 @@ def measure_curve(
     cfg: TrainConfig,
     eval_fn: EvalFn,
     steps: Iterable[int] = (1, 2, 4, 8),
+    held: dict | None = None,  # `Run.held_out`; None: they are made anew
 ) -> list[dict]:
     """What `eval_fn` says of `cfg.eval_n` held-out conditions, for each number of steps."""
-    held = validation_batch(cfg, student.teacher.image_size, cfg.eval_n)
+    held = held or validation_batch(cfg, student.teacher.image_size, cfg.eval_n)
     return [
         dict(steps=k, n=cfg.eval_n)
         | eval_fn(
@@ -140,7 +141,7 @@ def try_measuring(
 ) -> list[dict]:
     """`measure_curve`; a warning and no rows where it fails: no run is lost by its measurement."""
     try:
-        return measure_curve(student, run.cfg, eval_fn, steps)
+        return measure_curve(student, run.cfg, eval_fn, steps, run.held_out(run.cfg.eval_n))
     except Exception as e:
         warnings.warn(
             f"the run in {run.cfg.out} goes on without this measurement, which failed at step "
