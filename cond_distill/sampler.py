@@ -265,8 +265,9 @@ def pick_sampler(
     if sampler == "auto":
         return replace(best, look_ahead=look_ahead or best.look_ahead)
     # solvers for the plain denoiser get it, unless another look-ahead is asked for
-    usual = best.look_ahead if sampler_name(model, sampler) == best.name else LookAhead()
-    return Sampler(sampler, look_ahead or usual)
+    name = sampler_name(model, sampler)
+    usual = best.look_ahead if name == best.name else LookAhead()
+    return Sampler(name, look_ahead or usual)
 
 # %% ../nbs/course/08_sampler.ipynb #3a4196ee
 #| code-fold: true

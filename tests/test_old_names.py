@@ -14,7 +14,7 @@ from cond_distill.adaptors.full import FullFinetune
 from cond_distill.cli import read_words
 from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
 from cond_distill.drawing import find_adaptor
-from cond_distill.sampler import LookAhead, Sampler, saved_sampler
+from cond_distill.sampler import LookAhead, Sampler, pick_sampler, saved_sampler
 from cond_distill.student import Student, StudentInfo
 from cond_distill.teacher import Teacher
 from cond_distill.training.resume import OtherRun, check_same_settings
@@ -92,3 +92,13 @@ def test_sampler_and_shipped_folder():
     assert StudentInfo.of(dict(method="consistency")).sampler == "renoise"
     row = dict(steps=1, method="consistency", timesteps=400, of_step=0)
     assert saved_sampler([row], 4) == Sampler("renoise", LookAhead(400, 0))
+
+
+def test_sampler_of_an_any_step_student():
+    """Its earlier name is drawn, too."""
+
+    class Model:
+        any_step = True
+        about = dict(samplers=[Sampler("ddim", LookAhead(0, 1)).to_row(4)])
+
+    assert pick_sampler(Model, 4, "consistency") == Sampler("renoise")
