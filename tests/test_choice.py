@@ -55,6 +55,7 @@ def test_families(family, network, tmp_path):
     assert choose_adaptor("edit", teacher) is CHOICES["edit"] and UNKNOWN.adaptor == "controlnet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.MAKERS)
 def test_a_network_of_a_derived_class_is_of_its_family(family, tmp_path):
     """What a teacher can do follows from its family, not from how its network's class is called."""

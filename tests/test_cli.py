@@ -74,6 +74,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == cond_distill.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [

@@ -149,6 +149,7 @@ ADAPTORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTORS)
 def test_damaged_adaptor(name, folder, tmp_path):
     damage, message = ADAPTORS[name]
@@ -161,6 +162,7 @@ def test_damaged_adaptor(name, folder, tmp_path):
     assert len(str(caught.value)) < 700
 
 
+@pytest.mark.slow
 def test_adaptor_in_one_file(folder, tmp_path):
     """An adaptor that keeps all its weights in one file."""
     for damage, message in (
@@ -265,6 +267,7 @@ def test_mean_of_latents(folder, tmp_path):
     assert torch.allclose(moved.decode(x), plain.decode(plain.encode(images)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [dict(scaling_factor=1.0), dict(shift_factor=0.5)])
 def test_another_scale_of_the_latents(folder, tmp_path, change):
     """The same weights, and another scaling in the autoencoder's configuration."""

@@ -78,6 +78,7 @@ def both(students: list[Student]) -> Student:
     return Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], [1.0, 0.5]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks(folder, kind):
     """One adaptor and two of them, in 16 bits as in float32, to 16 bits."""

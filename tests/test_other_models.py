@@ -41,6 +41,7 @@ def test_much_guidance_warns(folder):
         pixels("", drawing.condition(), guidance_scale=2.0)
 
 
+@pytest.mark.slow
 def test_a_finetuned_teacher_is_taken_if_allowed(folder, finetuned, tmp_path):
     """`strict=False` warns; what is saved afterwards belongs to the new teacher."""
     saved = drawing.saved(drawing.teacher(folder), tmp_path / "adaptor")

@@ -24,7 +24,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", ["sd2", pytest.param("sdxl", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("adaptor", ["controlnet", "t2i", "concat", "fusion"])
+@pytest.mark.parametrize(
+    "adaptor",
+    ["controlnet", *(pytest.param(a, marks=pytest.mark.slow) for a in ("t2i", "concat", "fusion"))],
+)
 def test_a_pipeline_draws_at_another_height_and_width(folder, family, adaptor):
     """Height and width are those of the picture and of the condition."""
     pipe = drawing.pipeline(folder, family, adaptor)

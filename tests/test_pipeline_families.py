@@ -45,6 +45,7 @@ def test_saved_and_opened(family, folder, tmp_path):
     assert (draw(half).float() - first).abs().mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
 def test_from_pipe(family, folder, tmp_path):
     """A plain pipeline of diffusers and an adaptor share the networks; both go on working."""

@@ -118,6 +118,7 @@ def test_command_line(folder, tmp_path, capsys):
         assert "distance" not in draw(**other)
 
 
+@pytest.mark.slow
 def test_settings_of_diffusers_that_are_given_anyway(folder, tmp_path):
     """What `from_pretrained` and `from_pipe` set themselves may be said once more."""
     pipe = drawing.pipeline(folder)

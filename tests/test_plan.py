@@ -96,6 +96,7 @@ def test_a_plan_for_what_auto_takes(folder):
         advise(str(folder), "fusion", 8.0)
 
 
+@pytest.mark.slow
 def test_a_condition_is_encoded_once_a_step(folder):
     """The autoencoder's work for "concat" is counted once, however often the student is called."""
     counts = []
