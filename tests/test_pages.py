@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from notebook import INSTALL, notebooks, short
 
+from cond_distill.cli import VERBS
+
 PAGES = {short(p): nbformat.read(p, 4).cells for p in notebooks()}
 CODE = {name: [c for c in cells if c.cell_type == "code"] for name, cells in PAGES.items()}
 
@@ -95,3 +97,28 @@ def test_the_map_has_the_reading_times_of_the_pages():
             cells = next(c for name, c in PAGES.items() if f"course/{number:02}_" in name)
             stated = re.search(rf"\b{kind} (\d+) min", "\n".join(c.source for c in cells[:3]))
             assert not stated or int(stated[1]) == minutes, f"{kind} of page {number}"
+
+
+def commands_of(cell) -> tuple[list[str], set[str]]:
+    """The stored lines "$ …" of a cell, and the texts of its source that may be behind them."""
+    shown = "\n".join(o.get("text", "") for o in cell.outputs)
+    stored = re.findall(r"^\$ (?:cond-distill )?(.*\S)", shown, re.M)
+    source = re.sub(r"^[%!].*", "", cell.source, flags=re.M)
+    constants = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant)]
+    return stored, {str(text).removeprefix("cond-distill ").strip() for text in constants}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, code in CODE.items() if any("shell(" in c.source for c in code)]
+)
+def test_stored_commands_are_those_of_the_source(name):
+    """The output of another command beside a cell was stored before the cell was changed."""
+    for cell in CODE[name]:
+        if "shell(" not in cell.source or "def shell" in cell.source:
+            continue
+        stored, written = commands_of(cell)
+        assert stored, f"{name}, cell {cell.id} has no stored command: run it"
+        stale = [line for line in stored if line not in written]
+        assert not stale, f"{name}, cell {cell.id} was stored for another source: {stale}"
+        missing = {text for text in written if text.split(" ")[0] in VERBS} - set(stored)
+        assert not missing, f"{name}, cell {cell.id}: nothing is stored of {missing}"
