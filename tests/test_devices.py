@@ -58,10 +58,14 @@ def configuration(folder: Path, name: str, device="cpu") -> TrainConfig:
         lr=1e-3,
         save_every=2,
         grid_every=0,
-        ramp_start=0.0,
-        ramp_end=0.0,
+        method="codi",
     )
-    return replace(base, **RUNS.get(name, {}))
+    changes = RUNS.get(name, {})
+    if changes.get("adaptor") in ("fusion", "full"):
+        base = replace(base, rank=TrainConfig.rank)
+    if "method" not in changes:
+        base = replace(base, ramp_start=0.0, ramp_end=0.0)
+    return replace(base, **changes)
 
 
 def train(cfg: TrainConfig, device) -> torch.Tensor:

@@ -152,6 +152,8 @@ class Bench:
         changes = SMALL | RUNS[name] | changes
         if "method" not in changes:
             changes |= dict(method="codi", max_look_ahead=300.0)
+        if changes["adaptor"] in ("fusion", "full"):
+            del changes["rank"]
         return TrainConfig(
             **changes | dict(teacher=str(self.folder / changes.get("teacher", "sd2"))),
             out=str(self.folder / "runs" / (out or name)),

@@ -11,6 +11,7 @@ from cond_distill.methods import catalogue
 from cond_distill.methods.catalogue import make_method
 from cond_distill.schedule import Schedule
 from cond_distill.trainer import distill
+from cond_distill.training.state import check_used
 
 IGNORED = [
     dict(method="any_step", discriminator=0.05),
@@ -23,6 +24,18 @@ IGNORED = [
     dict(method="codi", guidance=3.0),
     dict(method="paper", snr_gamma=1.0),
     dict(method="consistency", boundary=True),
+    dict(method="any_step", per_sample=False),
+    dict(method="finetune", ramp_start=0.1),
+    dict(method="progressive", ramp_end=0.9),
+]
+UNUSED = [
+    dict(adaptor="fusion", rank=64),
+    dict(adaptor="full", rank=8),
+    dict(flip=False),
+    dict(channel_shuffle=True),
+    dict(max_crop_scale=2.0),
+    dict(caption_column="text"),
+    dict(images="pictures", task="colourise", captions="none"),
 ]
 
 
@@ -33,10 +46,25 @@ def test_a_setting_without_effect_is_refused(settings):
         make_method(TrainConfig(**settings))
 
 
+@pytest.mark.parametrize("settings", UNUSED, ids=str)
+def test_a_setting_without_effect_on_adaptor_or_data_is_refused(settings):
+    with pytest.raises(ValueError, match=f"does not use {[*settings][-1]}="):
+        check_used(TrainConfig(**dict(adaptor="controlnet") | settings))
+
+
+def test_settings_with_an_effect_are_taken():
+    check_used(TrainConfig(adaptor="fusion", rank=0))
+    check_used(TrainConfig(adaptor="lora", rank=4, captions="none"))
+    check_used(TrainConfig(adaptor="concat", images="pictures", flip=False, caption_column="text"))
+    for settings in (dict(discriminator=0.0), dict(snr_gamma=0.0), dict(jump_power=0.0)):
+        make_method(TrainConfig(method="progressive", **settings))
+
+
 def test_every_method_of_the_comparison_uses_its_settings():
     for method in COMPARED | ABLATIONS:
         for settings in Job(method).stages:
             make_method(TrainConfig(**settings))
+            check_used(TrainConfig(**settings))
 
 
 def test_timesteps_that_are_trained():

@@ -45,6 +45,10 @@ class Bench:
             save_every=2,
             grid_every=0,
         )
+        if changes.get("adaptor") in ("fusion", "full"):  # they have no rank
+            base = replace(base, rank=TrainConfig.rank)
+        if changes.get("method", "codi") not in ("codi", "any_step"):  # they have no ramp
+            base = replace(base, ramp_start=TrainConfig.ramp_start)
         return replace(base, **changes)
 
     def train(self, cfg: TrainConfig, **settings) -> list:

@@ -19,7 +19,7 @@ from cond_distill.methods.two_stage import (
 )
 
 # %% auto #0
-__all__ = ['METHODS', 'EVERY', 'check_read', 'make_method', 'evaluations']
+__all__ = ['METHODS', 'EVERY', 'SWITCHES', 'check_read', 'make_method', 'evaluations']
 
 # %% ../../nbs/library/methods/catalogue.ipynb #929b972c
 METHODS: dict[str, type[Method]] = dict(
@@ -34,8 +34,10 @@ METHODS: dict[str, type[Method]] = dict(
 )
 
 
-# read by the trainer, or harmless, whatever the method
-EVERY = {"method", "target_decay", "ema_decay", "ramp_start", "ramp_end"}
+# read by the trainer, whatever the method
+EVERY = {"method", "target_decay", "ema_decay"}
+# 0 switches these off, which every method understands
+SWITCHES = {"discriminator", "snr_gamma", "max_look_ahead", "timestep_power", "jump_power"}
 
 
 def check_read(method: Method):
@@ -46,8 +48,9 @@ def check_read(method: Method):
     idle = {
         f.name: getattr(cfg, f.name)
         for f in fields(MethodConfig)
-        if f.name not in read | EVERY and getattr(cfg, f.name) not in (f.default, 0)
+        if f.name not in read | EVERY and getattr(cfg, f.name) != f.default
     }
+    idle = {k: v for k, v in idle.items() if v != 0 or k not in SWITCHES}
     if idle:
         raise ValueError(
             f"method {cfg.method!r} does not use {', '.join(f'{k}={v!r}' for k, v in idle.items())}"
@@ -55,13 +58,17 @@ def check_read(method: Method):
         )
 
 
-def make_method(cfg: TrainConfig) -> Method:
+def make_method(
+    cfg: TrainConfig,
+    check: bool = True,  # False: of a run that was begun already, whatever its settings
+) -> Method:
     """The method that `cfg.method` names, or "module:class" of your own.
 
     Raises `ValueError` for a setting that the method would ignore.
     """
     method = find(cfg.method, METHODS, "method", Method)(cfg)
-    check_read(method)
+    if check:
+        check_read(method)
     return method
 
 

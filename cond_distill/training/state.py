@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ from .distributed import Engine, LossModule, local, shard
 from ..utils import lock_of
 
 # %% auto #0
-__all__ = ['chosen', 'set_image_size', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average',
-           'MovingAverage', 'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares', 'new_run']
+__all__ = ['chosen', 'set_image_size', 'check_used', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks',
+           'warm_average', 'MovingAverage', 'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares',
+           'new_run']
 
 # %% ../../nbs/library/training/state.ipynb #b56b0618
 def chosen(cfg: TrainConfig, teacher: Teacher) -> Choice | None:
@@ -59,6 +60,22 @@ def set_image_size(adaptor: Adaptor, size: int) -> None:
     for part in adaptor.modules():
         if isinstance(part, Adaptor):
             part.image_size = size
+
+
+def check_used(cfg: TrainConfig):
+    """Refuse settings of the adaptor and of the data that this run would ignore."""
+    idle: set[str] = {"rank"} if cfg.adaptor in ("fusion", "full") and cfg.rank else set()
+    of_pictures = {"max_crop_scale", "channel_shuffle", "flip"}
+    of_pictures |= {"image_column", "caption_column", "condition_column"}
+    idle |= {"captions"} if cfg.images else of_pictures
+    default = {f.name: f.default for f in fields(cfg)}
+    said = [f"{k}={getattr(cfg, k)!r}" for k in sorted(idle) if getattr(cfg, k) != default[k]]
+    if said:
+        raise ValueError(
+            f"a run with adaptor {cfg.adaptor!r} and "
+            f"{'pictures of your own' if cfg.images else 'rendered scenes (no images)'} does not "
+            f"use {', '.join(said)}; leave it out"
+        )
 
 
 def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor:
@@ -256,7 +273,10 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     """A run before its first step; the method is what `cfg.method` names unless it is given."""
     choice = chosen(cfg, teacher)
     cfg = replace(cfg, adaptor=choice.adaptor) if choice else cfg
-    engine, method = Engine(cfg, teacher.device), method or make_method(cfg)
+    begun = bool(saved_config(Path(cfg.out) / "checkpoints"))  # it goes on as it is
+    if not begun:
+        check_used(cfg)
+    engine, method = Engine(cfg, teacher.device), method or make_method(cfg, check=not begun)
     check_shares(cfg, method, engine.count)
     torch.manual_seed(cfg.seed)
     adaptor = build_adaptor(cfg, teacher, method)
