@@ -82,7 +82,6 @@ SMALL = dict(
     adaptor="controlnet",
     steps=STEPS,
     batch=4,
-    rank=2,
     num_examples=24,
     max_crop_scale=1.5,
     workers=0,
@@ -152,8 +151,7 @@ class Bench:
         changes = SMALL | RUNS[name] | changes
         if "method" not in changes:
             changes |= dict(method="codi", max_look_ahead=300.0)
-        if changes["adaptor"] in ("fusion", "full"):
-            del changes["rank"]
+        changes["rank"] = 16 if changes["adaptor"] in ("fusion", "full") else 2
         return TrainConfig(
             **changes | dict(teacher=str(self.folder / changes.get("teacher", "sd2"))),
             out=str(self.folder / "runs" / (out or name)),
