@@ -151,7 +151,7 @@ class Bench:
         changes = SMALL | RUNS[name] | changes
         if "method" not in changes:
             changes |= dict(method="codi", max_look_ahead=300.0)
-        changes["rank"] = 16 if changes["adaptor"] in ("fusion", "full") else 2
+        changes.setdefault("rank", 16 if changes["adaptor"] in ("fusion", "full") else 2)
         return TrainConfig(
             **changes | dict(teacher=str(self.folder / changes.get("teacher", "sd2"))),
             out=str(self.folder / "runs" / (out or name)),
