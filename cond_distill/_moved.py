@@ -204,7 +204,8 @@ NAMES = {
     "sampler": {
         "METHODS": "sampler:SAMPLERS",
         "pick_method": "sampler:sampler_name",
-        "said_curve": "sampler:curve_text",
+        "said_curve": "model_card:curve_text",
+        "curve_text": "model_card",
     },
     "teacher": {
         "guide": "teacher:classifier_free_guidance",

@@ -131,8 +131,8 @@ class DataConfig:
     # column of a data set or metadata file that holds the input of a pair; empty: found by its
     # usual names
     condition_column: str = ""
-    # what computes the conditions of your images, for the tasks depth and map: "depth-
-    # estimation:MODEL" or "image-segmentation:MODEL" (a folder or the name of a transformers
+    # what computes the conditions of your images, for the tasks depth and map:
+    # "depth-estimation:MODEL" or "image-segmentation:MODEL" (a folder or the name of a transformers
     # model), or your own "module:function"; empty: none
     estimator: str = ""
     # how much the caption of a rendered scene says about it
@@ -149,8 +149,8 @@ class DataConfig:
 class MethodConfig:
     """The loss, what is drawn at random for it, and the moving averages."""
 
-    # the training loss: "any_step" (a student for every number of steps), "codi" (one fixed look-
-    # ahead), "paper" (the loss as printed), "consistency_only" (without the real picture) or
+    # the training loss: "any_step" (a student for every number of steps), "codi" (one fixed
+    # look-ahead), "paper" (the loss as printed), "consistency_only" (without the real picture) or
     # "finetune" (without the consistency term); of two-stage methods "progressive", "consistency"
     # or "lcm"; or one of your own, "module:name"
     method: str = "any_step"
@@ -298,7 +298,7 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
             )
         if self.fsdp and (self.optimizer != "adamw" or self.compile):
             raise ValueError(
-                "shard needs optimizer 'adamw' and no compile; here are "
+                "fsdp needs optimizer 'adamw' and no compile; here are "
                 f"optimizer={self.optimizer!r}, compile={self.compile!r}"
             )
 

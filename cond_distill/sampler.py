@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import OLD_VALUES
+from .model_card import curve_text
 from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .schedule import Prediction, Schedule
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Move', 'SOLVERS', 'SAMPLERS', 'State', 'denoise', 'renoised', 'curve_text', 'check_steps', 'sampler_name',
-           'LookAhead', 'landing', 'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
+__all__ = ['Move', 'SOLVERS', 'SAMPLERS', 'State', 'denoise', 'renoised', 'check_steps', 'sampler_name', 'LookAhead', 'landing',
+           'Sampler', 'saved_sampler', 'pick_sampler', 'sample', 'draw_images', 'figure']
 
 # %% ../nbs/course/08_sampler.ipynb #fa352f54
 @dataclass(frozen=True)
@@ -142,20 +143,6 @@ SAMPLERS: dict[str, Callable[[Schedule, list[int], Any], Move]] = {
 
 # %% ../nbs/course/08_sampler.ipynb #de6d2124
 #| code-fold: true
-def curve_text(rows: list[dict] | None) -> str:
-    """The measured step curve that an adaptor's file carries, as a clause; empty if there is none.
-
-    For example '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps (256 held-out ones)'.
-    """
-    rows = rows or []
-    name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
-    if not name:
-        return ""
-    values = ", ".join(f"{r[name]:.3g}" for r in rows)
-    steps = ", ".join(str(r["steps"]) for r in rows)
-    return f"; measured: {name} {values} with {steps} steps ({rows[0]['n']} held-out conditions)"
-
-
 def check_steps(model: Teacher | Student, steps: int):
     """Refuse a number of steps that the model was not trained for."""
     info = info_of(model)
@@ -213,6 +200,13 @@ class Sampler:
     look_ahead: LookAhead = field(default_factory=LookAhead)
     gamma: float = 0.0  # of "ddim": the share of fresh noise in every step, 0 … 1
 
+    def __post_init__(self):
+        if self.name not in SAMPLERS:
+            raise ValueError(f"sampler is {self.name!r}; choose one of {', '.join(SAMPLERS)}")
+        if not 0 <= self.gamma <= 1 or (self.gamma and self.name != "ddim"):
+            given = f"gamma is {self.gamma} with sampler {self.name!r}"
+            raise ValueError(f"{given}; expected 0 … 1 with 'ddim', 0 with the others")
+
     def conditioning(self, model: Teacher | Student, ts: list[int]) -> dict[int, dict]:
         """What the model takes at each of the timesteps beside its usual arguments."""
         if not getattr(model, "any_step", False):
@@ -236,8 +230,7 @@ def saved_sampler(
     steps: int,
 ) -> Sampler:
     """The one for this number of steps: of the largest number that is not above it."""
-    known = {row["steps"]: row for row in rows}
-    if not known:
+    if not (known := {row["steps"]: row for row in rows}):
         return Sampler("ddim")  # nothing is known: the plain denoiser
     best = known[max((n for n in known if n <= steps), default=min(known))]
     ahead = LookAhead(best["timesteps"], best["of_step"])
@@ -253,6 +246,8 @@ def pick_sampler(
 ) -> Sampler:
     """How a model draws with that many steps, as its file says or as it is asked for."""
     if isinstance(sampler, Sampler):
+        if look_ahead:
+            raise ValueError("a Sampler has a look-ahead of its own; leave look_ahead out")
         return sampler
     any_step = getattr(model, "any_step", False)
     if look_ahead and not any_step:

@@ -14,12 +14,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from .model_card import curve_text
 from cond_distill.sampler import (
     SAMPLERS,
     SOLVERS,
     Move,
     Sampler,
-    curve_text,
     renoised,
     saved_sampler,
 )

@@ -10,7 +10,7 @@ from cond_distill.options import DemoConfig
 
 @pytest.mark.slow
 def test_demo(tmp_path, capsys):
-    """Eight rows with every column, a table and a picture; the path of the picture is said."""
+    """Nine rows with every column, a table and a picture; the path of the picture is said."""
     out, cache = str(tmp_path / "demo"), str(tmp_path / "cache")
     rows = demo(DemoConfig(out=out, steps=4, num_examples=32, n=16, cache=cache))
     assert len(rows) == 9

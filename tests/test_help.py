@@ -1,5 +1,6 @@
 """`--help` explains every flag in words of its own."""
 
+import inspect
 import math
 import re
 from dataclasses import fields
@@ -103,3 +104,10 @@ def test_a_wrong_setting_ends_with_one_sentence(wrong, capsys):
     assert end.value.code == 2
     name = wrong.split()[0].removeprefix("--")
     assert re.search(name.replace("-", "[-_]"), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", {config for _, config in cli.VERBS.values()}, ids=str)
+def test_no_word_of_the_help_is_cut(kind):
+    """A comment that is wrapped at a hyphen is printed as "look- ahead"."""
+    cut = re.findall(r"^ *#.*\w-$", inspect.getsource(inspect.getmodule(kind)), re.M)
+    assert not cut, cut

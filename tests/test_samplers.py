@@ -12,7 +12,14 @@ from cond_distill.methods.any_step import any_step_loss, sample_any_step
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.pipeline_inputs import check_student_guidance
 from cond_distill.plan import Plan
-from cond_distill.sampler import SAMPLERS, LookAhead, Sampler, draw_images, sample
+from cond_distill.sampler import (
+    SAMPLERS,
+    LookAhead,
+    Sampler,
+    draw_images,
+    pick_sampler,
+    sample,
+)
 from cond_distill.schedule import Prediction, Schedule
 from cond_distill.scheduler import CoDiScheduler
 from cond_distill.student import Student, StudentInfo
@@ -102,3 +109,21 @@ def test_unknown_names_are_refused_with_those_that_exist():
         sample_any_step(Schedule.cosine(), batch["x"], drawing.noise(), 0.5, kernel="cone")
     with pytest.raises(ValueError, match="gpu is 'B9'; choose one of T4"):
         Plan(0, 0, 0, 0, 0, 1, 0, 1).seconds("B9")
+
+
+@pytest.mark.parametrize(
+    "settings, error",
+    [
+        (dict(name="euler"), "sampler is 'euler'; choose one of ddim"),
+        (dict(name="unipc", gamma=0.3), "gamma is 0.3 with sampler 'unipc'"),
+        (dict(name="ddim", gamma=2.0), "gamma is 2.0 with sampler 'ddim'"),
+    ],
+)
+def test_a_sampler_that_cannot_be(settings, error):
+    with pytest.raises(ValueError, match=error):
+        Sampler(**settings)
+
+
+def test_one_look_ahead(student):
+    with pytest.raises(ValueError, match="a Sampler has a look-ahead of its own"):
+        pick_sampler(student, 4, Sampler("ddim"), LookAhead(100))

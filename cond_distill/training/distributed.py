@@ -79,7 +79,7 @@ def shard(module: nn.Module, device: torch.device):
         from torch.distributed.fsdp import fully_shard
     except ImportError as e:
         raise ValueError(
-            f"shard needs torch 2.6 or newer, this is {torch.__version__}; leave it out"
+            f"fsdp needs torch 2.6 or newer, this is {torch.__version__}; leave it out"
         ) from e
     mesh = torch.distributed.init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     # FSDP takes no other format; torch's own overloads leave it out

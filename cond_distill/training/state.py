@@ -266,7 +266,7 @@ def check_shares(cfg: OptimConfig, method: Method, processes: int):
             f"{pieces}"
         )
     if cfg.fsdp and not method.shardable:
-        raise ValueError(f"{type(method).__name__} cannot be sharded; leave shard out")
+        raise ValueError(f"{type(method).__name__} cannot be sharded; leave fsdp out")
 
 
 def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) -> Run:
