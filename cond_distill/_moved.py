@@ -227,7 +227,7 @@ NAMES = {
         "FREE": "training.resume:RESUME_OVERRIDES",
         "RESUME_OVERRIDES": "training.resume",
         "one_step": "trainer:train_step",
-        "resume": "trainer:load_latest",
+        "resume": "training.resume:load_run",
         "piece": "trainer:row_part",
         "shares": "trainer:micro_batches",
         "steps": "trainer:train_steps",

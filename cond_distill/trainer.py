@@ -46,8 +46,8 @@ from .utils import catch_interrupt
 
 # %% auto #0
 __all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
-           'check_converged', 'check_words', 'open_source', 'open_teacher', 'begin', 'load_latest', 'observe',
-           'train_steps', 'with_progress_bar', 'distill', 'distill_to_end']
+           'check_converged', 'check_words', 'open_source', 'open_teacher', 'begin', 'observe', 'train_steps',
+           'with_progress_bar', 'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
 #| code-fold: true
@@ -219,16 +219,6 @@ def begin(
     pictures = HeldOut(cfg, size, photos.at_size(size) if photos else None)
     return replace(run, data=data_identity(run.teacher, cfg, pictures.photos), pictures=pictures)
 
-
-def load_latest(run: Run):
-    """Go on from the newest checkpoint, every process from the same one."""
-    load_run(run)
-    if len(set(steps := run.engine.gather(run.state.step))) > 1:
-        raise ValueError(
-            f"the processes would go on from different steps, {steps}; `out` must be one folder "
-            "that all machines see"
-        )
-
 # %% ../nbs/course/09_trainer.ipynb #559d8017
 #| code-fold: true
 def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
@@ -302,7 +292,7 @@ def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Recor
     cfg, state, engine = run.cfg, run.state, run.engine
     check_room(run)
     with run_lock(run):
-        load_latest(run)
+        load_run(run)
         source = training_data(run.teacher, cfg, progress, engine.index, engine.count, run.pictures)
         with (
             closing(source),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from cond_distill import cli
 from cond_distill.config import TrainConfig
 from cond_distill.pipeline import CoDiPipeline
+from cond_distill.pipeline_inputs import check_guidance
 from cond_distill.ranges import RANGES, check_range
 from cond_distill.sampler import draw_images, sample
 from cond_distill.scheduler import CoDiScheduler
@@ -146,3 +147,11 @@ def test_a_negative_prompt_leaves_the_teacher_as_it_is(folder):
         student(z, 500, cond, text, guidance=2.0, negative=before).x,
         student(z, 500, cond, text, guidance=2.0).x,
     )
+
+
+def test_guidance_that_a_student_was_not_made_for():
+    check_guidance(3.0, high=3.0, embedded=False)
+    with pytest.warns(UserWarning, match="above 3 pictures may burn"):
+        check_guidance(7.5, high=3.0, embedded=False)
+    with pytest.raises(ValueError, match="this model takes 1 \\(it takes no captions"):
+        check_guidance(7.5, high=1.0, embedded=False)

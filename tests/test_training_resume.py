@@ -18,6 +18,7 @@ from cond_distill.student import Student
 from cond_distill.trainer import distill, distill_to_end, train_step
 from cond_distill.training import checkpoint
 from cond_distill.training.checkpoint import read_checkpoint, write_checkpoint
+from cond_distill.training.distributed import Engine
 from cond_distill.training.state import new_run
 from cond_distill.training.validation import logged_minutes
 
@@ -47,6 +48,17 @@ def test_left_and_taken_up(bench):
     assert [r.step for r in bench.train(two)] == [6, 7, 8]
     check_same_run(one, two)
     assert logged_minutes(two.out) > 0
+
+
+def test_out_of_one_machine_only(bench, monkeypatch):
+    """Processes that see different checkpoints stop before they would wait for each other."""
+    cfg = bench.config("not shared")
+    bench.stop(cfg, 4)
+    monkeypatch.setattr(Engine, "gather", lambda self, number: [number, 0])
+    with pytest.raises(
+        ValueError, match=r"from different steps, \[4, 0\]; `out` must be one folder"
+    ):
+        bench.train(cfg)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

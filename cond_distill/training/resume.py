@@ -23,8 +23,8 @@ from .state import Run, learning_rate
 from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
-__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'OtherRun', 'check_same_settings',
-           'check_same_run', 'upgraded', 'restore', 'try_restore', 'load_run']
+__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'write_state', 'OtherRun',
+           'check_same_settings', 'check_same_run', 'upgraded', 'restore', 'try_restore', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
 def check_room(run: Run):
@@ -76,7 +76,10 @@ COUNTERS = ("step", "nfe", "first_distance", "last_distance", "best")
 
 
 def save_run(run: Run):
-    """Write a checkpoint; every process must call. Nothing is written while steps are skipped."""
+    """Write a checkpoint, from every process; nothing while steps are skipped.
+
+    It is there for all of them when the call returns.
+    """
     state, engine = run.state, run.engine
     if state.skipped or not all(engine.gather(int(state.is_finite()))):
         return
@@ -89,8 +92,14 @@ def save_run(run: Run):
         method=run.method,
     )
     whole = full_state({k: v.state_dict() for k, v in parts.items()}, engine.main)
-    if not engine.main:
-        return
+    if engine.main:
+        write_state(run, whole)
+    engine.wait()
+
+
+def write_state(run: Run, whole: dict):
+    """A checkpoint of what `save_run` has put together."""
+    state = run.state
     about = dict(config=asdict(run.cfg), teacher=run.teacher.fingerprint(), data=run.data)
     counters = {name: getattr(state, name) for name in COUNTERS}
     folder = Path(run.cfg.out) / "checkpoints"
@@ -227,9 +236,18 @@ def try_restore(run: Run, path: Path, saved: dict) -> bool:
 def load_run(run: Run) -> bool:
     """Go on from the newest whole checkpoint in `cfg.out`, if there is one.
 
-    Refuse one that belongs to other settings, other data or another teacher.
+    Refuse one that belongs to other settings, other data or another teacher, and processes that
+    see different ones.
     """
-    saved = whole_checkpoints(Path(run.cfg.out) / "checkpoints")
+    folder = Path(run.cfg.out) / "checkpoints"
+    newest = [int(path.stem.removeprefix("step_")) for path in checkpoints(folder)[:1]]
+    steps = run.engine.gather(*newest or [0])
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes would go on from different steps, {steps}; `out` must be one folder "
+            "that all machines see"
+        )
+    saved = whole_checkpoints(folder)
     restored = any(try_restore(run, path, state) for path, state in saved)
     forget_logs(run)
     return restored
