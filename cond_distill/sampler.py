@@ -143,16 +143,20 @@ SAMPLERS: dict[str, Callable[[Schedule, list[int], Any], Move]] = {
 
 # %% ../nbs/course/08_sampler.ipynb #de6d2124
 #| code-fold: true
-def check_steps(model: Teacher | Student, steps: int):
-    """Refuse a number of steps that the model was not trained for."""
-    info = info_of(model)
-    made_for = info.sampling_steps
-    if made_for and steps not in made_for:
-        raise ValueError(
-            f"steps is {steps}; this model was distilled for {', '.join(map(str, made_for))} "
-            f"steps{curve_text(info.curve)}: use one of them, or any_steps=True (--any-steps) to "
-            "see what happens"
-        )
+def check_steps(
+    steps: int,
+    trained_steps: Sequence[int] | None,  # none: any number
+    curve: list[dict] | None,  # what was measured with them
+    any_steps: bool | None = None,  # of calls that have this option: whether it is on
+):
+    """Refuse a number of steps that the model was not distilled for."""
+    if any_steps or not trained_steps or steps in trained_steps:
+        return
+    option = "" if any_steps is None else ", or any_steps=True (--any-steps) to see what happens"
+    raise ValueError(
+        f"steps is {steps}; this model was distilled for {', '.join(map(str, trained_steps))} "
+        f"steps{curve_text(curve)}; use one of them{option}"
+    )
 
 
 def sampler_name(model: Teacher | Student, sampler: str = "auto") -> str:
@@ -288,8 +292,8 @@ def sample(
         check_student_guidance(model, guidance)
     if cond is not None and not conds:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
-    if not any_steps:
-        check_steps(model, steps)
+    info = info_of(model)
+    check_steps(steps, info.sampling_steps, info.curve, any_steps)
     teacher: Any = getattr(model, "teacher", model)
     schedule = teacher.schedule
     generator, text = torch.Generator().manual_seed(seed), teacher.embed(captions)

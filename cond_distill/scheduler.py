@@ -14,12 +14,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from .model_card import curve_text
 from cond_distill.sampler import (
     SAMPLERS,
     SOLVERS,
     Move,
     Sampler,
+    check_steps,
     renoised,
     saved_sampler,
 )
@@ -27,8 +27,7 @@ from .schedule import Prediction, Schedule
 from .student import Student, info_of, with_todays_keys
 
 # %% auto #0
-__all__ = ['position', 'next_timestep', 'step_latent', 'check_trained_steps', 'CoDiSchedulerOutput', 'CoDiScheduler',
-           'check_scheduler']
+__all__ = ['position', 'next_timestep', 'step_latent', 'CoDiSchedulerOutput', 'CoDiScheduler', 'check_scheduler']
 
 # %% ../nbs/library/scheduler.ipynb #2990e995
 def position(timesteps: torch.Tensor, t: int) -> int:
@@ -59,20 +58,6 @@ def step_latent(
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
     return schedule.step(renoised(pred, noise, gamma), s)
-
-# %% ../nbs/library/scheduler.ipynb #779a3871
-def check_trained_steps(
-    n: int,
-    trained_steps: list[int] | None,  # None: any number
-    measured: str = "",  # what was measured with them, for the message
-) -> None:
-    """Refuse a number of steps that the model was not distilled for."""
-    if trained_steps and n not in trained_steps:
-        raise ValueError(
-            f"{n} steps: this model was distilled for "
-            f"{', '.join(map(str, trained_steps))}{measured}; use one of them. More "
-            "steps than it was made for do not make its pictures better"
-        )
 
 # %% ../nbs/library/scheduler.ipynb #fb133163
 @dataclass
@@ -128,7 +113,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
         """Choose the timesteps; `ValueError` for a number of steps that it was not made for."""
         rules: Any = self.config
-        check_trained_steps(num_inference_steps, rules.trained_steps, curve_text(rules.curve))
+        check_steps(num_inference_steps, rules.trained_steps, rules.curve)
         self.num_inference_steps = num_inference_steps
         if rules.samplers:
             self.rule = saved_sampler(rules.samplers, num_inference_steps)

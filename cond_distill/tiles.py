@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .sampler import check_steps, denoise, pick_sampler
-from .student import Prepared, Student
+from .student import Prepared, Student, info_of
 from .teacher import Teacher
 
 # %% auto #0
@@ -122,8 +122,8 @@ def draw_tiled(
     check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
     _check_request(cond)
     check_student_guidance(student, guidance)
-    if not any_steps:
-        check_steps(student, steps)
+    info = info_of(student)
+    check_steps(steps, info.sampling_steps, info.curve, any_steps)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
     size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions

@@ -16,6 +16,7 @@ from cond_distill.sampler import (
     SAMPLERS,
     LookAhead,
     Sampler,
+    check_steps,
     draw_images,
     pick_sampler,
     sample,
@@ -47,6 +48,23 @@ def test_every_saved_row_is_drawn_by_its_sampler(student):
             theirs = pipe(["", ""], cond, generator=drawing.noise(4), **settings).images
             assert torch.allclose(ours, theirs.cpu(), atol=1e-4), (name, steps)
     student.about = about
+
+
+def test_steps_that_were_not_trained_are_refused_alike():
+    """What was given, what is possible, what was measured; and the option, where there is one."""
+    curve = [dict(steps=1, n=64, fd=9.86), dict(steps=4, n=64, fd=3.55)]
+    said = (
+        "steps is 50; this model was distilled for 1, 4 steps; measured: fd 9.86, 3.55 with 1, 4 "
+        "steps (64 held-out conditions); use one of them"
+    )
+    with pytest.raises(ValueError) as of_scheduler:
+        CoDiScheduler(trained_steps=[1, 4], curve=curve).set_timesteps(50)
+    assert str(of_scheduler.value) == said
+    with pytest.raises(ValueError) as of_sample:
+        check_steps(50, [1, 4], curve, any_steps=False)
+    assert str(of_sample.value) == f"{said}, or any_steps=True (--any-steps) to see what happens"
+    check_steps(50, [1, 4], curve, any_steps=True)
+    check_steps(50, None, curve)
 
 
 def test_a_scheduler_names_the_samplers_there_are():
