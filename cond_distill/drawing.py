@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ENDINGS', 'read_picture', 'fitted', 'read_condition', 'find_adaptor', 'shared_teacher', 'open_adaptor',
            'read_settings', 'picture_file', 'numbered', 'check_drawn', 'save_picture', 'save_figure', 'sheet', 'mark',
-           'progress_bar', 'measured_words', 'sample']
+           'pack', 'progress_bar', 'measured_words', 'sample']
 
 # %% ../nbs/library/drawing.ipynb #30093819
 def read_picture(path: str, grey: bool = False) -> torch.Tensor:  # [3 or 1, H, W] in [0, 1]
@@ -259,6 +259,31 @@ def mark(*axes: Any, color: str = "tab:red") -> None:
         ax.set_frame_on(True)
         for spine in ax.spines.values():
             spine.set(visible=True, color=color, linewidth=1.8)
+
+# %% ../nbs/library/drawing.ipynb #packcode
+def pack(
+    fig: Figure,  # of `figure`: a grid of square pictures
+    side: float = 1.1,  # inches of a picture
+    gap: float = 0.05,  # inches between two pictures
+) -> Figure:
+    """Pictures at equal distances; each label gets the room that it needs."""
+    fig.set_layout_engine("none")
+    fig.draw_without_rendering()
+    axes: list[Any] = fig.axes
+    rows, columns = axes[0].get_gridspec().get_geometry()
+    cells = [(k, ax.get_window_extent(), ax.get_tightbbox()) for k, ax in enumerate(axes)]
+    left = max(inner.x0 - outer.x0 for k, inner, outer in cells if k % columns == 0)
+    above = [outer.y1 - inner.y1 for _, inner, outer in cells]
+    # whole pixels, or gaps of one figure would differ
+    left, top = round(left) + 4, round(max(above[:columns])) + 4
+    size, space = round(side * fig.dpi), round(gap * fig.dpi)
+    down = space + round(max(above[columns:], default=0))
+    width = left + columns * size + (columns - 1) * space + 4
+    height = top + rows * size + (rows - 1) * down + 4
+    fig.set_size_inches(width / fig.dpi, height / fig.dpi)
+    edges = dict(left=left / width, right=1 - 4 / width, top=1 - top / height, bottom=4 / height)
+    fig.subplots_adjust(**edges, wspace=space / size, hspace=down / size)
+    return fig
 
 # %% ../nbs/library/drawing.ipynb #1c8ef63e
 @contextmanager
