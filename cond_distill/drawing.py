@@ -296,7 +296,7 @@ def progress_bar(total: int, description: str = "drawing") -> Generator[Callable
 
 # %% ../nbs/library/drawing.ipynb #2de4d0f3
 def measured_words(student: Student, steps: int, sampler: str, guidance: float) -> str:
-    """What the adaptor's file says of pictures that are drawn like this; empty if nothing."""
+    """A line of what the adaptor's file says of pictures drawn like this; empty if nothing."""
     rows = info_of(student).curve
     same_way = sampler == sampler_name(student) and guidance == 1.0
     row = next((r for r in rows if r["steps"] == steps), None) if same_way else None
@@ -305,7 +305,7 @@ def measured_words(student: Student, steps: int, sampler: str, guidance: float) 
     numbers = ", ".join(
         f"{k} {v:.3g}" for k, v in row.items() if k not in ("steps", "n", "sampler")
     )
-    return f" (measured with {steps} steps on {row['n']} held-out conditions: {numbers})"
+    return f"measured with {steps} steps on {row['n']} held-out conditions: {numbers}"
 
 
 def _draw_tiles(
@@ -361,7 +361,8 @@ def _draw_alike(
         save_figure(sheet(cond[0], images, task.name, caption, cfg.steps), cfg.out, 120)
         wrote = f"{cfg.out} with all pictures, and single ones: {wrote}"
     sampler = sampler_name(student, cfg.sampler)
-    print(f"wrote {wrote}{measured_words(student, cfg.steps, sampler, cfg.guidance)}")
+    measured = measured_words(student, cfg.steps, sampler, cfg.guidance)
+    print(f"wrote {wrote}", *filter(None, [measured]), sep="\n")
     return images
 
 
