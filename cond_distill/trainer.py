@@ -36,6 +36,7 @@ from .training.state import Run, TrainState, new_run
 from cond_distill.training.validation import (
     EvalFn,
     Record,
+    check_best,
     evaluate_run,
     finish,
     log_record,
@@ -285,7 +286,9 @@ def distill(
     Leaves the finished adaptor there. Settings are checked at once; the training runs as its
     records are asked for.
     """
-    return _records(begin(cfg, teacher, method, progress), progress, eval_fn or judge)
+    run, eval_fn = begin(cfg, teacher, method, progress), eval_fn or judge
+    check_best(run, eval_fn)
+    return _records(run, progress, eval_fn)
 
 
 def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Record]:

@@ -199,9 +199,29 @@ def test_wrong_words(bench, changes, error):
 def test_measurement_that_fails(bench):
     """It costs no steps."""
     cfg = bench.config("measured", grid_every=3, best="beauty")
+    rows = iter([dict(beauty=0.5), dict(grey=0.5)])
     with pytest.raises(ValueError, match="eval_fn of this run measures: grey"):
-        bench.train(cfg, eval_fn=lambda images, held: dict(grey=0.5))
+        bench.train(cfg, eval_fn=lambda images, held: next(rows))
     assert saved(cfg)["step"] == 3
+
+
+def test_best_that_is_never_measured(bench):
+    """It is refused by the call, before anything is written."""
+
+    def grey(images, held):
+        assert images.shape[1:] == (3, 16, 16) and len(images) == len(held["cond"]) == 5
+        return dict(grey=0.5)
+
+    settings = dict(teacher=bench.teacher, progress=False)
+    cfg = bench.config("misspelt", grid_every=3, eval_n=5, best="gray")
+    with pytest.raises(ValueError, match="best is 'gray'; eval_fn of this run measures: grey; ch"):
+        distill(cfg, eval_fn=grey, **settings)
+    with pytest.raises(ValueError, match="best is 'gray', and no eval_fn is given"):
+        distill(cfg, **settings)
+    with pytest.raises(ValueError, match="best is 'gray', and grid_every is 0"):
+        distill(replace(cfg, grid_every=0), eval_fn=grey, **settings)
+    assert not Path(cfg.out).exists()
+    distill(replace(cfg, best="grey"), eval_fn=grey, **settings)
 
 
 def test_no_run_is_lost_by_its_measurement(bench):

@@ -28,7 +28,7 @@ from ..utils import append_row
 
 # %% auto #0
 __all__ = ['EvalFn', 'Record', 'log_record', 'logged_minutes', 'sampled_student', 'validation_batch', 'validation_grid',
-           'measure_curve', 'try_measuring', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
+           'measure_curve', 'try_measuring', 'check_best', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
 
 # %% ../../nbs/library/training/validation.ipynb #32044a0a
 @dataclass(kw_only=True)
@@ -151,6 +151,34 @@ def try_measuring(
         return []
 
 
+def check_best(run: Run, eval_fn: EvalFn | None):
+    """Refuse a `cfg.best` that is never measured; `eval_fn` is asked, about real pictures."""
+    name = run.cfg.best
+    if not name:
+        return
+    if eval_fn is None or not run.cfg.grid_every:
+        lacking = "no eval_fn is given" if eval_fn is None else "grid_every is 0"
+        raise ValueError(
+            f"best is {name!r}, and {lacking}, so nothing is measured during the training; leave "
+            "best empty"
+        )
+    held = run.held_out(run.cfg.eval_n)
+    try:
+        measured = eval_fn(held["image"], held)
+    except Exception:
+        return  # `try_measuring` warns of it when a measurement is due
+    _check_measured(name, measured)
+
+
+def _check_measured(name: str, measured: dict[str, float]):
+    """Refuse a name of `cfg.best` that is not among the measures."""
+    if name not in measured:
+        raise ValueError(
+            f"best is {name!r}; eval_fn of this run measures: {', '.join(measured)}; choose one "
+            "of them, or leave best empty"
+        )
+
+
 def evaluate_run(
     run: Run, student: Student, eval_fn: EvalFn, steps: int = 4
 ) -> dict[str, float] | None:
@@ -192,8 +220,7 @@ def save_adaptor(
 def keep_best(run: Run, student: Student, measured: dict[str, float]):
     """Put the sampling average into best/ if it is the best so far by the measure `cfg.best`."""
     name, before = run.cfg.best or next(iter(measured)), run.state.best
-    if name not in measured:
-        raise ValueError(f"best is {name!r}; eval_fn of this run measures: {', '.join(measured)}")
+    _check_measured(name, measured)
     value = float(measured[name])
     if math.isnan(value) or (before and before[0] == name and not better(name, value, before[1])):
         return
