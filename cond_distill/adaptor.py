@@ -162,6 +162,8 @@ class Adaptor(nn.Module):
     kinds: dict[str, type[Adaptor]] = {}  # class name → class, for opening files
     # a number that its network takes beside the time: "guidance", "look_ahead" or none
     extra_input: str | None = None
+    has_rank = True  # does the `rank` of `from_teacher` change it?
+    has_reader = True  # may a `reader` of instructions stand before it?
 
     def __init_subclass__(cls):
         Adaptor.kinds[cls.__name__] = cls

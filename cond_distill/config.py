@@ -93,7 +93,8 @@ class ModelConfig:
     # full CoDi of the paper) or "full" (every weight); "auto": that of `init_from` or of the run in
     # `out`, else the one that was measured to be best for the task, printed with its reason
     adaptor: str = "auto"
-    # rank of the low-rank changes to the weights of the backbone, 0 to 4096; 0: none
+    # rank of the low-rank changes to the weights of the backbone, 0 to 4096; 0: none; not for
+    # adaptors "fusion", "full"
     rank: int = 16
     # layers of a small transformer that encodes captions anew, -1 to 64; 0: none; -1: two where the
     # caption is an instruction, else none
@@ -154,58 +155,69 @@ class MethodConfig:
     # "finetune" (without the consistency term); of two-stage methods "progressive", "consistency"
     # or "lcm"; or one of your own, "module:name"
     method: str = "any_step"
-    # guidance weight on the caption in the teacher's steps, 0 to 100 (1: none); for two-stage
-    # methods; "lcm" draws it between 1 and this
+    # guidance weight on the caption in the teacher's steps, 0 to 100 (1: none); "lcm" draws it
+    # between 1 and this; for methods "progressive", "consistency", "lcm"
     guidance: float = 1.0
     # rounds over which the step size Δt doubles up to `delta`, -64 to 64 (a negative number: halves
-    # down to it), not 0; in each new round a "progressive" student learns from what it was before
+    # down to it), not 0; in each new round a "progressive" student learns from what it was before;
+    # not for method "any_step"
     rounds: int = 1
-    delta: int = 125  # step size Δt = t − s in training timesteps, 1 to 10000
-    # look-ahead L(t) at the end of the training in training timesteps, 0 to 10000; for "codi"
+    # step size Δt = t − s in training timesteps, 1 to 10000; "any_step" takes it with the kernels
+    # "exponential" and "exponential_rest", and with the others a share of the look-ahead
+    delta: int = 125
+    # look-ahead L(t) at the end of the training in training timesteps, 0 to 10000; for method
+    # "codi"
     max_look_ahead: float = 400.0
     # how the student's answer is spread over the look-ahead, a name of `any_step.KERNELS`; for
-    # "any_step"
+    # method "any_step"
     kernel: Literal["box", "exponential", "midpoint", "exponential_rest"] = "box"
-    # longest look-ahead that the student is trained for, in training timesteps, 1 to 10000; for
-    # "any_step"
+    # longest look-ahead that the student is trained for, in training timesteps, 1 to 10000; with
+    # the kernels "box" and "midpoint" it is t + 1; for method "any_step"
     max_jump: float = 800.0
     # share of the samples whose look-ahead is 0, so that the student stays a plain denoiser there,
-    # 0 to 1; for "any_step"
+    # 0 to 1; for method "any_step"
     plain_fraction: float = 0.5
     # how much more often long look-aheads are drawn than short ones, an exponent, 0 to 16 (0: all
-    # equally often); for "any_step"
+    # equally often); for method "any_step"
     jump_power: float = 0.0
-    # network that takes the look-ahead as an input; for "any_step"
+    # network that takes the look-ahead as an input; for method "any_step"
     conditioning: Literal["both", "backbone", "adaptor"] = "both"
-    # largest look-ahead L(t) as a share of the timestep t, 0 to 1; for "codi"
+    # largest look-ahead L(t) as a share of the timestep t, 0 to 1; for method "codi"
     look_ahead_fraction: float = 1.0
-    # share of the training after which the look-ahead begins to grow from 0, 0 to 1
+    # share of the training after which the look-ahead begins to grow from 0, 0 to 1; not for
+    # methods "progressive", "consistency", "lcm"
     ramp_start: float = 0.6
     # share of the training after which the look-ahead has its full length, 0 to 1, not below
-    # `ramp_start`
+    # `ramp_start`; not for methods "progressive", "consistency", "lcm"
     ramp_end: float = 0.7
     # timesteps t that are trained: "grid" (the T / Δt timesteps that a few-step sampler visits) or
-    # "all"
+    # "all"; not for method "any_step"
     timesteps: Literal["grid", "all"] = "grid"
     # preference for noisy timesteps before the look-ahead grows: t is drawn in proportion to t to
-    # this power, 0 to 16 (0: all equally often); for "codi"
+    # this power, 0 to 16 (0: all equally often); for method "codi"
     timestep_power: float = 1.0
-    per_sample: bool = True  # draw a timestep t for each image instead of one for the whole batch
+    # draw a timestep t for each image instead of one for the whole batch; not for method "any_step"
+    per_sample: bool = True
     # how the latent z_s at the earlier timestep s is computed from z_t: by a step of the "model"
     # that is trained (the target), with the true "noise", by a step of the "teacher", by noising
-    # the true latent anew ("forward"), or for "any_step" by the model as a "plain" denoiser
+    # the true latent anew ("forward"), or with "any_step" by the model as a "plain" denoiser; not
+    # for methods "progressive", "consistency", "lcm"
     z_s: Literal["model", "noise", "teacher", "forward", "plain"] = "model"
     # distance between two predicted latents in both terms of the loss
     distance: Literal["l2", "huber", "cauchy"] = "l2"
     # limit of the signal-to-noise ratio in the weight min(1, SNR / snr_gamma) of both terms, 0 to
-    # 1000000 (0: no weight); for models that predict the noise
+    # 1000000 (0: no weight); acts on models that predict the noise; not for methods "paper",
+    # "progressive", "consistency", "lcm"
     snr_gamma: float = 5.0
     # space in which the prediction is compared with the real picture: "latent", "pixels", or
-    # "features" of the shipped texture network
+    # "features" of the shipped texture network; not for methods "any_step", "progressive",
+    # "consistency", "lcm"
     data_distance: Literal["latent", "pixels", "features"] = "latent"
-    boundary: bool = False  # force the prediction at t = 0 to be the input z
+    # force the prediction at t = 0 to be the input z; not for methods "any_step", "progressive",
+    # "consistency", "lcm"
+    boundary: bool = False
     # weight of the discriminator's term, which grows with the look-ahead, 0 to 100; 0: no
-    # discriminator
+    # discriminator; not for methods "any_step", "progressive", "consistency", "lcm"
     discriminator: float = 0.0
     # decay per step of the moving average that the loss takes as its target, 0 to 1 (it lags behind
     # the student by 1 / (1 − decay) steps)

@@ -18,7 +18,7 @@ from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .schedule import Prediction, Schedule
 from .student import Prepared, Student, info_of
-from .teacher import Teacher
+from .teacher import Teacher, check_captions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,6 +286,7 @@ def sample(
 ) -> Iterator[State]:
     """Yield a `State` per step."""
     check_range(steps=steps, guidance=guidance, seed=seed)
+    check_captions(captions)
     rule = pick_sampler(model, steps, sampler, look_ahead)
     conds = (_checked(model, cond, captions),) if isinstance(model, Student) else ()
     if isinstance(model, Student):
@@ -354,6 +355,7 @@ def draw_images(
 ) -> torch.Tensor:  # [B,3,H,W] in [0,1], on the CPU
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
+    check_captions(captions)
     options = (steps, sampler, guidance)
     teacher: Any = getattr(model, "teacher", model)
     out = []
@@ -379,6 +381,8 @@ def figure(
     """A labelled matplotlib figure of rows of images."""
     from matplotlib import pyplot as plt
 
+    if not rows:
+        raise ValueError("rows is empty; expected one row of images or more")
     width = max(map(len, rows))
     fig, axes = plt.subplots(
         len(rows),

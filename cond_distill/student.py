@@ -376,6 +376,8 @@ def compose(
     strengths: list[float] | None = None,  # 1 for each, if not given
 ) -> Student:
     """One student with the adaptors of several, which share a teacher."""
+    if not students:
+        raise ValueError("students is empty; expected one student or more")
     strengths = strengths or [1.0] * len(students)
     if len(strengths) != len(students):
         raise ValueError(

@@ -169,10 +169,14 @@ def output_hooks(net: nn.Module, outputs: dict) -> Generator[None]:
 # %% ../nbs/course/03_teacher.ipynb #2b493269
 #| code-fold: true
 def check_captions(captions: Sequence[str]):
-    """Refuse one string where a list of them is expected."""
+    """Refuse one string where a list of them is expected, and an empty list."""
     if isinstance(captions, str):
         raise TypeError(
             f"captions is one string {captions!r}; expected a list of strings, one per image"
+        )
+    if not len(captions):
+        raise ValueError(
+            'captions is empty; expected a list of strings, one per image, "" for none'
         )
 
 

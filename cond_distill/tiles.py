@@ -58,8 +58,11 @@ def _check_request(cond):
             "several adaptors at a time, or one without a condition, draw at the model's size "
             "(draw_images)"
         )
-    if cond.ndim != 4 or len(cond) != 1:
-        raise ValueError(f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W]")
+    if cond.ndim != 4 or len(cond) != 1 or not cond.numel():
+        raise ValueError(
+            f"cond has shape {tuple(cond.shape)}; expected one condition [1, K, H, W] of at least "
+            "one pixel"
+        )
 
 
 def _cut(x, places, tile: int, factor: int = 1):

@@ -172,7 +172,7 @@ def check_converged(state: TrainState, lr: float):
 def check_words(cfg: TrainConfig):
     """Import your own modules that the configuration names; refuse a word that names nothing."""
     import_modules(cfg.task, cfg.adaptor, cfg.method)
-    if cfg.adaptor not in ("auto", "full"):
+    if cfg.adaptor != "auto":
         find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
     find(cfg.method, METHODS, "method", Method)
 

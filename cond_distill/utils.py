@@ -37,6 +37,8 @@ def check_image(image: torch.Tensor, channels: int, multiple: int, name: str = "
         raise ValueError(
             f"{name} has shape {tuple(image.shape)}; expected [B, {channels}, H, W]{hint}"
         )
+    if not image.numel():
+        raise ValueError(f"{name} has shape {tuple(image.shape)}; expected one image or more")
     if image.shape[2] % multiple or image.shape[3] % multiple:
         raise ValueError(
             f"{name} is {image.shape[2]} × {image.shape[3]} pixels; both must be multiples of "

@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from cond_distill import trainer
+from cond_distill.adaptors.catalogue import ADAPTORS
 from cond_distill.adaptors.several import MultiAdaptor
 from cond_distill.config import TrainConfig
 from cond_distill.pipeline import CoDiPipeline
@@ -61,7 +62,7 @@ def configuration(folder: Path, name: str, device="cpu") -> TrainConfig:
         method="codi",
     )
     changes = RUNS.get(name, {})
-    if changes.get("adaptor") in ("fusion", "full"):
+    if not ADAPTORS[changes.get("adaptor", "controlnet")].has_rank:
         base = replace(base, rank=TrainConfig.rank)
     if "method" not in changes:
         base = replace(base, ramp_start=0.0, ramp_end=0.0)

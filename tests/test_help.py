@@ -9,7 +9,9 @@ from importlib.metadata import version
 import pytest
 
 from cond_distill import cli, options
-from cond_distill.config import ReproduceConfig, TeachConfig, TrainConfig
+from cond_distill.adaptors.catalogue import ADAPTORS
+from cond_distill.config import MethodConfig, ReproduceConfig, TeachConfig, TrainConfig
+from cond_distill.methods.catalogue import EVERY, METHODS
 from cond_distill.ranges import RANGES
 
 GROUPS = ("model", "data", "method", "optimisation", "run")
@@ -111,3 +113,32 @@ def test_no_word_of_the_help_is_cut(kind):
     """A comment that is wrapped at a hyphen is printed as "look- ahead"."""
     cut = re.findall(r"^ *#.*\w-$", inspect.getsource(inspect.getmodule(kind)), re.M)
     assert not cut, cut
+
+
+def readers() -> dict[str, set[str]]:
+    """Setting of a method → the methods that read it, with whatever other settings."""
+    with_these = ({}, dict(discriminator=0.1), dict(kernel="exponential"), dict(timesteps="all"))
+    readers: dict[str, set[str]] = {f.name: set() for f in fields(MethodConfig)}
+    for name, kind in METHODS.items():
+        for changes in with_these:
+            for setting in kind(TrainConfig(method=name, **changes)).reads() | EVERY:
+                readers[setting].add(name)
+    return readers
+
+
+@pytest.mark.parametrize("verb", ["distill", "check"])
+def test_help_says_which_methods_read_a_setting(verb, capsys):
+    """The last words: 'for method "a"' or 'not for methods "a", "b"'; nothing where all do."""
+    known = help_of(printed(verb, capsys))
+    said = {}
+    for name in readers():
+        end = re.search(r'; (not )?for methods? ((?:"\w+"(?:, )?)+)$', known[name])
+        named = set(re.findall(r'"(\w+)"', end[2])) if end else set()
+        said[name] = named if end and not end[1] else set(METHODS) - named
+    assert said == readers()
+
+
+def test_help_says_which_adaptors_have_no_rank(capsys):
+    without = ", ".join(f'"{name}"' for name, kind in ADAPTORS.items() if not kind.has_rank)
+    known = help_of(printed("distill", capsys))
+    assert known["rank"].endswith(f"; not for adaptors {without}")

@@ -12,10 +12,16 @@ from training import Bench
 
 from cond_distill import cli
 from cond_distill.config import TeachConfig, TrainConfig
+from cond_distill.data.scenes import Scenes
 from cond_distill.drawing import find_adaptor, picture_file
+from cond_distill.evaluation.folders import read_pictures, texture_crops
 from cond_distill.loss import check_step_size
 from cond_distill.model_card import model_card
+from cond_distill.pipeline import CoDiPipeline
+from cond_distill.sampler import draw_images, figure, sample
 from cond_distill.schedule import Schedule
+from cond_distill.student import compose
+from cond_distill.tiles import draw_tiled
 
 OWN = """
 import torch
@@ -181,3 +187,35 @@ def test_card_of_an_any_step_student():
     about = dict(task="depth", image_size=64, adaptor="x", teacher="0", samplers=[dict(steps=1)])
     assert "num_inference_steps=4)" in model_card("m", about, None, "ddim", 3.0)
     assert "num_inference_steps=50)" in model_card("m", about | dict(samplers=[]), None, "ddim", 3)
+
+
+NOTHING = {
+    "embed": (lambda s: s.teacher.embed([]), "captions is empty"),
+    "sample": (lambda s: next(sample(s, [], drawing.condition(0))), "captions is empty"),
+    "draw_images": (lambda s: draw_images(s, []), "captions is empty"),
+    "of a teacher": (lambda s: draw_images(s.teacher, []), "captions is empty"),
+    "pipeline": (
+        lambda s: CoDiPipeline.from_student(s)([], image=[]),
+        "image is an empty list",
+    ),
+    "tiles": (lambda s: draw_tiled(s, torch.rand(1, 3, 0, 16)), "of at least one pixel"),
+    "encode": (lambda s: s.teacher.encode(drawing.condition(0)), "expected one image or more"),
+    "compose": (lambda s: compose([]), "students is empty"),
+    "figure": (lambda s: figure([]), "rows is empty"),
+    "scenes": (lambda s: Scenes("held_out").batch([]), "indices is empty"),
+    "crops": (lambda s: texture_crops([]), "pictures is empty"),
+}
+
+
+@pytest.mark.parametrize("call", NOTHING)
+def test_nothing_to_draw_is_refused(bench, call):
+    """An empty list is named, whatever draws or measures."""
+    act, error = NOTHING[call]
+    with pytest.raises(ValueError, match=error):
+        act(drawing.student(bench.teacher))
+
+
+def test_a_folder_without_pictures_is_refused(bench):
+    (bench.folder / "nothing").mkdir()
+    with pytest.raises(ValueError, match="no pictures in .*nothing"):
+        read_pictures(bench.folder / "nothing")

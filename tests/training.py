@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from cond_distill.adaptors.catalogue import ADAPTORS
 from cond_distill.config import TrainConfig
 from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill
@@ -45,7 +46,8 @@ class Bench:
             save_every=2,
             grid_every=0,
         )
-        if changes.get("adaptor") in ("fusion", "full"):  # they have no rank
+        kind = ADAPTORS.get(changes.get("adaptor", ""))
+        if kind and not kind.has_rank:
             base = replace(base, rank=TrainConfig.rank)
         if changes.get("method", "codi") not in ("codi", "any_step"):  # they have no ramp
             base = replace(base, ramp_start=TrainConfig.ramp_start)

@@ -31,16 +31,18 @@ from cond_distill.teacher import Teacher
 from cond_distill.trainer import distill_to_end
 from cond_distill.utils import table
 
+WITH_CONDITION = [name for name in ADAPTORS if name not in ("lora", "full")]
+
 TEXT = """# Adaptors and tasks
 
 Made by `make matrix` on {made_on}, on a CPU ({threads} threads). Every pair: \
 {steps} steps at batch {batch} ({nfe} network evaluations per image of a \
 batch), training seed 0; then {n} held-out conditions, 4 steps, noise seed 0.
 It says that a pair works and how soon it begins to follow its condition; no pair is trained to \
-its end. `lora` takes no condition and is not in the table. Large is good, except for *depth \
-error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of the way \
-from the picture before the edit to the one after it, where the two differ: 0 for an answer that \
-copies its condition, negative for one that is farther away than the copy (page \
+its end. `lora` and `full` take no condition and are not in the table. Large is good, except for \
+*depth error*. *teacher alone* does not see the condition (25 steps). *edit done* is the share of \
+the way from the picture before the edit to the one after it, where the two differ: 0 for an \
+answer that copies its condition, negative for one that is farther away than the copy (page \
 [Tasks](../nbs/library/data/tasks.ipynb)).
 
 {table}
@@ -95,15 +97,15 @@ def measure_task(cells, teacher, nets, task, cfg, n):
         alone = draw_images(teacher, captions, steps=25, sampler="ddim", batch=64)
         cells.keep(f"teacher alone/{task}", measure(nets, task, alone, held)[1])
         cells.keep(f"truth/{task}", measure(nets, task, held["image"], held)[1])
-    for adaptor in ADAPTORS:
-        if adaptor != "lora" and f"{adaptor}/{task}" not in cells.values:
+    for adaptor in WITH_CONDITION:
+        if f"{adaptor}/{task}" not in cells.values:
             cells.keep(f"{adaptor}/{task}", cell(teacher, nets, adaptor, task, cfg, n))
             print(adaptor, task, cells.values[f"{adaptor}/{task}"], flush=True)
 
 
 def report(cells, cfg, n):
     """results/matrix.md."""
-    columns = ("teacher alone", *(a for a in ADAPTORS if a != "lora"), "truth")
+    columns = ("teacher alone", *WITH_CONDITION, "truth")
     rows, commits = [], {}
     for t in TASKS:
         row = {"task": t, "measure": cells[f"measure/{t}"]}

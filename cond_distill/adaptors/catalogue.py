@@ -27,6 +27,7 @@ ADAPTORS = dict(
     concat=ConcatAdaptor,
     lora=LoRAAdaptor,
     fusion=FusionAdaptor,
+    full=FullFinetune,
 )
 
 # what a saved adaptor may be; a class of your own joins them by being defined (`Adaptor.kinds`)
@@ -35,7 +36,6 @@ ADAPTOR_CLASSES = (
     TransformerControlNetAdaptor,
     GuidanceEmbedded,
     LookAheadEmbedded,
-    FullFinetune,
 )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from ..adaptor import Adaptor
 from .catalogue import ADAPTORS
-from .full import FullFinetune
 from .transformer import TransformerControlNetAdaptor
 from ..teacher import Teacher
 
@@ -61,7 +60,7 @@ def choose_adaptor(task: str, teacher: Teacher) -> Choice:
 
 
 def name_of(kind: type[Adaptor]) -> str:
-    """What a configuration calls a class: a name of `ADAPTORS`, "full", or "module:class"."""
+    """What a configuration calls a class: a name of `ADAPTORS`, or "module:class"."""
     names: dict[type[Adaptor], str] = {cls: name for name, cls in ADAPTORS.items()}
-    names |= {TransformerControlNetAdaptor: "controlnet", FullFinetune: "full"}
+    names[TransformerControlNetAdaptor] = "controlnet"
     return names.get(kind) or f"{kind.__module__}:{kind.__qualname__}"

@@ -71,6 +71,8 @@ class FusionAdaptor(Adaptor):
     Copied encoder, h' = (1 − μ)h + μ h_c with μ = 0 at the start; everything learns.
     """
 
+    has_rank = False
+
     def __init__(self, net: Any, reads: Any, channels: int, image_size: int):
         super().__init__(channels, image_size)
         # one element and not a scalar: FSDP cuts no scalars

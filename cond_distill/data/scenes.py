@@ -219,6 +219,8 @@ class Scenes(torch.utils.data.Dataset):
     def batch(self, indices: Iterable[int]) -> dict:
         """Several scenes at once: tensors with B in front, and lists."""
         scenes = [self.scene(i) for i in indices]
+        if not scenes:
+            raise ValueError("indices is empty; expected the number of one scene or more")
         claims = [caption(scene, self.level) for scene in scenes]
         pictures = render(scenes, self.size, device=self.device)
         return dict(pictures, caption=[c.text for c in claims], claims=claims, scene=scenes)

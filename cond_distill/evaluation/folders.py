@@ -85,6 +85,8 @@ def texture_crops(
     side: int = 64,
 ) -> torch.Tensor:  # [N * crops, 3, side, side]
     """Crops of pictures; a picture's number in the list decides where they are cut."""
+    if not len(pictures):
+        raise ValueError("pictures is empty; expected one picture or more")
     texture = []
     for k, picture in enumerate(pictures):
         if min(picture.shape[-2:]) < side:

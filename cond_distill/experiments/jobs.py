@@ -13,6 +13,7 @@ import torch
 
 from ..adaptor import ABOUT
 from ..adaptors.catalogue import make_adaptor
+from ..adaptors.full import FullFinetune
 from ..config import TrainConfig
 from ..data.tasks import find_task
 from .budget import steps_for
@@ -206,7 +207,7 @@ def train(
         if k == len(stages) - 1:
             return student
         start = cfg.out
-        if cfg.adaptor == "full":
+        if isinstance(student.adaptor, FullFinetune):  # the next stage has another teacher
             folder_of_teacher, start = folder / "distilled_teacher", ""
             begun = (folder / f"stage_{k + 2}" / ABOUT).exists()
             name = str(folder_of_teacher if begun else merged(student, name, folder_of_teacher))

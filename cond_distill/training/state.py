@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..adaptor import Adaptor
-from ..adaptors.catalogue import make_adaptor
+from ..adaptors.catalogue import ADAPTORS, make_adaptor
 from ..adaptors.choice import Choice, choose_adaptor, name_of
-from ..adaptors.full import FullFinetune
 from ..adaptors.instruction import InstructionEncoder
 from ..config import OptimConfig, TrainConfig
 from ..data.stream import HeldOut
 from ..data.tasks import find_task
+from ..extensions import find
 from ..loss import check_step_size
 from ..methods.base import Method
 from ..methods.catalogue import make_method
@@ -64,7 +64,9 @@ def set_image_size(adaptor: Adaptor, size: int) -> None:
 
 def check_used(cfg: TrainConfig):
     """Refuse settings of the adaptor and of the data that this run would ignore."""
-    idle: set[str] = {"rank"} if cfg.adaptor in ("fusion", "full") and cfg.rank else set()
+    kind = find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
+    idle: set[str] = {"rank"} if cfg.rank and not kind.has_rank else set()
+    idle |= {"reader"} if cfg.reader > 0 and not kind.has_reader else set()
     of_pictures = {"max_crop_scale", "channel_shuffle", "flip"}
     of_pictures |= {"image_column", "caption_column", "condition_column"}
     idle |= {"captions"} if cfg.images else of_pictures
@@ -90,8 +92,6 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
                 f"channels, and task {cfg.task!r} has {task.channels}; begin from another one, "
                 "or afresh"
             )
-    elif cfg.adaptor == "full":
-        adaptor = FullFinetune.from_teacher(teacher)
     else:
         adaptor = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
         instructed = teacher.has_text and not task.captions
@@ -101,7 +101,7 @@ def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor
                 "rank of 1 or more"
             )
         layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
-        if layers:
+        if layers and adaptor.has_reader:
             adaptor.reader = InstructionEncoder.of(teacher, layers)
     adaptor = method.extend(teacher, adaptor)
     # torch's own overloads leave memory_format out
