@@ -22,7 +22,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from .adaptor import ABOUT, Adaptor
 from .adaptors.several import MultiAdaptor
 from .data.tasks import find_task
-from .families import find_pipeline, load_missing_networks, parts_of, teacher_of
+from .families import PARTS, find_pipeline, load_missing_networks, parts_of, teacher_of
 from .folders import tidy
 from .model_card import model_card, upload_folder
 from cond_distill.pipeline_inputs import (
@@ -91,6 +91,24 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         return self if device is None else torch.nn.Module.to(self, device)
 
 # %% ../nbs/library/pipeline.ipynb #04894ada
+def _arguments_of(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """What makes a `CoDiPipeline` like this one, of the same networks."""
+    if not isinstance(pipe, CoDiPipeline):
+        raise ValueError(
+            f"a {type(pipe).__name__} has no adaptor; give the folder of one: "
+            "from_pipe(pipeline, adaptor=FOLDER)"
+        )
+    name = "force_zeros_for_empty_prompt"
+    return dict(pipe.components) | {name: pipe.config[name]}
+
+
+def _teacher_in(pipe: DiffusionPipeline) -> Teacher:
+    """The teacher that the networks and the scheduler of a pipeline make."""
+    schedule = getattr(pipe.scheduler, "schedule", None) or Schedule.from_diffusers(pipe.scheduler)
+    parts = {k: v for k, v in pipe.components.items() if k in PARTS}
+    return teacher_of(parts, schedule, pipe.config.get("force_zeros_for_empty_prompt", True))
+
+
 def _check_student(student: Student):
     """Refuse a student without a file."""
     if not student.info.task:
@@ -214,10 +232,7 @@ class CoDiPipeline(DiffusionPipeline):
     unconditional model on pixels has the first three.
     """
 
-    _optional_components = [
-        *("unet", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
-        *("transformer", "text_encoder_3", "tokenizer_3"),
-    ]
+    _optional_components = list(PARTS)
     _callback_tensor_inputs = ["latents"]
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->unet->transformer->vae"
     _exclude_from_cpu_offload = ["adaptor"]
@@ -240,7 +255,7 @@ class CoDiPipeline(DiffusionPipeline):
         force_zeros_for_empty_prompt: bool = True,
     ):
         super().__init__()
-        parts = {k: v for k, v in locals().items() if k in self._optional_components}
+        parts = {k: v for k, v in locals().items() if k in PARTS}
         self.register_modules(adaptor=adaptor, scheduler=scheduler, **parts)
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         check_scheduler(scheduler)
@@ -262,24 +277,17 @@ class CoDiPipeline(DiffusionPipeline):
         pipeline: DiffusionPipeline,
         adaptor: str | Path | None = None,  # folder of an adaptor; None: that of `pipeline`
         strict: bool = True,  # False: warn where the adaptor was trained on another teacher
-        **kwargs: Any,
+        **kwargs: Any,  # parts of `pipeline` that are replaced; without an adaptor only
     ) -> CoDiPipeline:
         """Share the networks of a plain pipeline of diffusers, or of another `CoDiPipeline`."""
         if adaptor is None:
-            if not isinstance(pipeline, CoDiPipeline):
-                raise ValueError(
-                    f"a {type(pipeline).__name__} has no adaptor; give the folder of one: "
-                    "from_pipe(pipeline, adaptor=FOLDER)"
-                )
-            zeros = pipeline.config["force_zeros_for_empty_prompt"]
-            same = dict(pipeline.components, force_zeros_for_empty_prompt=zeros)
-            return cls(**same | kwargs)
-        scheduler = pipeline.scheduler
-        schedule = getattr(scheduler, "schedule", None) or Schedule.from_diffusers(scheduler)
-        shared = {k: v for k, v in pipeline.components.items() if k in cls._optional_components}
-        zeros = pipeline.config.get("force_zeros_for_empty_prompt", True)
-        teacher = teacher_of(shared, schedule, zeros)
-        return cls.from_student(Student.load(teacher, adaptor, strict=strict))
+            return cls(**_arguments_of(pipeline) | kwargs)
+        if kwargs:
+            raise ValueError(
+                f"{', '.join(kwargs)} cannot be given together with an adaptor; change the "
+                "pipeline first"
+            )
+        return cls.from_student(Student.load(_teacher_in(pipeline), adaptor, strict=strict))
 
     @classmethod
     def from_pretrained(
@@ -299,7 +307,7 @@ class CoDiPipeline(DiffusionPipeline):
     @property
     def teacher(self) -> Teacher:
         """The frozen model, put together from the parts as they are now."""
-        parts = {name: getattr(self, name) for name in self._optional_components}
+        parts = {name: getattr(self, name) for name in PARTS}
         settings = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
         teacher = teacher_of(parts, *settings)
         size = StudentInfo.of(self.adaptor.about).image_size

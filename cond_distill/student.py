@@ -24,12 +24,7 @@ from .config import renamed
 from .folders import check_part, read_json, tidy
 from .ranges import check_range
 from .schedule import Prediction, Schedule
-from cond_distill.teacher import (
-    Teacher,
-    as_timesteps,
-    classifier_free_guidance,
-    latent_settings,
-)
+from .teacher import Teacher, as_timesteps, classifier_free_guidance, latent_settings
 from .utils import lock_of
 
 # %% auto #0
@@ -181,6 +176,24 @@ def write_student(
     text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
     (folder / ABOUT).write_text(text, "utf-8")
     tidy(folder)
+
+
+def _read_adaptor(teacher: Teacher, folder: Path, info: dict) -> Adaptor:
+    """The adaptor of a folder whose file says `info`, with its weights."""
+    _check_settings(info["settings"], folder)
+    try:
+        adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
+    except (TypeError, KeyError) as e:
+        raise ValueError(
+            f"the settings in {str(folder / ABOUT)!r} make no {info['adaptor']} ({e}): "
+            f"{info['settings']}; the file was changed, or comes from another version"
+        ) from e
+    if info.get("reader"):
+        check_range(reader=info["reader"])
+        adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
+        read_weights(adaptor.reader, folder / READER)
+    _check_finite(adaptor, folder)
+    return adaptor
 
 
 def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
@@ -337,20 +350,7 @@ class Student(nn.Module):
         if info.get("image_size"):
             check_range(image_size=info["image_size"])
             teacher = teacher.at_size(info["image_size"])
-        _check_settings(info["settings"], folder)
-        try:
-            adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
-        except (TypeError, KeyError) as e:
-            raise ValueError(
-                f"the settings in {str(folder / ABOUT)!r} make no {info['adaptor']} ({e}): "
-                f"{info['settings']}; the file was changed, or comes from another version"
-            ) from e
-        if info.get("reader"):
-            check_range(reader=info["reader"])
-            adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
-            read_weights(adaptor.reader, folder / READER)
-        _check_finite(adaptor, folder)
-        student = Student(teacher, adaptor)
+        student = Student(teacher, _read_adaptor(teacher, folder, info))
         mine = teacher.fingerprint()
         if info["teacher"] != mine:
             info |= dict(teacher=mine, trained_on=info["teacher"])

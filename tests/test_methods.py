@@ -102,3 +102,13 @@ def test_a_training_is_refused_when_it_is_called_not_when_it_is_iterated():
 @pytest.mark.parametrize("name", catalogue.METHODS)
 def test_what_a_method_reads_are_settings(name):
     assert make_method(TrainConfig(method=name)).reads() <= {f.name for f in fields(MethodConfig)}
+
+
+def test_an_ablation_takes_the_learning_rate_of_what_it_changes():
+    """The two-stage and any-step ones have the last stage of their own method, as it has."""
+    methods = {"any_step": "any-step", "consistency": "CM-II"}
+    for name in ABLATIONS:
+        last = Job(name).stages[-1]["method"]
+        alone = "finetuned" if name == "ControlNet alone" else "PE-CoDi"
+        assert Job(name).searched == methods.get(last, alone), name
+        assert Job(name).searched in COMPARED

@@ -62,6 +62,8 @@ def test_from_pipe(family, folder, tmp_path):
     assert again is not fast and torch.equal(draw(again), draw(fast))
     with pytest.raises(ValueError, match="has no adaptor; give the folder of one"):
         CoDiPipeline.from_pipe(plain)
+    with pytest.raises(ValueError, match="vae cannot be given together with an adaptor"):
+        CoDiPipeline.from_pipe(plain, tmp_path / "adaptor", vae=plain.vae)
 
 
 def test_back_to_a_plain_pipeline(folder):

@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..data.scenes import Caption
-from cond_distill.evaluation.distances import (
-    Networks,
-    PictureSet,
-    describe,
-    set_distances,
-)
+from .distances import Networks, PictureSet, describe, set_distances
 from cond_distill.evaluation.evaluator import (
     EvaluatorNetwork,
     caption_accuracy,

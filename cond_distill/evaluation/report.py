@@ -20,12 +20,7 @@ from ..data.estimate import ESTIMATORS, task_of
 from ..data.folder import list_images
 from ..data.images import Photos
 from ..data.tasks import Task, find_task
-from cond_distill.drawing import (
-    check_drawn,
-    open_adaptor,
-    progress_bar,
-    save_figure,
-)
+from ..drawing import check_drawn, open_adaptor, progress_bar, save_figure
 from cond_distill.evaluation.compare import (
     comparison,
     floor,

@@ -23,7 +23,7 @@ from ..teacher import Teacher
 from ..trainer import distill_to_end
 
 # %% auto #0
-__all__ = ['COMPARED', 'DIFFUSERS', 'ABLATIONS', 'Job', 'first_weights_of_diffusers', 'train']
+__all__ = ['COMPARED', 'DIFFUSERS', 'ABLATIONS', 'VARIED', 'Job', 'first_weights_of_diffusers', 'train']
 
 # %% ../../nbs/library/experiments/jobs.ipynb #669e6fbe
 _FIRST = dict(method="finetune", timesteps="all")
@@ -100,6 +100,13 @@ ABLATIONS = {
     "CM-II, guidance 3": [_FIRST, dict(method="consistency", guidance=3.0)],
 }
 
+# the method of `COMPARED` that an ablation changes, where it is not PE-CoDi
+VARIED = {
+    "any-step": [name for name in ABLATIONS if name.startswith("any-step, ")],
+    "CM-II": [name for name in ABLATIONS if name.startswith("CM-II, ")],
+    "finetuned": ["ControlNet alone"],
+}
+
 # %% ../../nbs/library/experiments/jobs.ipynb #396c4418
 @dataclass(frozen=True)
 class Job:
@@ -129,10 +136,10 @@ class Job:
 
     @property
     def searched(self) -> str:
-        """The method whose learning rate it takes."""
+        """The method that it is, or that it varies: the search found the learning rate of that."""
         if self.method in COMPARED:
             return self.method
-        return "any-step" if self.method.startswith("any-step") else "PE-CoDi"
+        return next((base for base, names in VARIED.items() if self.method in names), "PE-CoDi")
 
     @property
     def finetuned(self) -> bool:

@@ -10,10 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..adaptor import Adaptor
-from cond_distill.adaptors.concat import (
-    as_latent,
-    latent_channels,
-)
+from ..adaptors.concat import as_latent, latent_channels
 from ..adaptors.fusion import encoder
 from ..loss import NoiseSample, ramp
 from ..teacher import Teacher

@@ -64,7 +64,8 @@ def set_image_size(adaptor: Adaptor, size: int) -> None:
 
 def check_used(cfg: TrainConfig):
     """Refuse settings of the adaptor and of the data that this run would ignore."""
-    kind = find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor)
+    named = cfg.adaptor != "auto"
+    kind = find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor) if named else Adaptor
     idle: set[str] = {"rank"} if cfg.rank and not kind.has_rank else set()
     idle |= {"reader"} if cfg.reader > 0 and not kind.has_reader else set()
     of_pictures = {"max_crop_scale", "channel_shuffle", "flip"}
