@@ -45,7 +45,7 @@ class NoiseSample:
     def uniform(self) -> torch.Tensor:
         """`u`, for a loss that needs it."""
         if self.u is None:
-            raise ValueError("this draw has no uniform numbers `u`; draw it with sample_noise")
+            raise ValueError("this NoiseSample has no numbers `u`; make it with sample_noise")
         return self.u
 
 

@@ -288,10 +288,11 @@ def sample(
     check_range(steps=steps, guidance=guidance, seed=seed)
     check_captions(captions)
     rule = pick_sampler(model, steps, sampler, look_ahead)
-    conds = (_checked(model, cond, captions),) if isinstance(model, Student) else ()
+    conds: tuple[Prepared, ...] = ()  # what a Student takes between time and text
     if isinstance(model, Student):
+        conds = (_prepared(model, cond, captions),)
         check_student_guidance(model, guidance)
-    if cond is not None and not conds:
+    elif cond is not None:
         raise ValueError("a Teacher takes no cond; load an adaptor: Student.load(teacher, folder)")
     info = info_of(model)
     check_steps(steps, info.sampling_steps, info.curve, any_steps)
@@ -308,7 +309,7 @@ def sample(
     yield from denoise(predict, z, ts, rule.mover(schedule, ts, generator))
 
 
-def _checked(
+def _prepared(
     student: Student,
     cond: torch.Tensor | Sequence[torch.Tensor | None] | None,
     captions: Sequence[str],
@@ -356,14 +357,14 @@ def draw_images(
     """Run `sample` to its end in batches (batch k uses seed + 1000003 k) and decode."""
     check_range(batch=batch)
     check_captions(captions)
-    options = (steps, sampler, guidance)
+    settings: dict[str, Any] = dict(steps=steps, sampler=sampler, guidance=guidance)
+    settings |= dict(any_steps=any_steps, look_ahead=look_ahead)
     teacher: Any = getattr(model, "teacher", model)
     out = []
     for k, i in enumerate(range(0, len(captions), batch)):
         rows = slice(i, i + batch)
         part = _conditions(cond, rows)
-        own_seed = seed + 1_000_003 * k
-        for state in sample(model, captions[rows], part, *options, own_seed, any_steps, look_ahead):
+        for state in sample(model, captions[rows], part, seed=seed + 1_000_003 * k, **settings):
             if tick:
                 tick(len(state.z))
         with torch.no_grad():
@@ -392,9 +393,7 @@ def figure(
         dpi=72,
     )
     for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_frame_on(False)
+        ax.set(xticks=[], yticks=[], frame_on=False)
     for r, row in enumerate(rows):
         for c, im in enumerate(row):
             axes[r, c].imshow(

@@ -284,7 +284,7 @@ class Student(nn.Module):
             # such an adaptor does in one call what costs others two
             1.0 if takes == "guidance" else guidance,
             ready.parts,
-            self._checked(look_ahead, z),
+            self._look_ahead_of(look_ahead, z),
         )
 
     def _predict(
@@ -304,7 +304,7 @@ class Student(nn.Module):
         effect = self.adaptor(z.float(), time, cond, inputs, **extra)
         return self.teacher.predict(z, t, text, weights=weights, **effect)
 
-    def _checked(self, look_ahead: float | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    def _look_ahead_of(self, look_ahead: float | torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The look-ahead of each sample, [B]; refused where the adaptor has no input for it."""
         looks_ahead = torch.is_tensor(look_ahead) or look_ahead != 0
         if looks_ahead and not self.any_step:

@@ -25,7 +25,8 @@ from ..teacher import Teacher
 
 # %% auto #0
 __all__ = ['KERNELS', 'TIMESTEPS', 'SHORTEST', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of',
-           'exponential_weight', 'box_weight', 'whole_weight', 'sample_any_step', 'any_step_loss', 'AnyStep']
+           'exponential_weight', 'box_weight', 'whole_weight', 'target_calls', 'sample_any_step', 'any_step_loss',
+           'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
 def signal_to_noise(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
@@ -49,18 +50,18 @@ def first_share(
 class Kernel:
     """How a student's answer is spread over what lies ahead of it."""
 
-    # (schedule, draw) → ρ [B], the weight of the consistency term
+    # (schedule, noise sample) → ρ [B], the weight of the consistency term
     weight: Callable[[Schedule, NoiseSample], torch.Tensor]
-    # draw → the look-ahead [B] that the target takes at d.s
+    # noise sample d → the look-ahead [B] that the target takes at d.s
     rest: Callable[[NoiseSample], torch.Tensor]
     hop: float | None = None  # Δt as a share of the look-ahead; None: the same everywhere
     composed: bool = False  # the target makes both parts of the jump, and no real picture counts
 
 
 def ahead_of(d: NoiseSample) -> torch.Tensor:
-    """The look-ahead [B] of a draw, which must have one."""
+    """The look-ahead [B] of a noise sample, timesteps; refused where there is none."""
     if d.look_ahead is None:
-        raise ValueError("this draw has no look-ahead; draw it with sample_any_step")
+        raise ValueError("this NoiseSample has no look-ahead; make it with sample_any_step")
     return d.look_ahead
 
 
@@ -86,6 +87,11 @@ def _remaining(d: NoiseSample) -> torch.Tensor:
 def whole_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
     """ρ = 1 for every sample that looks ahead."""
     return (ahead_of(d) > 0).float()
+
+
+def target_calls(kernel: Kernel, z_s: str) -> int:
+    """Network evaluations for the target's x̂ of a sample that looks ahead."""
+    return 2 if z_s == "plain" or kernel.composed else 1
 
 
 KERNELS = dict(
@@ -194,7 +200,7 @@ def any_step_loss(
         then = _ahead(student, target, some, part, rule, now_part, z_part, z_s)
         consistency = consistency.index_put((rows,), dist(then, now_part.x))
     loss = (factor * ((1 - rho) * data + rho * consistency)).mean()
-    calls = 2 if z_s == "plain" or rule.composed else 1
+    calls = target_calls(rule, z_s)
     # tensors: reading a number would make a GPU wait
     parts: dict[str, Any] = dict(d_x=data, d_c=consistency, w_c=rho)
     parts = {name: value.detach().mean() for name, value in parts.items()}
@@ -299,12 +305,11 @@ class AnyStep(Method):
         return any_step_loss(student, target, batch, noise, **settings)
 
     def step_forwards(self, step: int) -> float:
-        """1, and the target (with some choices two calls) for the samples that look ahead."""
+        """1, and `target_calls` for the share of the samples that look ahead."""
         cfg = self.cfg
         if not ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end):
             return 1
-        calls = 2 if cfg.z_s == "plain" or KERNELS[cfg.kernel].composed else 1
-        return 1 + calls * (1 - cfg.plain_fraction)
+        return 1 + target_calls(KERNELS[cfg.kernel], cfg.z_s) * (1 - cfg.plain_fraction)
 
     def about(self) -> dict:
         samplers = KERNEL_SAMPLERS[self.cfg.kernel].items()

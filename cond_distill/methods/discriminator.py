@@ -78,13 +78,13 @@ class Discriminator(nn.Module):
 
     def logits(
         self,
-        x: torch.Tensor,
-        cond: torch.Tensor,
-        t: torch.Tensor,
-        eps: torch.Tensor,
-        text: torch.Tensor,
-    ) -> torch.Tensor:
-        """D of latents x, [B]; large for what looks real. `cond` is the condition as a latent."""
+        x: torch.Tensor,  # [B, C, h, w] latents
+        cond: torch.Tensor,  # [B, K, h, w] the condition as a latent
+        t: torch.Tensor,  # [B] timesteps at which the features are taken
+        eps: torch.Tensor,  # [B, C, h, w] noise that is added to x there
+        text: torch.Tensor,  # [B, L, D] embeddings of the captions
+    ) -> torch.Tensor:  # [B]
+        """D(x): large for what looks real."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
         return sum(
             head(torch.cat([f, F.adaptive_avg_pool2d(cond, f.shape[-2:])], 1)).mean((1, 2, 3))
@@ -96,18 +96,16 @@ class Discriminator(nn.Module):
         w = self.weight * ramp(d.progress, self.start, self.end)
         if not w:
             return torch.zeros(len(x_hat), device=x_hat.device)
-        cond, t = (
-            as_latent(self.teacher, batch["cond"]),
-            (d.uniform() * self.teacher.schedule.T).long(),
-        )
+        cond = as_latent(self.teacher, batch["cond"])
+        t = (d.uniform() * self.teacher.schedule.T).long()
 
-        def says(x):
+        def logits(x):
             return self.logits(x, cond, t, d.eps.roll(1, 0), batch["text"])
 
-        lost = F.relu(1 - says(batch["x"])).mean() + F.relu(1 + says(x_hat.detach())).mean()
+        loss = F.relu(1 - logits(batch["x"])).mean() + F.relu(1 + logits(x_hat.detach())).mean()
         self.opt.zero_grad()
-        lost.backward()
+        loss.backward()
         # a broken batch must not stay in the discriminator
         if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))):
             self.opt.step()
-        return -w * says(x_hat)
+        return -w * logits(x_hat)

@@ -44,11 +44,11 @@ def ddim_solver_step(
 
 def progressive_target(
     schedule: Schedule,
-    z_t: torch.Tensor,
-    t: torch.Tensor,
-    z_s: torch.Tensor,
-    s: torch.Tensor,
-) -> torch.Tensor:
+    z_t: torch.Tensor,  # [B, C, h, w]
+    t: torch.Tensor,  # [B] timesteps
+    z_s: torch.Tensor,  # [B, C, h, w]
+    s: torch.Tensor,  # [B] earlier timesteps
+) -> torch.Tensor:  # [B, C, h, w]
     """The x̂ with which a single DDIM step from z_t at t arrives at z_s at s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t, z_t), schedule.at(s, z_t)
     r = sigma_s / sigma_t
@@ -72,12 +72,14 @@ class TeacherAsStudent:
         return self.teacher(z, t, text, guidance=guidance)
 
 
-def _report(data, loss, forwards):
+def _report(data: torch.Tensor, loss: torch.Tensor, forwards: int) -> dict[str, Any]:
+    """Parts for the log, of distances [B] to the real picture and to what is followed."""
     means = dict(d_x=data.detach().mean(), d_c=loss.detach().mean())
     return means | dict(w_c=1.0, forwards=forwards)
 
 
-def _calls(guidance) -> int:
+def _calls(guidance: float | torch.Tensor) -> int:
+    """Network evaluations of one guided call."""
     return 1 if not torch.is_tensor(guidance) and guidance == 1.0 else 2
 
 # %% ../../nbs/library/methods/two_stage.ipynb #067d1348
@@ -91,11 +93,12 @@ def progressive(
     distance: str = "l2",
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts)."""
-    z_t, mid = student.schedule.add_noise(batch["x"], d.eps, d.t), (d.t + d.s) // 2
-    z_mid = ddim_solver_step(source, batch, z_t, d.t, mid, guidance)
-    want = progressive_target(
-        student.schedule, z_t, d.t, ddim_solver_step(source, batch, z_mid, mid, d.s, guidance), d.s
-    )
+    schedule = student.schedule
+    z_t = schedule.add_noise(batch["x"], d.eps, d.t)
+    middle = (d.t + d.s) // 2
+    z_middle = ddim_solver_step(source, batch, z_t, d.t, middle, guidance)
+    z_s = ddim_solver_step(source, batch, z_middle, middle, d.s, guidance)
+    want = progressive_target(schedule, z_t, d.t, z_s, d.s)
     now = student(z_t, d.t, batch["cond"], batch["text"])
     measure = lookup(DISTANCES, distance, "distance")
     loss, dist = measure(want, now.x), measure(batch["x"], now.x.detach())
@@ -111,21 +114,20 @@ def consistency(
     source: Model,
     guidance: float = 1.0,
     distance: str = "l2",
-    # draw the guidance between 1 and `guidance`, and tell it to student and target
+    # draw the guidance [B] between 1 and `guidance`, and give it to student and target
     embedded: bool = False,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Consistency distillation (arXiv 2303.01469, algorithm 2).
+    """Consistency distillation (arXiv 2303.01469, algorithm 2): (scalar, parts).
 
-    `embedded`: latent consistency distillation (arXiv 2310.04378). (scalar, parts).
+    `embedded`: latent consistency distillation (arXiv 2310.04378).
     """
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
     w: Any = guidance
+    extra: dict[str, Any] = {}  # what student and target take beside the time
     if embedded:
         w = 1 + (guidance - 1) * d.uniform().to(z_t)
-    z_s, extra = (
-        ddim_solver_step(source, batch, z_t, d.t, d.s, w),
-        dict(guidance=w) if embedded else {},
-    )
+        extra = dict(guidance=w)
+    z_s = ddim_solver_step(source, batch, z_t, d.t, d.s, w)
     now = student(z_t, d.t, batch["cond"], batch["text"], **extra)
     with torch.no_grad():
         then = target(z_s, d.s, batch["cond"], batch["text"], **extra)
@@ -181,7 +183,7 @@ class ConsistencyDistillation(TwoStage):
 
 
 class LatentConsistencyDistillation(TwoStage):
-    """The same; the student takes the guidance as an input."""
+    """`lcm`: `consistency` for a student that takes the guidance as an input."""
 
     def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
         if adaptor.extra_input == "guidance":
