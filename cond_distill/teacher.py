@@ -80,8 +80,13 @@ FAMILIES = dict(
 )
 
 
-def find_family(kind: str) -> type[Teacher]:
-    """The teacher class of a pipeline; looked up by name, so that families can derive from it."""
+def find_family(folder: Path) -> type[Teacher]:
+    """The class of a folder's teacher; looked up by name, so that families can derive from it."""
+    kind = read_index(folder)["_class_name"][1]
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"{str(folder)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}"
+        )
     module, _, name = FAMILIES[kind].partition(":")
     return getattr(import_module(module), name)
 
@@ -180,6 +185,16 @@ def check_captions(captions: Sequence[str]):
         )
 
 
+def _check_plain(unet: Any, vae: Any, folder: Path):
+    """Refuse a U-Net that takes more than the latent."""
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the "
+            f"autoencoder makes {vae.config.latent_channels}: a model for inpainting or "
+            "editing; give the plain text-to-image model"
+        )
+
+
 def _token_ids(tokenizer: Any, captions: Sequence[str], longest: int) -> torch.Tensor:
     """Captions as numbers, int64 [B, L], cut or filled up to the length of the text encoder."""
     length = min(tokenizer.model_max_length, longest)
@@ -267,13 +282,9 @@ class Teacher(nn.Module):
     ) -> Teacher:
         """Open a diffusers pipeline's folder, of whatever family it is."""
         folder = find_folder(name, revision, local_files_only)
-        kind = read_index(folder)["_class_name"][1]
-        if kind not in FAMILIES:
-            raise ValueError(
-                f"{str(name)!r} holds a {kind}; this version opens {', '.join(FAMILIES)}"
-            )
+        family: Any = find_family(folder)
         check_folder(folder)
-        opened: Any = find_family(kind).open(folder, dtype)
+        opened = family.open(folder, dtype)
         # the layout in which convolutions are fastest
         return opened.to(device, memory_format=torch.channels_last)
 
@@ -283,19 +294,9 @@ class Teacher(nn.Module):
         from transformers import CLIPTokenizer
 
         unet, vae, text = load_parts(folder, dtype, "unet", "vae", "text_encoder").values()
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
-                f"the U-Net in {str(folder)!r} takes {unet.config.in_channels} channels and the "
-                f"autoencoder makes {vae.config.latent_channels}: a model for inpainting or "
-                "editing; give the plain text-to-image model"
-            )
-        return cls(
-            unet,
-            vae,
-            text,
-            CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            read_schedule(folder),
-        )
+        _check_plain(unet, vae, folder)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return cls(unet, vae, text, tokenizer, read_schedule(folder))
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> torch.Tensor:  # [B,3,H,W] in [0,1] → [B,C,h,w]
