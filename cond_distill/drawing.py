@@ -21,7 +21,8 @@ from .data.tasks import Task, examples, find_task
 from .options import SampleConfig
 from .pipeline_inputs import check_student_guidance
 from .sampler import draw_images, figure, sampler_name
-from .student import Student, info_of
+from .student import Student
+from .student_file import info_of
 from .teacher import ASSETS, Teacher, best_device, find_folder
 from .tiles import draw_tiled
 from .utils import make_folder

@@ -11,7 +11,7 @@ from typing import Any
 
 from .config import renamed
 from .data.tasks import find_task
-from .student import StudentInfo
+from .student_file import StudentInfo
 from .utils import table
 
 # %% auto #0

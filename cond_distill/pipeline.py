@@ -43,7 +43,8 @@ from .ranges import check_range
 from .sampler import denoise
 from .schedule import Schedule
 from .scheduler import CoDiScheduler, check_scheduler
-from .student import Prepared, Student, StudentInfo, write_student
+from .student import Prepared, Student
+from .student_file import StudentInfo, write_student
 from .teacher import Teacher
 from .utils import lock_of
 

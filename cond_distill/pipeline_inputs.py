@@ -16,7 +16,8 @@ from PIL.Image import Image
 from .data.decode import read_pil
 from .data.tasks import Task, find_task
 from .ranges import check_range
-from .student import Student, StudentInfo
+from .student import Student
+from .student_file import StudentInfo
 
 # %% auto #0
 __all__ = ['ImageInput', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions',

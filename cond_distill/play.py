@@ -21,7 +21,8 @@ from .data.tasks import Task, examples, find_task, small_again
 from .drawing import fitted, open_adaptor
 from .options import PlayConfig
 from .sampler import draw_images, figure
-from .student import Student, info_of
+from .student import Student
+from .student_file import info_of
 from .teacher import ASSETS
 from .utils import check_image
 

@@ -17,7 +17,8 @@ from .model_card import curve_text
 from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .schedule import Prediction, Schedule
-from .student import Prepared, Student, info_of
+from .student import Prepared, Student
+from .student_file import info_of
 from .teacher import Teacher, check_captions
 
 if TYPE_CHECKING:

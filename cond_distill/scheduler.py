@@ -24,7 +24,8 @@ from cond_distill.sampler import (
     saved_sampler,
 )
 from .schedule import Prediction, Schedule
-from .student import Student, info_of, with_todays_keys
+from .student import Student
+from .student_file import info_of, with_todays_keys
 
 # %% auto #0
 __all__ = ['position', 'next_timestep', 'step_latent', 'CoDiSchedulerOutput', 'CoDiScheduler', 'check_scheduler']

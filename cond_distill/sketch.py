@@ -25,7 +25,7 @@ from cond_distill.play import (
     opened,
     start_picture,
 )
-from .student import info_of
+from .student_file import info_of
 
 # %% auto #0
 __all__ = ['JAVASCRIPT', 'STYLE', 'SketchPad', 'data_url', 'Start', 'add_hole', 'start_of', 'Sketch']

@@ -6,29 +6,24 @@
 from __future__ import annotations
 
 import copy
-import json
-import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
 
-from . import _moved
-from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
-from .adaptors.catalogue import ADAPTOR_CLASSES
-from .adaptors.instruction import InstructionEncoder
+from .adaptor import Adaptor
 from .adaptors.several import MultiAdaptor
-from .config import renamed
-from .folders import check_part, read_json, tidy
+from .folders import check_part
 from .ranges import check_range
 from .schedule import Prediction, Schedule
+from .student_file import StudentInfo, read_about, read_adaptor, write_student
 from .teacher import Teacher, as_timesteps, classifier_free_guidance, latent_settings
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['Prepared', 'with_todays_keys', 'StudentInfo', 'info_of', 'write_student', 'adaptor_class', 'Student', 'compose']
+__all__ = ['Prepared', 'Student', 'compose']
 
 # %% ../nbs/library/student.ipynb #2ce4c75b
 @dataclass(frozen=True)
@@ -41,165 +36,6 @@ class Prepared:
     n: int | None
     weights: dict
     parts: torch.Tensor | tuple
-
-# %% ../nbs/library/student.ipynb #5a1dfa02
-def with_todays_keys(about: dict) -> dict:
-    """What a file of an earlier version says, under today's names."""
-    return renamed({"sampler" if key == "method" else key: value for key, value in about.items()})
-
-
-@dataclass(frozen=True)
-class StudentInfo:
-    """What a saved student's file says: what its adaptor is, and how to draw with it."""
-
-    adaptor: str = ""  # class of the adaptor
-    settings: dict[str, Any] = field(default_factory=dict)  # of its `from_teacher`
-    teacher: str = ""  # fingerprint of the teacher that it was trained on
-    image_size: int = 0  # pixels a side
-    reader: int = 0  # layers of its `InstructionEncoder`, 0 for none
-    task: str = ""  # what its condition is
-    sampler: str = "ddim"  # that it is made for
-    sampling_steps: list[int] = field(default_factory=list)  # that it is made for; none: any
-    samplers: list[dict] = field(default_factory=list)  # of an any-step student, by steps
-    curve: list[dict] = field(default_factory=list)  # what was measured with each number of steps
-    config: dict[str, Any] = field(default_factory=dict)  # of its training, under today's names
-    latents: list[Any] = field(default_factory=list)  # how its teacher scales latents
-
-    @classmethod
-    def of(cls, about: dict) -> StudentInfo:
-        """Of the JSON values of a file; it may say more, or less."""
-        names, about = {f.name for f in fields(cls)}, with_todays_keys(about)
-        entries: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
-        entries["config"] = renamed(entries.get("config", {}))
-        return cls(**entries)
-
-
-def info_of(model: Any) -> StudentInfo:  # of a Student, or of a Teacher, whose file says nothing
-    """What the file of a model says."""
-    return StudentInfo.of(getattr(model, "about", {}))
-
-# %% ../nbs/library/student.ipynb #1d8ff3ad
-def _kinds() -> dict[str, type[Adaptor]]:
-    """Every kind of adaptor by the name of its class: the package's, and those of a user."""
-    kinds = {kind.__name__: kind for kind in ADAPTOR_CLASSES} | Adaptor.kinds
-    return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
-
-
-def _check_finite(adaptor: Adaptor, where: str | Path):
-    """Refuse weights that hold NaN or infinity; they draw black pictures."""
-    bad = [name for name, p in adaptor.named_parameters() if not p.isfinite().all()]
-    if bad:
-        raise ValueError(
-            f"the adaptor for {str(where)!r} holds NaN or infinity in {len(bad)} of its tensors, "
-            f"{bad[0]!r} the first; its training has diverged: take an earlier checkpoint, or "
-            "train with a lower lr"
-        )
-
-
-_FIELDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(StudentInfo).items()}
-_NEEDED = ("adaptor", "settings", "teacher")
-_SAID = {str: "a string", dict: "an object", int: "a whole number", list: "a list"}
-
-
-def _check_settings(settings: dict, folder: Path):
-    """Refuse sizes that no adaptor has, before anything is built."""
-    for name in ("rank", "channels", "layers"):
-        if settings.get(name) is not None:
-            check_range(**{name: settings[name]})
-    inner = settings.get("inner_settings", {})
-    if not isinstance(inner, dict):
-        raise ValueError(
-            f"inner_settings in {str(folder / ABOUT)!r} is {inner!r}; expected an object: the file "
-            "was changed, or is not one that Student.save wrote"
-        )
-    if inner:
-        _check_settings(inner, folder)
-
-
-def _check_teacher(info: dict, folder: Path, teacher: Teacher, strict: bool):
-    """Refuse an adaptor of another teacher, or warn: a finetuned one of the same shape may do."""
-    mine = teacher.fingerprint()
-    if info["teacher"] == mine:
-        return
-    message = (
-        f"the adaptor in {str(folder)!r} was trained on teacher {info['teacher']}, this "
-        f"teacher is {mine}"
-    )
-    if strict:
-        raise ValueError(
-            f"{message}; open the teacher it was trained on, or, for a finetuned one of the same "
-            "shape, allow it: strict=False (--any-teacher)"
-        )
-    warnings.warn(f"{message}; look at its pictures before you trust them", stacklevel=4)
-
-
-def _read_about(folder: Path, teacher: Teacher, strict: bool = True) -> dict:
-    """What an adaptor's file says about it; refuses one that was made for another teacher."""
-    if not (folder / ABOUT).is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} holds no adaptor (no {ABOUT}); give a folder written by Student.save"
-        )
-    info = with_todays_keys(read_json(folder / ABOUT))
-    for name, kind in _FIELDS.items():
-        value = info.get(name)
-        if not isinstance(value, kind) and (value is not None or name in _NEEDED):
-            raise ValueError(
-                f"{name} in {str(folder / ABOUT)!r} is {value!r}; expected "
-                f"{_SAID[kind]}: the file was changed, or is not one that Student.save wrote"
-            )
-    _check_teacher(info, folder, teacher, strict)
-    scaled = latent_settings(teacher.vae)
-    if info.get("latents", scaled) != scaled:  # earlier versions did not write it
-        raise ValueError(
-            f"the adaptor in {str(folder)!r} was trained on latents with the scaling, shift, mean "
-            f"and spread {info['latents']}, and this teacher's autoencoder has {scaled}; correct "
-            "vae/config.json of the teacher, or train the adaptor anew"
-        )
-    if info["adaptor"] not in _kinds():
-        raise ValueError(
-            f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: "
-            f"{', '.join(_kinds())}. A class of your own has to be imported first, on the command "
-            "line with cond-distill --plugin MODULE …"
-        )
-    return info
-
-
-def write_student(
-    adaptor: Adaptor, info: dict, folder: Path, dtype: torch.dtype | None = None
-) -> None:
-    """The files of a student: weights, and the JSON values that say whose they are."""
-    _check_finite(adaptor, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    adaptor.write(folder, dtype)
-    if adaptor.reader is not None:
-        write_weights(adaptor.reader, folder / READER, dtype)
-    text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
-    (folder / ABOUT).write_text(text, "utf-8")
-    tidy(folder)
-
-
-def _read_adaptor(teacher: Teacher, folder: Path, info: dict) -> Adaptor:
-    """The adaptor of a folder whose file says `info`, with its weights."""
-    _check_settings(info["settings"], folder)
-    try:
-        adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
-    except (TypeError, KeyError) as e:
-        raise ValueError(
-            f"the settings in {str(folder / ABOUT)!r} make no {info['adaptor']} ({e}): "
-            f"{info['settings']}; the file was changed, or comes from another version"
-        ) from e
-    if info.get("reader"):
-        check_range(reader=info["reader"])
-        adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
-        read_weights(adaptor.reader, folder / READER)
-    _check_finite(adaptor, folder)
-    return adaptor
-
-
-def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
-    """Of what `Student.save` wrote for this teacher; without the input that a method adds to it."""
-    info, kinds = _read_about(Path(folder), teacher), _kinds()
-    return kinds.get(info["settings"].get("inner", ""), kinds[info["adaptor"]])
 
 # %% ../nbs/library/student.ipynb #f5aa5fd2
 class Student(nn.Module):
@@ -345,12 +181,12 @@ class Student(nn.Module):
     ) -> Student:
         """Open what `save` wrote, for the same teacher; `.about` holds the JSON values."""
         folder = Path(folder)
-        info = _read_about(folder, teacher, strict)
+        info = read_about(folder, teacher, strict)
         check_part(folder, strict=False)
         if info.get("image_size"):
             check_range(image_size=info["image_size"])
             teacher = teacher.at_size(info["image_size"])
-        student = Student(teacher, _read_adaptor(teacher, folder, info))
+        student = Student(teacher, read_adaptor(teacher, folder, info))
         mine = teacher.fingerprint()
         if info["teacher"] != mine:
             info |= dict(teacher=mine, trained_on=info["teacher"])

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
 from .sampler import check_steps, denoise, pick_sampler
-from .student import Prepared, Student, info_of
+from .student import Prepared, Student
+from .student_file import info_of
 from .teacher import Teacher
 
 # %% auto #0

@@ -16,6 +16,7 @@ LAYERS = (
     ("options", "teacher", "loss", "low_rank", "evaluation"),
     ("adaptor", "families"),
     ("adaptors", "data"),
+    ("student_file",),
     ("student", "plan"),
     ("pipeline_inputs", "model_card"),
     ("sampler",),

@@ -15,7 +15,8 @@ from cond_distill.cli import read_words
 from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
 from cond_distill.drawing import find_adaptor
 from cond_distill.sampler import LookAhead, Sampler, pick_sampler, saved_sampler
-from cond_distill.student import Student, StudentInfo
+from cond_distill.student import Student
+from cond_distill.student_file import StudentInfo
 from cond_distill.teacher import Teacher
 from cond_distill.training.resume import OtherRun, check_same_settings
 

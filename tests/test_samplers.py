@@ -23,7 +23,8 @@ from cond_distill.sampler import (
 )
 from cond_distill.schedule import Prediction, Schedule
 from cond_distill.scheduler import CoDiScheduler
-from cond_distill.student import Student, StudentInfo
+from cond_distill.student import Student
+from cond_distill.student_file import StudentInfo
 from cond_distill.tiles import draw_tiled
 
 

@@ -35,7 +35,8 @@ from .folders import measure_pictures, pair_up, read_pictures
 from .standard import how_to_get
 from ..options import EvaluateConfig
 from ..sampler import draw_images, sampler_name
-from ..student import Student, info_of
+from ..student import Student
+from ..student_file import info_of
 from ..teacher import best_device
 from ..utils import make_folder, table
 

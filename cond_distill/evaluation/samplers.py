@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from .compare import held_out, score
 from .distances import Networks, load_networks
 from ..sampler import LookAhead, Sampler
-from ..student import Student, info_of
+from ..student import Student
+from ..student_file import info_of
 from ..teacher import ASSETS, Teacher
 from ..utils import table
 

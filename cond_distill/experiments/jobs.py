@@ -18,7 +18,8 @@ from ..config import TrainConfig
 from ..data.tasks import find_task
 from .budget import steps_for
 from ..methods.two_stage import merged
-from ..student import Student, info_of
+from ..student import Student
+from ..student_file import info_of
 from ..teacher import Teacher
 from ..trainer import distill_to_end
 

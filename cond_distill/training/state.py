@@ -28,7 +28,8 @@ from ..extensions import find
 from ..loss import check_step_size
 from ..methods.base import Method
 from ..methods.catalogue import make_method
-from ..student import Student, adaptor_class
+from ..student import Student
+from ..student_file import adaptor_class
 from ..teacher import Teacher
 from .checkpoint import saved_config
 from .distributed import Engine, LossModule, local, shard
