@@ -262,6 +262,7 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
 
 
 def interval(values: list[float]) -> str:
-    """Mean ± half of the interval; one value stands alone."""
+    """Mean ± half of the interval, with no more digits than it supports; one value stands alone."""
     mean, half = mean_interval(values)
-    return f"{mean:.2f} ± {half:.2f}" if len(values) > 1 else f"{mean:.2f}"
+    digits = 1 if half >= 1 else 2
+    return f"{mean:.{digits}f} ± {half:.{digits}f}" if len(values) > 1 else f"{mean:.2f}"
