@@ -361,7 +361,7 @@ class CoDiPipeline(DiffusionPipeline):
         check_range(conditioning_scale=conditioning_scale, num_images_per_prompt=n)
         task = find_task(StudentInfo.of(self.adaptor.about).task)
         prompts, cond = match_prompts(prompt, read_conditions(task, image, mask_image), n)
-        negatives = match_negatives(negative_prompt, len(prompts), n)
+        negatives = match_negatives(negative_prompt, len(prompts), n, self._embeds_guidance)
         move = _mover(self, scheduler, generator, callback_on_step_end, names)
         with _one_call(self):
             teacher = _teacher_at(self.teacher, height, width)

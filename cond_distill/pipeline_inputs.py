@@ -125,8 +125,14 @@ def match_negatives(
     negative: Prompt,
     size: int,  # pictures in all
     n: int,  # pictures for each prompt
+    embedded: bool = False,  # the student takes the guidance as an input
 ) -> list[str]:
     """A negative prompt for every picture: one for all of them, or one for each prompt."""
+    if negative and embedded:
+        raise ValueError(
+            f"negative_prompt is {negative!r}; this student takes the guidance as an input and "
+            "makes no call without the prompt, which a negative prompt could change: leave it out"
+        )
     if negative is None or isinstance(negative, str):
         return [negative or ""]
     if n * len(negative) != size:

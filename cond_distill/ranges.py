@@ -20,8 +20,11 @@ RANGES = dict(
     strength=(0.0, 10.0),  # of an adaptor
     conditioning_scale=(0.0, 10.0),  # the same, by the name that diffusers gives it
     overlap=(0.0, 0.95),  # of neighbouring tiles
+    scene=(0, 2**40),
+    port=(0, 65_535),
+    memory=(0.1, 10_000.0),  # of a GPU, GB
     steps=(1, 10_000_000),
-    seed=(0, 2**62),
+    seed=(0, 2**40),  # a training multiplies it by a million, and numbers end at 2**63
     batch=(1, 1_000_000),
     num_images_per_prompt=(1, 10_000),
     # an adaptor's sizes
@@ -66,7 +69,7 @@ RANGES = dict(
     grid_every=(0, 10_000_000),
     eval_n=(0, 10_000_000),
     # a comparison of methods
-    seeds=(0, 2**62),
+    seeds=(0, 2**40),
     budget_fraction=(1e-6, 1.0),
     budget=(1e-6, 1e6),
     n=(2, 10_000_000),

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.resources import files
+from numbers import Integral
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -78,8 +79,11 @@ def lock_of(net: torch.nn.Module) -> threading.RLock:
     """The lock that a thread holds while it calls `net`, or reads its weights."""
     with _LOOKING:
         if net not in _LOCKS:
-            lock = threading.RLock()
-            _LOCKS.update((part, lock) for part in net.modules())
+            # a part that has one keeps it, for somebody may hold it
+            known = (_LOCKS[part] for part in net.modules() if part in _LOCKS)
+            lock = next(known, None) or threading.RLock()
+            for part in net.modules():
+                _LOCKS.setdefault(part, lock)
         return _LOCKS[net]
 
 # %% ../nbs/library/utils.ipynb #e8d8a649
@@ -151,14 +155,17 @@ def _columns(path: Path, row: dict) -> list[str]:
 
 
 def append_row(path: Path, row: dict):
-    """One more row of a CSV file; empty where it has no value for a column."""
+    """One more row of a CSV file, to six significant digits.
+
+    Empty where it has no value for a column.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     names = _columns(path, row) if path.exists() else []
     with open(path, "a", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, names or row)
         if not names:
             w.writeheader()
-        w.writerow({k: round(v, 6) for k, v in row.items()})
+        w.writerow({k: v if isinstance(v, Integral) else float(f"{v:.6g}") for k, v in row.items()})
 
 
 def forget_rows_after(log: Path, step: int):

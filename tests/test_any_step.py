@@ -185,6 +185,12 @@ def test_what_is_drawn_in_training(schedule, kernel):
     assert (before.look_ahead == 0).all()
 
 
+def test_a_step_that_the_loss_does_not_make_is_refused():
+    for z_s in ("teacher", "noise", "forward"):
+        with pytest.raises(ValueError, match=f"z_s is '{z_s}'; an any-step loss takes"):
+            any_step_loss(None, None, {}, None, z_s=z_s)
+
+
 def test_the_target_is_asked_only_where_it_counts(teachers):
     teacher = teachers["sd2"]
     student, (z, _, cond, text) = new_student(teacher), inputs(teacher)

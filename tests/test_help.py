@@ -18,8 +18,15 @@ GROUPS = ("model", "data", "method", "optimisation", "run")
 # ranges that are not those of `RANGES`
 OTHERS = {
     (TrainConfig, "reader"): (-1, 64),
+    (options.CheckConfig, "reader"): (-1, 64),
     (ReproduceConfig, "lr"): (0.0, 10.0),
     (TeachConfig, "lr"): (1e-12, 1.0),
+    (options.DemoConfig, "n"): (16, 10_000_000),
+    (options.SampleConfig, "n"): (0, 1000),
+    (options.SampleConfig, "steps"): (1, 1000),
+    (options.EvaluateConfig, "n"): (10, 10_000_000),
+    (options.EvaluateConfig, "steps"): (1, 1000),
+    (options.PlanConfig, "channels"): (1, 64),
 }
 
 
@@ -57,7 +64,7 @@ def test_every_flag_has_help_of_its_own(verb, capsys):
     assert not riddles, f"help that another flag begins or ends: {riddles}"
 
 
-@pytest.mark.parametrize("verb", ["distill", "teach", "reproduce"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_help_says_the_range(verb, capsys):
     """The smallest and the largest value of each number, or that there is no largest."""
     known, kind = help_of(printed(verb, capsys)), cli.VERBS[verb][1]

@@ -9,7 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cond_distill import cli
-from cond_distill.config import TrainConfig
+from cond_distill.adaptors.scalar_input import GuidanceEmbedded
+from cond_distill.config import ReproduceConfig, TrainConfig
+from cond_distill.options import DemoConfig, EvaluateConfig, SampleConfig
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.pipeline_inputs import check_guidance
 from cond_distill.ranges import RANGES, check_range
@@ -155,3 +157,35 @@ def test_guidance_that_a_student_was_not_made_for():
         check_guidance(7.5, high=3.0, embedded=False)
     with pytest.raises(ValueError, match="this model takes 1 \\(it takes no captions"):
         check_guidance(7.5, high=1.0, embedded=False)
+
+
+def test_a_negative_prompt_that_would_be_ignored(folder):
+    """A student that takes the guidance as an input makes no call without the prompt."""
+    student = drawing.student(drawing.teacher(folder))
+    student.adaptor = GuidanceEmbedded.of(student.teacher, student.adaptor)
+    pipe = CoDiPipeline.from_student(student)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match="negative_prompt is 'a tree'; .*leave it out"):
+        pipe("", drawing.condition(), negative_prompt="a tree")
+    pipe("", drawing.condition(), negative_prompt="", output_type="latent")
+
+
+@pytest.mark.parametrize("settings", [dict(n=2.5), dict(steps=3.7), dict(seed=True)], ids=str)
+def test_a_whole_number_is_whole(settings):
+    """In every configuration of a command."""
+    (name,) = settings
+    for kind in (SampleConfig, EvaluateConfig, DemoConfig, ReproduceConfig, TrainConfig):
+        fields = {"steps": ("steps",), "seed": ("seed", "seeds"), "n": ("n", "eval_n")}[name]
+        for field in kind.__dataclass_fields__.keys() & set(fields):
+            value = settings[name]
+            several = isinstance(getattr(kind(), field), tuple)
+            with pytest.raises(TypeError, match=f"{field} is .*expected a whole number"):
+                kind(**{field: (value,) if several else value})
+
+
+def test_the_largest_seed_can_be_drawn_from():
+    """A training multiplies its seed, and torch takes no number above 2**64."""
+    highest, steps = RANGES["seed"][1], RANGES["steps"][1]
+    torch.Generator().manual_seed(highest * 1_000_003 + steps)
+    with pytest.raises(ValueError, match="^seed is"):
+        TrainConfig(seed=highest + 1)

@@ -13,9 +13,10 @@ from cond_distill.adaptors.concat import as_latent
 from cond_distill.data.cache import cache_examples
 from cond_distill.methods.codi import CoDi
 from cond_distill.trainer import as_numbers, train_step
+from cond_distill.training import state
 from cond_distill.training.state import new_run
 from cond_distill.training.validation import Record
-from cond_distill.utils import append_row
+from cond_distill.utils import append_row, lock_of
 
 
 class Own(CoDi):
@@ -63,6 +64,30 @@ def test_new_column(tmp_path):
         append_row(tmp_path / "log.csv", row)
     lines = (tmp_path / "log.csv").read_text().splitlines()
     assert lines == ["step,a,b", "1,1.0,", "2,,2.0", "3,3.0,4.0"]
+
+
+def test_small_and_large_numbers_in_the_log(tmp_path):
+    """Six significant digits; whole numbers as they are."""
+    row = dict(step=12_345_678, lr=2e-7, loss=1.23456789e-5, seconds=98765.4321)
+    append_row(tmp_path / "log.csv", row)
+    assert (tmp_path / "log.csv").read_text().split() == [
+        "step,lr,loss,seconds",
+        "12345678,2e-07,1.23457e-05,98765.4",
+    ]
+
+
+def test_a_lock_stays():
+    """Whoever holds the lock of a part holds it still when the whole is looked up."""
+    part, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    held = lock_of(part)
+    whole = torch.nn.Sequential(other, part)
+    assert lock_of(whole) is held and lock_of(part) is held and lock_of(other) is held
+
+
+def test_a_step_size_is_checked_before_anything_is_built(bench, monkeypatch):
+    monkeypatch.setattr(state, "build_adaptor", lambda *_: pytest.fail("an adaptor was built"))
+    with pytest.raises(ValueError, match="^delta is 5000"):
+        new_run(bench.config("delta", delta=5000), bench.teacher)
 
 
 def test_one_exchange(bench):

@@ -141,6 +141,12 @@ def sample_any_step(
     return NoiseSample(t, s, eps, progress, look_ahead=ahead)
 
 # %% ../../nbs/library/methods/any_step.ipynb #a017b3d1
+def _check_solver(z_s: str) -> None:
+    """Refuse what `codi_loss` takes and this loss does not."""
+    if z_s not in ("model", "plain"):
+        raise ValueError(f"z_s is {z_s!r}; an any-step loss takes 'model' or 'plain'")
+
+
 def _part(p: Prediction, rows: torch.Tensor) -> Prediction:
     return Prediction(p.x[rows], p.eps[rows], p.v[rows])
 
@@ -184,8 +190,9 @@ def any_step_loss(
 ) -> tuple[torch.Tensor, dict]:
     """(1 − ρ) d(x, x̂) + ρ d(target's x̂, x̂): (scalar, parts).
 
-    Raises `ValueError` for a student without an input for the look-ahead.
+    Raises `ValueError` for a student without an input for the look-ahead, and for another `z_s`.
     """
+    _check_solver(z_s)
     dist, rule = lookup(DISTANCES, distance, "distance"), lookup(KERNELS, kernel, "kernel")
     z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
     now = student(z_t, d.t, batch["cond"], batch["text"], look_ahead=d.look_ahead)
@@ -231,8 +238,7 @@ class AnyStep(Method):
         super().__init__(cfg)
         if cfg.kernel not in KERNELS:
             raise ValueError(f"kernel is {cfg.kernel!r}; choose one of {', '.join(KERNELS)}")
-        if cfg.z_s not in ("model", "plain"):
-            raise ValueError(f"z_s is {cfg.z_s!r}; an any-step loss takes 'model' or 'plain'")
+        _check_solver(cfg.z_s)
         self.sampler = KERNEL_SAMPLERS[cfg.kernel][1].name
 
     def reads(self) -> frozenset[str]:

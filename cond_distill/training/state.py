@@ -273,6 +273,7 @@ def check_shares(cfg: OptimConfig, method: Method, processes: int):
 
 def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) -> Run:
     """A run before its first step; the method is what `cfg.method` names unless it is given."""
+    check_step_size(cfg.delta, teacher.schedule)
     choice = chosen(cfg, teacher)
     cfg = replace(cfg, adaptor=choice.adaptor) if choice else cfg
     begun = bool(saved_config(Path(cfg.out) / "checkpoints"))  # it goes on as it is
@@ -296,6 +297,5 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     optimizer = make_optimizer(cfg, trained)
     scheduler = LambdaLR(optimizer, partial(learning_rate, cfg))
     method.setup(teacher)
-    check_step_size(cfg.delta, teacher.schedule)
     state = TrainState(student, target, ema, optimizer, scheduler)
     return Run(cfg, method, engine, state, loss, whole, choice=choice)
