@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cond_distill
 from cond_distill.config import (
     OLD_NAMES,
     OLD_VALUES,
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from cond_distill.plan import Plan
 
 # %% auto #0
-__all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'BAD_INPUT', 'MEMORY_WORDS', 'demo', 'play', 'sample',
-           'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters', 'short_warning',
-           'print_anywhere', 'version', 'import_plugins', 'todays_flag', 'in_groups', 'read_words', 'run',
+__all__ = ['ASCII_FORMS', 'VERBS', 'DESCRIPTION', 'DRAWING_FLAGS', 'DRAWING_VALUES', 'BAD_INPUT', 'MEMORY_WORDS', 'demo', 'play',
+           'sample', 'evaluate', 'distill', 'teach', 'reproduce', 'check', 'plan_row', 'plan', 'plain_letters',
+           'short_warning', 'print_anywhere', 'import_plugins', 'todays_words', 'in_groups', 'read_words', 'run',
            'explain_runtime_error', 'main']
 
 # %% ../nbs/library/cli.ipynb #988df870
@@ -219,13 +220,6 @@ Start with:
   cond-distill --version"""
 
 
-def version() -> str:
-    """The version of the package."""
-    import cond_distill
-
-    return cond_distill.__version__
-
-
 def import_plugins(words: list[str]) -> list[str]:
     """Import the modules before the verb, `--plugin MODULE …`; returns the other words."""
     from cond_distill.extensions import import_modules
@@ -238,19 +232,34 @@ def import_plugins(words: list[str]) -> list[str]:
 
 # of `sample` and `evaluate`
 DRAWING_FLAGS = dict(method="sampler", methods="samplers", clip="clip_model")
+DRAWING_VALUES = dict.fromkeys(("sampler", "samplers"), OLD_VALUES["sampler"])
 
 
-def todays_flag(word: str, verb: str = "") -> str:
-    """A flag such as "--scenes=8" by today's name of the setting; other words as they are."""
-    flag, equals, value = word.partition("=")
-    no = "no-" if flag.startswith("--no-") else ""
-    names = DRAWING_FLAGS if verb in ("sample", "evaluate") else OLD_NAMES
-    new = names.get(flag.removeprefix(f"--{no}").replace("-", "_"))
-    if verb in ("sample", "evaluate"):
-        word, value = (OLD_VALUES["sampler"].get(w, w) for w in (word, value))
-    if new is None or not flag.startswith("--"):
-        return word
-    return f"--{no}{new.replace('_', '-')}{equals}{value}"
+def todays_words(words: list[str]) -> list[str]:
+    """A command line with the settings, and their values, that were called differently.
+
+    A flag such as "--scenes=8" gets today's name; a value is changed only behind the flag of a
+    setting whose values have other names now.
+    """
+    drawing = words[:1] in (["sample"], ["evaluate"])
+    names, values = (DRAWING_FLAGS, DRAWING_VALUES) if drawing else (OLD_NAMES, OLD_VALUES)
+    new: list[str] = []
+    given: dict[str, str] = {}  # setting → the name by which it is given
+    known: dict[str, str] = {}  # earlier → today's values of the setting that is being given
+    for word in words:
+        if not word.startswith("--"):
+            new.append(known.get(word, word))
+            continue
+        flag, equals, value = word.partition("=")
+        no = "no-" if flag.startswith("--no-") else ""
+        name = flag.removeprefix(f"--{no}").replace("-", "_")
+        today = names.get(name, name)
+        if given.setdefault(today, name) != name:
+            both = " and ".join(f"--{n.replace('_', '-')}" for n in (given[today], name))
+            raise ValueError(f"{both} are names of one setting; give --{today.replace('_', '-')}")
+        known = values.get(today, {})
+        new.append(f"--{no}{today.replace('_', '-')}{equals}{known.get(value, value)}")
+    return new
 
 
 def in_groups(kind: type) -> Callable:
@@ -280,11 +289,10 @@ def read_words(words: list[str]) -> Any:  # one of the dataclasses of `VERBS`
     import tyro
 
     kinds = {verb: in_groups(config) for verb, (_, config) in VERBS.items()}
-    words = [todays_flag(word, words[0]) for word in words]
     return tyro.extras.subcommand_cli_from_dict(
         kinds,
         prog="cond-distill",
-        args=words,
+        args=todays_words(words),
         description=DESCRIPTION,
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -334,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
     warnings.formatwarning = short_warning  # ty: ignore[invalid-assignment]
     words = sys.argv[1:] if argv is None else argv
     if words == ["--version"]:
-        print(version())
+        print(cond_distill.__version__)
         return
     if os.environ.get("COND_DISTILL_DEBUG", "0") != "0":
         return run(words)

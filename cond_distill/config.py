@@ -48,12 +48,13 @@ OLD_VALUES = dict(
 
 
 def renamed(settings: dict) -> dict:
-    """Settings under today's names; of two names the earlier one counts, which somebody gave."""
-    old = {OLD_NAMES[k]: v for k, v in settings.items() if k in OLD_NAMES}
-    new = {k: v for k, v in settings.items() if k not in OLD_NAMES} | old
-    for name, values in OLD_VALUES.items():
-        if name in new:
-            new[name] = values.get(new[name], new[name])
+    """Settings under today's names; refuses one that is given under both of its names."""
+    new = {}
+    for given, value in settings.items():
+        name = OLD_NAMES.get(given, given)
+        if name != given and name in settings:
+            raise ValueError(f"{given} is the earlier name of {name}; give {name} alone")
+        new[name] = OLD_VALUES[name].get(value, value) if name in OLD_VALUES else value
     return new
 
 

@@ -17,7 +17,7 @@ from . import _moved
 from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
 from .adaptors.catalogue import ADAPTOR_CLASSES
 from .adaptors.instruction import InstructionEncoder
-from .config import renamed
+from .config import OLD_VALUES, renamed
 from .folders import read_json, tidy
 from .ranges import check_range
 from .teacher import Teacher, latent_settings
@@ -27,8 +27,14 @@ __all__ = ['with_todays_keys', 'StudentInfo', 'info_of', 'write_student', 'read_
 
 # %% ../nbs/library/student_file.ipynb #5a1dfa02
 def with_todays_keys(about: dict) -> dict:
-    """What a file of an earlier version says, under today's names."""
-    return renamed({"sampler" if key == "method" else key: value for key, value in about.items()})
+    """What a file of an earlier version says, under today's names.
+
+    Its sampler was called `method`. A file of today has a `sampler`, and nothing is renamed in it.
+    """
+    if "method" not in about or "sampler" in about:
+        return about
+    sampler = OLD_VALUES["sampler"].get(about["method"], about["method"])
+    return {k: v for k, v in about.items() if k != "method"} | dict(sampler=sampler)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def write_student(
     adaptor: Adaptor, info: dict, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
     """The files of a student: weights, and the JSON values that say whose they are."""
+    info = dict(sampler=StudentInfo.sampler) | info  # by which a file of today is known
     _check_finite(adaptor, folder)
     folder.mkdir(parents=True, exist_ok=True)
     adaptor.write(folder, dtype)

@@ -133,7 +133,7 @@ def check(line: str, folders: set[str]) -> None:
     if not words or words[0] in OF_CODE or words[0] in ("--version", "--help"):
         return
     assert words[0] in cli.VERBS, f"no verb {words[0]!r}"
-    old = [w for w in words if cli.todays_flag(w, words[0]) != w]
+    old = [w for w, new in zip(words, cli.todays_words(words)) if new != w]
     assert not old, f"{old} are names of earlier versions"
     if "--help" in words:
         return

@@ -28,10 +28,10 @@ def test_modules():
 
 def test_names():
     for module, homes in _moved.NAMES.items():
-        for old, home in homes.items():
-            place, _, new = home.partition(":")
+        assert homes
+        for old, (place, new) in _moved.homes_of(module).items():
             by_old_name = getattr(import_module(f"cond_distill.{module}"), old)
-            assert by_old_name is getattr(import_module(f"cond_distill.{place}"), new or old), old
+            assert by_old_name is getattr(import_module(f"cond_distill.{place}"), new), old
 
 
 def test_saved_adaptor(tmp_path):
@@ -51,7 +51,7 @@ def test_settings():
     """Earlier names of settings: as arguments, attributes, flags, and in a changed copy."""
     cfg = TrainConfig(scenes=8, look_ahead=300.0, recolour=True)
     assert cfg == TrainConfig(num_examples=8, max_look_ahead=300.0, channel_shuffle=True)
-    assert replace(cfg, zoom=2.0).max_crop_scale == 2.0 and cfg.precision == "no"
+    assert replace(cfg, max_crop_scale=2.0).zoom == 2.0 and cfg.precision == "no"
     with pytest.raises(AttributeError, match="no 'lookahead'"):
         cfg.lookahead  # noqa: B018
     words = "distill --scenes 8 --look-ahead=300 --recolour --no-checkpointing".split()
@@ -71,6 +71,38 @@ def test_settings():
     assert ReproduceConfig(part=0.5) == ReproduceConfig(budget_fraction=0.5)
     known = {f.name for kind in (TrainConfig, ReproduceConfig) for f in fields(kind)}
     assert set(OLD_NAMES.values()) <= known
+
+
+def test_an_old_name_beside_the_new_one_is_refused():
+    with pytest.raises(ValueError, match="data is the earlier name of data_distance; give"):
+        TrainConfig(data="pixels", data_distance="features")
+    for words in ("--scenes 8 --num-examples 9", "--num-examples 9 --scenes=8"):
+        with pytest.raises(ValueError, match="are names of one setting; give --num-examples"):
+            read_words(["distill", *words.split()])
+
+
+def test_a_value_that_is_no_name_stays():
+    """Only values of settings that had other values are renamed."""
+    drawn = "sample --caption consistency --adaptor consistency --method consistency".split()
+    cfg = read_words(drawn)
+    assert (cfg.caption, cfg.adaptor, cfg.sampler) == ("consistency", "consistency", "renoise")
+    assert read_words(["sample", "--adaptor=backbone"]).adaptor == "backbone"
+    cfg = read_words("evaluate --adaptors consistency codi --samplers ddim consistency".split())
+    assert cfg.adaptors == ("consistency", "codi") and cfg.samplers == ("ddim", "renoise")
+    cfg = read_words("distill --out backbone --adaptor backbone --z-s instant".split())
+    assert (cfg.out, cfg.adaptor, cfg.z_s) == ("backbone", "full", "plain")
+
+
+def test_a_note_keeps_its_name(tmp_path):
+    """What somebody writes beside a student today is read as it was written."""
+    tiny.stable_diffusion(tmp_path / "teacher")
+    teacher = Teacher.from_pretrained(tmp_path / "teacher")
+    student = Student(teacher, FullFinetune.from_teacher(teacher))
+    student.save(tmp_path / "student", method="finetune", data="my photographs", scenes=8)
+    again = Student.load(teacher, tmp_path / "student")
+    assert again.about["method"] == "finetune" and again.about["data"] == "my photographs"
+    assert again.about["scenes"] == 8 and StudentInfo.of(again.about).sampler == "ddim"
+    assert pick_sampler(again, 4) == Sampler("ddim")
 
 
 def test_checkpoint_with_old_settings():
