@@ -29,276 +29,154 @@ MODULES = {
     "training.callbacks": "training.validation",
 }
 
-# module → name that it had once → "module" that has it now, or "module:new name"
+# module → module that has its names now → those names, as "name" or "name:new name"
 NAMES = {
-    "adaptor": {
-        "Student": "student",
-        "Prepared": "student",
-        "keep_signal": "adaptor:init_condition_encoder",
-    },
+    "adaptor": {"student": "Student Prepared", "adaptor": "keep_signal:init_condition_encoder"},
     "adaptors": {
-        "ADAPTORS": "adaptors.catalogue",
-        "make_adaptor": "adaptors.catalogue",
-        "ConcatAdaptor": "adaptors.concat",
-        "as_latent": "adaptors.concat",
-        "latent_channels": "adaptors.concat",
-        "T2IAdaptor": "adaptors.t2i",
-        "LoRAAdaptor": "adaptors.lora",
-        "FusionAdaptor": "adaptors.fusion",
-        "encoder": "adaptors.fusion",
-        "decoder": "adaptors.fusion",
-        "TransformerControlNetAdaptor": "adaptors.transformer",
-        "Composed": "adaptors.several:MultiAdaptor",
-        "compose": "student",
+        "adaptors.catalogue": "ADAPTORS make_adaptor",
+        "adaptors.concat": "ConcatAdaptor as_latent latent_channels",
+        "adaptors.t2i": "T2IAdaptor",
+        "adaptors.lora": "LoRAAdaptor",
+        "adaptors.fusion": "FusionAdaptor encoder decoder",
+        "adaptors.transformer": "TransformerControlNetAdaptor",
+        "adaptors.several": "Composed:MultiAdaptor",
+        "student": "compose",
     },
-    "methods.discriminator": {
-        "Adversary": "methods.discriminator:Discriminator",
-    },
-    "adaptors.instruction": {
-        "TextReader": "adaptors.instruction:InstructionEncoder",
-    },
+    "methods.discriminator": {"methods.discriminator": "Adversary:Discriminator"},
+    "adaptors.instruction": {"adaptors.instruction": "TextReader:InstructionEncoder"},
     "cli": {
-        "ReproduceConfig": "config",
-        "DemoConfig": "options",
-        "SampleConfig": "options",
-        "EvaluateConfig": "options",
-        "CheckConfig": "options",
-        "PlanConfig": "options",
-        "read_picture": "drawing",
-        "fitted": "drawing",
-        "read_condition": "drawing",
-        "find_adaptor": "drawing",
-        "picture_file": "drawing",
-        "write_demo": "experiments.demo",
-        "UNDISTILLED": "experiments.demo",
-        "said_of_runtime": "cli:explain_runtime_error",
-        "in_plain_letters": "cli:plain_letters",
-        "PLAIN": "cli:ASCII_FORMS",
-        "FULL": "cli:MEMORY_WORDS",
-        "ABOUT": "cli:DESCRIPTION",
+        "config": "ReproduceConfig",
+        "options": "DemoConfig SampleConfig EvaluateConfig CheckConfig PlanConfig",
+        "drawing": "read_picture fitted read_condition find_adaptor picture_file",
+        "experiments.demo": "write_demo UNDISTILLED",
+        "cli": (
+            "said_of_runtime:explain_runtime_error in_plain_letters:plain_letters "
+            "PLAIN:ASCII_FORMS FULL:MEMORY_WORDS ABOUT:DESCRIPTION"
+        ),
     },
-    "config": {
-        "evaluations": "methods.catalogue",
-    },
-    "data.cache": {
-        "make_batch": "data.source",
-        "describe": "data.cache:describe_photos",
-    },
-    "data.conditions": {
-        "blur": "data.conditions:random_blur",
-    },
+    "config": {"methods.catalogue": "evaluations"},
+    "data.cache": {"data.source": "make_batch", "data.cache": "describe:describe_photos"},
+    "data.conditions": {"data.conditions": "blur:random_blur"},
     "data.folder": {
-        "CAPTIONS": "data.items",
-        "CONDITIONS": "data.items",
-        "TARGETS": "data.items",
-        "Columns": "data.items",
-        "USUAL": "data.items",
-        "Item": "data.items",
-        "Found": "data.items:Listing",
-        "as_captions": "data.items",
-        "pick": "data.items",
-        "THUMBNAILS": "data.files",
-        "METADATA": "data.files",
-        "CAPTION_ENDINGS": "data.files",
-        "MAX_METADATA": "data.files",
-        "MAX_CAPTION": "data.files",
-        "list_files": "data.files",
-        "is_picture": "data.files",
-        "shown": "data.files:printable",
-        "read_text": "data.files",
+        "data.items": (
+            "CAPTIONS CONDITIONS TARGETS Columns USUAL Item Found:Listing as_captions pick"
+        ),
+        "data.files": (
+            "THUMBNAILS METADATA CAPTION_ENDINGS MAX_METADATA MAX_CAPTION list_files is_picture "
+            "shown:printable read_text"
+        ),
     },
-    "data.images": {
-        "MAX_PIXELS": "data.decode",
-        "PICTURES": "data.decode",
-        "open_image": "data.decode",
-        "list_images": "data.folder",
-    },
-    "data.stream": {
-        "first_examples": "data.source:first_rows",
-    },
+    "data.images": {"data.decode": "MAX_PIXELS PICTURES open_image", "data.folder": "list_images"},
+    "data.stream": {"data.source": "first_examples:first_rows"},
     "data.tasks": {
-        "spoil": "data.conditions:degrade",
-        "fill": "data.conditions:composite",
-        "resize": "data.conditions",
-        "EDITS": "data.edits",
-        "edit": "data.edits",
-        "PALETTE": "data.measures",
+        "data.conditions": "spoil:degrade fill:composite resize",
+        "data.edits": "EDITS edit",
+        "data.measures": "PALETTE",
     },
-    "evaluation.distances": {
-        "inception_weights": "evaluation.standard",
-        "inception_fid": "evaluation.standard",
-    },
+    "evaluation.distances": {"evaluation.standard": "inception_weights inception_fid"},
     "experiments.toy_teacher": {
-        "ToyTeacherConfig": "experiments.toy_renders",
-        "CPU": "experiments.toy_renders",
-        "GPU": "experiments.toy_renders",
-        "NO_GPU": "experiments.toy_renders",
-        "PIECE": "experiments.toy_renders",
-        "rendered": "experiments.toy_renders",
-        "LATENT": "experiments.toy_vae",
-        "new_vae": "experiments.toy_vae",
-        "vae_loss": "experiments.toy_vae",
-        "train_vae": "experiments.toy_vae",
-        "open_vae": "experiments.toy_vae",
-        "reconstruct": "experiments.toy_vae",
-        "encoded": "experiments.toy_vae",
-        "LETTERS": "experiments.toy_words",
-        "BEGIN": "experiments.toy_words",
-        "END": "experiments.toy_words",
-        "new_tokenizer": "experiments.toy_words",
-        "caption_tokenizer": "experiments.toy_words",
-        "new_text_encoder": "experiments.toy_words",
-        "tokenized": "experiments.toy_words",
+        "experiments.toy_renders": "ToyTeacherConfig CPU GPU NO_GPU PIECE rendered",
+        "experiments.toy_vae": "LATENT new_vae vae_loss train_vae open_vae reconstruct encoded",
+        "experiments.toy_words": (
+            "LETTERS BEGIN END new_tokenizer caption_tokenizer new_text_encoder tokenized"
+        ),
     },
     "evaluation.damage": {
-        "spoil": "evaluation.damage:damage_by_amount",
-        "degrade": "evaluation.damage:damage_by_amount",
-        "KINDS": "evaluation.damage:DAMAGES",
-        "RANGES": "evaluation.damage:AMOUNTS",
+        "evaluation.damage": (
+            "spoil:damage_by_amount degrade:damage_by_amount KINDS:DAMAGES RANGES:AMOUNTS"
+        ),
     },
-    "experiments.budget": {
-        "units": "experiments.budget:cost",
-    },
+    "experiments.budget": {"experiments.budget": "units:cost"},
     "experiments.evaluation": {
-        "exam": "experiments.evaluation:evaluate_job",
-        "evaluate": "experiments.evaluation:evaluate_job",
-        "standard": "evaluation.standard:standard_columns",
+        "experiments.evaluation": "exam:evaluate_job evaluate:evaluate_job",
+        "evaluation.standard": "standard:standard_columns",
     },
-    "experiments.fit": {
-        "stop_on_signals": "utils:catch_interrupt",
-    },
-    "evaluation.compare": {
-        "LEAST": "evaluation.distances",
-    },
+    "experiments.fit": {"utils": "stop_on_signals:catch_interrupt"},
+    "evaluation.compare": {"evaluation.distances": "LEAST"},
     "families": {
-        "FAMILIES": "teacher",
-        "load_networks": "families:load_missing_networks",
-        "pack": "families:pack_text",
+        "teacher": "FAMILIES",
+        "families": "load_networks:load_missing_networks pack:pack_text",
     },
     "loss": {
-        "Draw": "loss:NoiseSample",
-        "draw": "loss:sample_noise",
-        "printed": "loss:paper_weights",
-        "agreement_only": "loss:consistency_only",
-        "STEPS_TO_S": "loss:SOLVERS",
-        "step_to_s": "loss:solve",
+        "loss": (
+            "Draw:NoiseSample draw:sample_noise printed:paper_weights "
+            "agreement_only:consistency_only STEPS_TO_S:SOLVER_CHOICES step_to_s:solve "
+            "SOLVERS:SOLVER_CHOICES TIMESTEPS:TIMESTEP_CHOICES"
+        ),
     },
     "methods.two_stage": {
-        "Backbone": "adaptors.full:FullFinetune",
-        "GuidanceEmbedded": "adaptors.scalar_input",
-        "followed": "methods.two_stage:ddim_solver_step",
-        "answer_for": "methods.two_stage:progressive_target",
-        "plain": "methods.two_stage:TeacherAsStudent",
-        "as_student": "methods.two_stage:TeacherAsStudent",
-        "FOLLOWERS": "methods.catalogue:METHODS",
-        "TWO_STAGE_LOSSES": "methods.catalogue:METHODS",
+        "adaptors.full": "Backbone:FullFinetune",
+        "adaptors.scalar_input": "GuidanceEmbedded",
+        "methods.two_stage": (
+            "followed:ddim_solver_step answer_for:progressive_target plain:TeacherAsStudent "
+            "as_student:TeacherAsStudent"
+        ),
+        "methods.catalogue": "FOLLOWERS:METHODS TWO_STAGE_LOSSES:METHODS",
     },
-    "options": {
-        "require_finite": "ranges:check_number",
-        "Sampler": "options:SamplerName",
-    },
-    "pipeline": {
-        "CoDiSchedulerOutput": "scheduler",
-        "MAX_GUIDANCE": "pipeline_inputs",
-    },
+    "options": {"ranges": "require_finite:check_number", "options": "Sampler:SamplerName"},
+    "pipeline": {"scheduler": "CoDiSchedulerOutput", "pipeline_inputs": "MAX_GUIDANCE"},
     "sampler": {
-        "METHODS": "sampler:SAMPLERS",
-        "pick_method": "sampler:sampler_name",
-        "said_curve": "model_card:curve_text",
-        "curve_text": "model_card",
+        "sampler": "METHODS:SAMPLERS pick_method:sampler_name",
+        "model_card": "said_curve:curve_text curve_text",
     },
-    "teacher": {
-        "guide": "teacher:classifier_free_guidance",
-        "added": "teacher:output_hooks",
-    },
+    "teacher": {"teacher": "guide:classifier_free_guidance added:output_hooks"},
     "trainer": {
-        "held_examples": "training.validation:validation_batch",
-        "validation_batch": "training.validation",
-        "measure_curve": "training.validation",
-        "logged_minutes": "training.validation",
-        "ask_judge": "training.validation:evaluate_run",
-        "first_adaptor": "training.state:build_adaptor",
-        "build_adaptor": "training.state",
-        "make_optimizer": "training.state",
-        "compile_networks": "training.state",
-        "MovingAverage": "training.state",
-        "round_of": "methods.base:progressive_stage",
-        "progressive_stage": "methods.base",
-        "FREE": "training.resume:RESUME_OVERRIDES",
-        "RESUME_OVERRIDES": "training.resume",
-        "one_step": "trainer:train_step",
-        "resume": "training.resume:load_run",
-        "piece": "trainer:row_part",
-        "shares": "trainer:micro_batches",
-        "steps": "trainer:train_steps",
+        "data.stream": "held_examples:held_out_examples validation_batch:held_out_examples",
+        "training.validation": "measure_curve logged_minutes ask_judge:evaluate_run",
+        "training.state": (
+            "first_adaptor:build_adaptor build_adaptor make_optimizer compile_networks "
+            "MovingAverage"
+        ),
+        "methods.base": "round_of:progressive_stage progressive_stage",
+        "training.resume": "FREE:RESUME_OVERRIDES RESUME_OVERRIDES resume:load_run",
+        "trainer": "one_step:train_step piece:row_part shares:micro_batches steps:train_steps",
     },
-    "utils": {
-        "calm_interrupt": "utils:catch_interrupt",
-    },
-    "play": {
-        "ABOUT": "play:TAB_HINTS",
-    },
-    "training.resume": {
-        "alone": "training.resume:run_lock",
-        "fits": "training.resume:try_restore",
-    },
+    "utils": {"utils": "calm_interrupt:catch_interrupt"},
+    "play": {"play": "ABOUT:TAB_HINTS"},
+    "training.resume": {"training.resume": "alone:run_lock fits:try_restore"},
     "training.preflight": {
-        "check_guidance": "training.preflight:check_caption_guidance",
-        "check_range": "training.preflight:check_magnitude",
-        "reach": "training.preflight:condition_effect",
-        "sheet": "training.preflight:examples_sheet",
+        "training.preflight": (
+            "check_guidance:check_caption_guidance check_range:check_magnitude "
+            "reach:condition_effect sheet:examples_sheet"
+        ),
     },
-    "ranges": {
-        "KINDS": "ranges:FIELD_KINDS",
-    },
-    "schedule_settings": {
-        "KINDS": "schedule_settings:SCHEDULE_KINDS",
-    },
-    "data.estimate": {
-        "KINDS": "data.estimate:ESTIMATORS",
-    },
-    "experiments.jobs": {
-        "METHODS": "experiments.jobs:COMPARED",
-    },
-    "experiments.demo": {
-        "STEPS": "experiments.demo:DEMO_STEPS",
-    },
-    "data.items": {
-        "Found": "data.items:Listing",
-    },
-    "evaluation.fidelity": {
-        "evaluate": "evaluation.fidelity:evaluate_pictures",
-    },
-    "evaluation.folders": {
-        "Pictures": "evaluation.folders:FolderPictures",
-    },
-    "evaluation.ladder": {
-        "DAMAGES": "evaluation.ladder:LADDERS",
-    },
-    "evaluation.standard": {
-        "Pictures": "evaluation.standard:Images",
-    },
-    "experiments.reproduce": {
-        "plan": "experiments.reproduce:list_jobs",
-    },
-    "pipeline_inputs": {
-        "Pictures": "pipeline_inputs:ImageInput",
-    },
+    "ranges": {"ranges": "KINDS:FIELD_KINDS"},
+    "schedule_settings": {"schedule_settings": "KINDS:SCHEDULE_KINDS"},
+    "data.estimate": {"data.estimate": "KINDS:ESTIMATORS"},
+    "experiments.jobs": {"experiments.jobs": "METHODS:COMPARED"},
+    "experiments.demo": {"experiments.demo": "STEPS:DEMO_STEPS"},
+    "data.items": {"data.items": "Found:Listing"},
+    "evaluation.fidelity": {"evaluation.fidelity": "evaluate:evaluate_pictures"},
+    "evaluation.folders": {"evaluation.folders": "Pictures:FolderPictures"},
+    "evaluation.ladder": {"evaluation.ladder": "DAMAGES:LADDERS"},
+    "evaluation.standard": {"evaluation.standard": "Pictures:Images"},
+    "experiments.reproduce": {"experiments.reproduce": "plan:list_jobs"},
+    "pipeline_inputs": {"pipeline_inputs": "Pictures:ImageInput"},
+    "training.validation": {"data.stream": "validation_batch:held_out_examples"},
 }
 
 # class of an adaptor in a saved file → its name now
 ADAPTOR_CLASSES = {"Backbone": "FullFinetune"}
 
 
+def homes_of(module: str) -> dict[str, tuple[str, str]]:
+    """Name that a module had once → the module that has it now, and its name there."""
+    return {
+        old: (home, new or old)
+        for home, names in NAMES[module].items()
+        for old, _, new in (name.partition(":") for name in names.split())
+    }
+
+
 def forward(module: str):
     """The `__getattr__` of a module, which finds the names that it had once."""
-    homes = NAMES[module]
+    homes = homes_of(module)
 
     def find(name: str):
         if name not in homes:
             raise AttributeError(f"module '{PACKAGE}.{module}' has no attribute {name!r}")
-        home, _, new = homes[name].partition(":")
-        return getattr(import_module(f"{PACKAGE}.{home}"), new or name)
+        home, new = homes[name]
+        return getattr(import_module(f"{PACKAGE}.{home}"), new)
 
     return find
 

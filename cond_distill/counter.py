@@ -39,11 +39,9 @@ class Counter(TorchFunctionMode):
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter] = ()):
         super().__init__()
-        self.parameters, self.storages, self.attention = (
-            {p.untyped_storage()._cdata for p in parameters},
-            {},
-            0,
-        )
+        self.parameters = {p.untyped_storage()._cdata for p in parameters}
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.attention = 0  # operations
         self.flops = FlopCounterMode(display=False)
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda a: a)
 

@@ -17,13 +17,13 @@ from .extensions import lookup
 from .schedule import Prediction, Schedule
 
 # %% auto #0
-__all__ = ['TIMESTEPS', 'Weights', 'DISTANCES', 'SOLVERS', 'DataDistance', 'NoiseSample', 'check_step_size', 'sample_noise',
-           'ramp', 'look_ahead', 'codi_loss', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights', 'data_only',
-           'consistency_only', 'Model', 'solve', 'at_boundary', 'decoded']
+__all__ = ['TIMESTEP_CHOICES', 'Weights', 'DISTANCES', 'SOLVER_CHOICES', 'DataDistance', 'NoiseSample', 'check_step_size',
+           'sample_noise', 'ramp', 'look_ahead', 'codi_loss', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights',
+           'data_only', 'consistency_only', 'Model', 'calls_ahead', 'solve', 'at_boundary', 'decoded']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 #| code-fold: true
-TIMESTEPS = ("all", "grid")
+TIMESTEP_CHOICES = ("all", "grid")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def sample_noise(
 ) -> NoiseSample:
     """s = max(t − Δt, 0), noise from a CPU generator; t = 0 teaches nothing and is not drawn."""
     check_step_size(delta, schedule)
-    if timesteps not in TIMESTEPS:
-        raise ValueError(f"timesteps is {timesteps!r}; choose one of {', '.join(TIMESTEPS)}")
+    if timesteps not in TIMESTEP_CHOICES:
+        raise ValueError(f"timesteps is {timesteps!r}; choose 'all' or 'grid'")
     choice = torch.arange(1, schedule.T)
     if timesteps == "grid":
         steps = round(schedule.T / delta)
@@ -102,7 +102,7 @@ def ramp(progress: float, start: float, end: float) -> float:
 
 def look_ahead(
     schedule: Schedule,
-    d: NoiseSample,
+    noise: NoiseSample,
     max_look_ahead: float = 400.0,  # L at the end, training timesteps
     start: float = 0.6,  # of the ramp, a share of the training
     end: float = 0.7,
@@ -112,9 +112,9 @@ def look_ahead(
 
     L ramps from 0 to `max_look_ahead`.
     """
-    longest = max_look_ahead * ramp(d.progress, start, end)
-    length = (look_ahead_fraction * d.t).clamp(max=longest).float()
-    delta = (d.t - d.s).clamp(min=1).float()
+    longest = max_look_ahead * ramp(noise.progress, start, end)
+    length = (look_ahead_fraction * noise.t).clamp(max=longest).float()
+    delta = (noise.t - noise.s).clamp(min=1).float()
     rho = length / (length + delta)
     return 1 - rho, rho
 
@@ -128,41 +128,46 @@ def codi_loss(
     student: Model,
     target: Callable[..., Prediction],  # the student's moving average
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
-    d: NoiseSample,
+    noise: NoiseSample,
     *,
     z_s: str = "model",  # "model", "noise", "teacher", "forward"
     space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
     distance: str = "l2",  # "l2", "huber" or "cauchy"
     data_distance: DataDistance | None = None,  # `decoded(…)`: between pictures; None: latents
     boundary: bool = False,  # answers are z at t = 0
-    extra: Callable | None = None,  # a term of your own: (x̂, batch, draw) → [B]
+    extra: Callable | None = None,  # a term of your own: (x̂, batch, noise) → [B]
     weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); one call if w_c = 0."""
+    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
+
+    `forwards` among the parts are its network evaluations per image, one if w_c = 0.
+    """
     if space not in ("signal", "noise"):
         raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
     schedule, dist = student.schedule, lookup(DISTANCES, distance, "distance")
-    z_t = schedule.add_noise(batch["x"], d.eps, d.t)  # 1
-    now = student(z_t, d.t, batch["cond"], batch["text"])  # 2
-    w_d, w_c = weights(schedule, d)
-    x_hat = at_boundary(now, z_t, d.t) if boundary else now.x
+    z_t = schedule.add_noise(batch["x"], noise.eps, noise.t)  # 1
+    now = student(z_t, noise.t, batch["cond"], batch["text"])  # 2
+    w_d, w_c = weights(schedule, noise)
+    x_hat = at_boundary(now, z_t, noise.t) if boundary else now.x
     data, consistency = dist(batch["x"], x_hat), torch.zeros_like(w_c)
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
-    if looks_ahead := bool((w_c > 0).any()):
-        z = solve(z_s, student, batch, d, z_t, now)  # 3
+    calls = 1
+    if (w_c > 0).any():
+        calls += calls_ahead(z_s)
+        z = solve(z_s, student, batch, noise, z_t, now)  # 3
         with torch.no_grad():
-            then = target(z, d.s, batch["cond"], batch["text"])  # 4
+            then = target(z, noise.s, batch["cond"], batch["text"])  # 4
         if space == "noise":
-            consistency = dist(then.eps, now.eps) / schedule.snr(d.s).to(z.device)  # eq. 3
+            consistency = dist(then.eps, now.eps) / schedule.snr(noise.s).to(z.device)  # eq. 3
         else:
-            consistency = dist(at_boundary(then, z, d.s) if boundary else then.x, x_hat)
+            consistency = dist(at_boundary(then, z, noise.s) if boundary else then.x, x_hat)
     loss = (w_d * data + w_c * consistency).mean()  # 5
     parts = _means(d_x=data, d_c=consistency, w_c=w_c)
-    parts["forwards"] = torch.tensor(1.0 + looks_ahead)
+    parts["forwards"] = torch.tensor(float(calls))
     if extra is None:
         return loss, parts
-    extra_term = extra(x_hat, batch, d).mean()
+    extra_term = extra(x_hat, batch, noise).mean()
     return loss + extra_term, parts | _means(extra=extra_term)
 
 # %% ../nbs/course/06_loss.ipynb #51ac215b
@@ -196,24 +201,24 @@ DISTANCES = dict(l2=squared, huber=pseudo_huber, cauchy=cauchy)
 
 # %% ../nbs/course/06_loss.ipynb #06weights
 #| code-fold: true
-def paper_weights(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
+def paper_weights(schedule: Schedule, noise: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss as printed: weight 1 on d_x, and 1 on d_ε, which is SNR(s) in signal units."""
-    return torch.ones_like(d.t, dtype=torch.float32), schedule.snr(d.s).to(d.t.device)
+    return torch.ones_like(noise.t, dtype=torch.float32), schedule.snr(noise.s).to(noise.t.device)
 
 
-def data_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
+def data_only(schedule: Schedule, noise: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """No consistency term: plain conditional finetuning, w_d = 1."""
-    return look_ahead(schedule, d, max_look_ahead=0.0)
+    return look_ahead(schedule, noise, max_look_ahead=0.0)
 
 
-def consistency_only(schedule: Schedule, d: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
+def consistency_only(schedule: Schedule, noise: NoiseSample) -> tuple[torch.Tensor, torch.Tensor]:
     """No data term: w_c = 1. Nothing says what is right."""
-    w_c = torch.ones_like(d.t, dtype=torch.float32)
+    w_c = torch.ones_like(noise.t, dtype=torch.float32)
     return 0 * w_c, w_c
 
 # %% ../nbs/course/06_loss.ipynb #496deddf
 #| code-fold: true
-SOLVERS = ("model", "noise", "teacher", "forward")
+SOLVER_CHOICES = ("model", "noise", "teacher", "forward")
 
 
 class Model(Protocol):
@@ -240,22 +245,27 @@ class Model(Protocol):
         ...
 
 
+def calls_ahead(solver: str) -> int:
+    """Network evaluations of the consistency term: the target's, and the teacher's step to s."""
+    return 2 if solver == "teacher" else 1
+
+
 def solve(
-    solver: str, student: Model, batch: dict, d: NoiseSample, z_t: torch.Tensor, now: Prediction
+    solver: str, student: Model, batch: dict, noise: NoiseSample, z_t: torch.Tensor, now: Prediction
 ) -> torch.Tensor:
     """ẑ_s without gradient: 'model', 'noise', 'teacher' or 'forward'."""
-    alpha, sigma = student.schedule.at(d.s, z_t)
+    alpha, sigma = student.schedule.at(noise.s, z_t)
     x_hat = now.x.detach()
     if solver == "model":
         return alpha * x_hat + sigma * now.eps.detach()  # paper, algorithm 1
     if solver == "noise":
-        return alpha * x_hat + sigma * d.eps  # paper, text
+        return alpha * x_hat + sigma * noise.eps  # paper, text
     if solver == "forward":
-        return alpha * batch["x"] + sigma * d.eps  # consistency training
+        return alpha * batch["x"] + sigma * noise.eps  # consistency training
     if solver == "teacher":
         with torch.no_grad():
-            return student.schedule.step(student.teacher(z_t, d.t, batch["text"]), d.s)
-    raise ValueError(f"z_s is {solver!r}; choose one of {', '.join(SOLVERS)}")
+            return student.schedule.step(student.teacher(z_t, noise.t, batch["text"]), noise.s)
+    raise ValueError(f"z_s is {solver!r}; choose one of {', '.join(SOLVER_CHOICES)}")
 
 # %% ../nbs/course/06_loss.ipynb #665f5e93
 #| code-fold: true

@@ -39,11 +39,10 @@ from cond_distill.training.validation import (
     check_best,
     evaluate_run,
     finish,
-    log_record,
     sampled_student,
     validation_grid,
 )
-from .utils import catch_interrupt
+from .utils import append_row, catch_interrupt
 
 # %% auto #0
 __all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
@@ -109,6 +108,7 @@ def train_step(
     method.begin_step(state.step, state.ema.student)
     noise = method.sample_noise(run.teacher.schedule, batch["x"], generator, state.step)
     parts = backward(run, batch, noise)
+    method.after_loss()
     norm = full_state(clip_grad_norm_(state.params, cfg.max_grad_norm), keep=True)
     lr = state.scheduler.get_last_lr()[0]  # of this step
     numbers = as_numbers(parts | dict(grad_norm=norm))
@@ -117,8 +117,7 @@ def train_step(
     else:
         state.skipped += 1
     state.step += 1
-    calls = numbers.pop("forwards", None)
-    state.nfe += method.step_forwards(state.step - 1) if calls is None else calls
+    state.nfe += numbers.pop("forwards", 0.0)  # what a loss does not report is not counted
     return numbers | dict(lr=float(lr))
 
 
@@ -227,7 +226,7 @@ def observe(run: Run, record: Record, eval_fn: EvalFn | None) -> Record:
     due = run.cfg.grid_every and run.state.step % run.cfg.grid_every == 0
     student = sampled_student(run) if due else None
     if run.engine.main:
-        log_record(run, record)
+        append_row(Path(run.cfg.out) / "log.csv", record.row())
     if run.engine.main and student:
         record.grid = validation_grid(run, student)
         if eval_fn and run.cfg.eval_n:

@@ -13,7 +13,7 @@ from cond_distill.experiments.worlds import (
 from cond_distill.experiments.worlds import peaks_schedule as schedule
 from cond_distill.loss import (
     DISTANCES,
-    SOLVERS,
+    SOLVER_CHOICES,
     NoiseSample,
     codi_loss,
     consistency_only,
@@ -41,7 +41,7 @@ def test_noise_space_is_signal_space_with_the_models_own_step():
 
 
 def test_every_solver_space_and_distance_is_finite():
-    values = [value(z_s=z, space=s) for z in SOLVERS for s in ("signal", "noise")]
+    values = [value(z_s=z, space=s) for z in SOLVER_CHOICES for s in ("signal", "noise")]
     values += [value(distance=k) for k in DISTANCES]
     assert all(map(math.isfinite, values))
     assert len({round(value(z_s=z), 6) for z in ("model", "noise", "forward")}) == 3

@@ -79,11 +79,16 @@ def test_timesteps_that_are_trained():
 
 
 def test_hops():
-    assert make_method(TrainConfig(method="codi", max_look_ahead=400.0, delta=100)).hops == 4
+    schedule = Schedule.cosine()
+    assert (
+        make_method(TrainConfig(method="codi", max_look_ahead=400.0, delta=100)).hops(schedule) == 4
+    )
     settings = dict(method="any_step", kernel="exponential", max_jump=800.0, delta=100)
-    assert make_method(TrainConfig(**settings)).hops == 8
+    assert make_method(TrainConfig(**settings)).hops(schedule) == 8
     # a quarter of what is left at a time: 1000 · 0.75 ** 13 is below 25
-    assert 12 < make_method(TrainConfig(method="any_step")).hops < 13
+    assert 12 < make_method(TrainConfig(method="any_step")).hops(schedule) < 13
+    short = make_method(TrainConfig(method="any_step")).hops(Schedule.linear(100))
+    assert 4 < short < 5  # 100 · 0.75 ** 5 is below 25
 
 
 def test_only_a_full_memory_is_called_full():

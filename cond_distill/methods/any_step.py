@@ -24,9 +24,8 @@ from ..student import Student
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['KERNELS', 'TIMESTEPS', 'SHORTEST', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of',
-           'exponential_weight', 'box_weight', 'whole_weight', 'target_calls', 'sample_any_step', 'any_step_loss',
-           'AnyStep']
+__all__ = ['KERNELS', 'SHORTEST', 'KERNEL_SAMPLERS', 'signal_to_noise', 'first_share', 'Kernel', 'ahead_of', 'exponential_weight',
+           'box_weight', 'whole_weight', 'target_calls', 'sample_any_step', 'any_step_loss', 'AnyStep']
 
 # %% ../../nbs/library/methods/any_step.ipynb #38f9e108
 def signal_to_noise(schedule: Schedule, t: torch.Tensor) -> torch.Tensor:
@@ -52,41 +51,41 @@ class Kernel:
 
     # (schedule, noise sample) → ρ [B], the weight of the consistency term
     weight: Callable[[Schedule, NoiseSample], torch.Tensor]
-    # noise sample d → the look-ahead [B] that the target takes at d.s
+    # noise sample → the look-ahead [B] that the target takes at its s
     rest: Callable[[NoiseSample], torch.Tensor]
     hop: float | None = None  # Δt as a share of the look-ahead; None: the same everywhere
     composed: bool = False  # the target makes both parts of the jump, and no real picture counts
 
 
-def ahead_of(d: NoiseSample) -> torch.Tensor:
+def ahead_of(noise: NoiseSample) -> torch.Tensor:
     """The look-ahead [B] of a noise sample, timesteps; refused where there is none."""
-    if d.look_ahead is None:
+    if noise.look_ahead is None:
         raise ValueError("this NoiseSample has no look-ahead; make it with sample_any_step")
-    return d.look_ahead
+    return noise.look_ahead
 
 
-def exponential_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
+def exponential_weight(schedule: Schedule, noise: NoiseSample) -> torch.Tensor:
     """ρ = L / (L + Δt): weights that fade with a mean distance of L timesteps."""
-    return ahead_of(d) / (ahead_of(d) + (d.t - d.s).clamp(min=1))
+    return ahead_of(noise) / (ahead_of(noise) + (noise.t - noise.s).clamp(min=1))
 
 
-def box_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
-    """ρ = 1 − κ: a DDIM jump to t − L as the jumps by way of d.s would make it."""
-    landing = (d.t - ahead_of(d).long()).clamp(min=-1)
-    return 1 - first_share(schedule, d.t, d.s, torch.minimum(landing, d.s))
+def box_weight(schedule: Schedule, noise: NoiseSample) -> torch.Tensor:
+    """ρ = 1 − κ: a DDIM jump to t − L as the jumps by way of noise.s would make it."""
+    landing = (noise.t - ahead_of(noise).long()).clamp(min=-1)
+    return 1 - first_share(schedule, noise.t, noise.s, torch.minimum(landing, noise.s))
 
 
-def _same(d: NoiseSample) -> torch.Tensor:
-    return torch.minimum(ahead_of(d), d.s.float())  # never beyond the end
+def _same(noise: NoiseSample) -> torch.Tensor:
+    return torch.minimum(ahead_of(noise), noise.s.float())  # never beyond the end
 
 
-def _remaining(d: NoiseSample) -> torch.Tensor:
-    return (ahead_of(d) - (d.t - d.s)).clamp(min=0)
+def _remaining(noise: NoiseSample) -> torch.Tensor:
+    return (ahead_of(noise) - (noise.t - noise.s)).clamp(min=0)
 
 
-def whole_weight(schedule: Schedule, d: NoiseSample) -> torch.Tensor:
+def whole_weight(schedule: Schedule, noise: NoiseSample) -> torch.Tensor:
     """ρ = 1 for every sample that looks ahead."""
-    return (ahead_of(d) > 0).float()
+    return (ahead_of(noise) > 0).float()
 
 
 def target_calls(kernel: Kernel, z_s: str) -> int:
@@ -102,7 +101,6 @@ KERNELS = dict(
 )
 
 # %% ../../nbs/library/methods/any_step.ipynb #8eb32d7d
-TIMESTEPS = 1000  # of a schedule
 SHORTEST = 25  # Δt, timesteps, of kernels whose Δt is a share of the look-ahead
 
 
@@ -155,7 +153,7 @@ def _ahead(
     student: Student,
     target: Student,
     batch: dict,
-    d: NoiseSample,
+    noise: NoiseSample,
     kernel: Kernel,
     now: Prediction,
     z_t: torch.Tensor,
@@ -165,14 +163,16 @@ def _ahead(
     with torch.no_grad():
         inputs, schedule = (batch["cond"], batch["text"]), student.schedule
         if kernel.composed:
-            now = target(z_t, d.t, *inputs, look_ahead=(d.t - d.s).float())
+            now = target(z_t, noise.t, *inputs, look_ahead=(noise.t - noise.s).float())
         elif z_s == "plain":
-            now = student(z_t, d.t, *inputs)
-        then = target(schedule.step(now, d.s), d.s, *inputs, look_ahead=kernel.rest(d)).x
+            now = student(z_t, noise.t, *inputs)
+        then = target(
+            schedule.step(now, noise.s), noise.s, *inputs, look_ahead=kernel.rest(noise)
+        ).x
         if not kernel.composed:
             return then
-        landing = (d.t - ahead_of(d).long()).clamp(min=-1)
-        share = first_share(schedule, d.t, d.s, landing).to(then)
+        landing = (noise.t - ahead_of(noise).long()).clamp(min=-1)
+        share = first_share(schedule, noise.t, noise.s, landing).to(then)
         return torch.lerp(then, now.x, share.reshape(-1, *[1] * (then.ndim - 1)))
 
 
@@ -180,7 +180,7 @@ def any_step_loss(
     student: Student,  # any_step
     target: Student,  # its moving average
     batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
-    d: NoiseSample,  # from `sample_any_step`
+    noise: NoiseSample,  # from `sample_any_step`
     *,
     kernel: str = "box",  # one of `KERNELS`
     # who steps to s: the student at its look-ahead, or (one more forward) at 0
@@ -194,15 +194,15 @@ def any_step_loss(
     """
     _check_solver(z_s)
     dist, rule = lookup(DISTANCES, distance, "distance"), lookup(KERNELS, kernel, "kernel")
-    z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
-    now = student(z_t, d.t, batch["cond"], batch["text"], look_ahead=d.look_ahead)
+    z_t = student.schedule.add_noise(batch["x"], noise.eps, noise.t)
+    now = student(z_t, noise.t, batch["cond"], batch["text"], look_ahead=noise.look_ahead)
     data = dist(batch["x"], now.x)
-    rho = rule.weight(student.schedule, d).to(data)
+    rho = rule.weight(student.schedule, noise).to(data)
     rows = (rho > 0).nonzero()[:, 0]
     consistency = torch.zeros_like(data)
     if len(rows):
         some = {k: v[rows] for k, v in batch.items()}
-        part = replace(d, t=d.t[rows], s=d.s[rows], look_ahead=ahead_of(d)[rows])
+        part = replace(noise, t=noise.t[rows], s=noise.s[rows], look_ahead=ahead_of(noise)[rows])
         now_part, z_part = _part(now, rows), z_t[rows]
         then = _ahead(student, target, some, part, rule, now_part, z_part, z_s)
         consistency = consistency.index_put((rows,), dist(then, now_part.x))
@@ -258,11 +258,12 @@ class AnyStep(Method):
     def max_look_ahead(self) -> float:
         return self.cfg.max_jump
 
-    @property
-    def hops(self) -> float:
+    def hops(self, schedule: Schedule) -> float:
         """Of a kernel whose Δt is a share of what is left: until the shortest Δt is left."""
         hop = KERNELS[self.cfg.kernel].hop
-        return super().hops if hop is None else math.log(TIMESTEPS / SHORTEST) / -math.log(1 - hop)
+        if hop is None:
+            return super().hops(schedule)
+        return math.log(schedule.T / SHORTEST) / -math.log(1 - hop)
 
     def timesteps(self, schedule: Schedule) -> list[int]:
         return list(range(schedule.T))
@@ -306,9 +307,17 @@ class AnyStep(Method):
     ) -> tuple[torch.Tensor, dict]:
         """`any_step_loss` with the configuration's kernel and distance."""
         cfg = self.cfg
-        settings: dict[str, Any] = dict(kernel=cfg.kernel, z_s=cfg.z_s, distance=cfg.distance)
-        settings["factor"] = snr_weight(student.schedule, noise.t, cfg.snr_gamma)
-        return any_step_loss(student, target, batch, noise, **settings)
+        z_s: Any = cfg.z_s  # the loss refuses what it does not take
+        return any_step_loss(
+            student,
+            target,
+            batch,
+            noise,
+            kernel=cfg.kernel,
+            z_s=z_s,
+            distance=cfg.distance,
+            factor=snr_weight(student.schedule, noise.t, cfg.snr_gamma),
+        )
 
     def step_forwards(self, step: int) -> float:
         """1, and `target_calls` for the share of the samples that look ahead."""

@@ -59,8 +59,7 @@ class Method:
         """L of its loss at the end, training timesteps; 0: none."""
         return 0.0
 
-    @property
-    def hops(self) -> float:
+    def hops(self, schedule: Schedule) -> float:
         """In how many steps of Δt consistency travels as far as it should."""
         return self.max_look_ahead / self.cfg.delta
 
@@ -113,12 +112,18 @@ class Method:
     ) -> tuple[torch.Tensor, dict]:  # a scalar, its parts for the log
         """The loss, and what is logged of it: d_x, d_c, w_c, or scalars of any name.
 
-        `forwards` are its network evaluations an image, if they are not what `step_forwards` says.
+        `forwards` are its network evaluations per image, which the trainer adds up: calls of the
+        student, its target, and a teacher or another model that it follows. What a loss does not
+        report is not counted. A loss only computes: what learns beside the student does so in
+        `after_loss`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
+    def after_loss(self):
+        """Called once the loss and its gradient have been computed: networks of its own learn."""
+
     def step_forwards(self, step: int) -> float:
-        """Forward passes per image in a step, of all networks that the loss calls."""
+        """What a loss of this step will report as `forwards`, as far as it is known before."""
         raise NotImplementedError(f"{type(self).__name__} does not say what a step costs")
 
     def forwards(self) -> int:

@@ -73,5 +73,5 @@ def make_method(
 
 
 def evaluations(cfg: TrainConfig) -> int:
-    """Forward passes of student, target and the followed model per image over the whole run."""
+    """Network evaluations per image that the losses of the whole run will report."""
     return make_method(cfg).forwards()

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
 
@@ -16,6 +14,7 @@ from ..data.tasks import find_task
 from ..evaluation.distances import load_networks, perceptual_loss
 from cond_distill.loss import (
     NoiseSample,
+    calls_ahead,
     codi_loss,
     consistency_only,
     data_only,
@@ -82,12 +81,12 @@ class CoDi(Method):
     def max_look_ahead(self) -> float:
         return self.cfg.max_look_ahead
 
-    @property
-    def weights(self) -> Callable:
-        """(schedule, noise) -> (w_d, w_c)."""
+    def weights(self, schedule: Schedule, noise: NoiseSample) -> tuple:
+        """(w_d, w_c), [B] each."""
         cfg = self.cfg
-        return partial(
-            look_ahead,
+        return look_ahead(
+            schedule,
+            noise,
             max_look_ahead=cfg.max_look_ahead,
             look_ahead_fraction=cfg.look_ahead_fraction,
             start=cfg.ramp_start,
@@ -121,9 +120,17 @@ class CoDi(Method):
             weights=self.weighted,
         )
 
-    def step_forwards(self, step: int) -> int:
+    def after_loss(self):
+        if self.discriminator:
+            self.discriminator.keep_step()
+
+    def looks_ahead(self, step: int) -> bool:
+        """Whether the consistency term counts in a step."""
         cfg = self.cfg
-        return 1 if cfg.max_look_ahead == 0 or step / cfg.steps <= cfg.ramp_start else 2
+        return cfg.max_look_ahead > 0 and step / cfg.steps > cfg.ramp_start
+
+    def step_forwards(self, step: int) -> int:
+        return 1 + self.looks_ahead(step) * calls_ahead(self.cfg.z_s)
 
     def state_dict(self) -> dict:
         if not self.discriminator:
@@ -142,8 +149,6 @@ class CoDi(Method):
 class ConstantWeights(CoDi):
     """`codi_loss` with weights that do not change during the run."""
 
-    weights: Any = None
-
     def reads(self) -> frozenset[str]:
         ramp = RAMP if self.cfg.discriminator else frozenset()
         gamma = {"snr_gamma"} if self.space == "signal" else set()
@@ -156,8 +161,8 @@ class ConstantWeights(CoDi):
     def timestep_power(self, step: int) -> float:
         return 0.0
 
-    def step_forwards(self, step: int) -> int:
-        return 2
+    def looks_ahead(self, step: int) -> bool:
+        return True
 
 
 class PaperCoDi(ConstantWeights):
@@ -180,5 +185,5 @@ class Finetuning(ConstantWeights):
     sampling_steps = None
     weights = staticmethod(data_only)
 
-    def step_forwards(self, step: int) -> int:
-        return 1
+    def looks_ahead(self, step: int) -> bool:
+        return False

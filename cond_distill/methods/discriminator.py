@@ -5,6 +5,8 @@
 # %% ../../nbs/library/methods/discriminator.ipynb #b6494181
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,8 +25,8 @@ __all__ = ['Discriminator']
 class Discriminator(nn.Module):
     """A discriminator of latents and its optimiser.
 
-    Called by `codi_loss` as its `extra` term, it takes a step of its own and returns what the
-    student is to take.
+    It is an `extra` term of `codi_loss`: a call takes a step of a copy and returns what that copy
+    says of the student's answers. `keep_step` takes the copy over.
     """
 
     teacher: Teacher
@@ -43,7 +45,8 @@ class Discriminator(nn.Module):
         Adaptor.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
         # shared, frozen, not one of this module's own weights
         object.__setattr__(self, "teacher", teacher)
-        self.weight, self.start, self.end, self.channels = weight, start, end, channels
+        self.weight, self.start, self.end = weight, start, end
+        self.channels = channels
         x = torch.zeros(1, *teacher.latent_shape, device=teacher.device)
         extra = latent_channels(teacher, channels)
 
@@ -63,6 +66,7 @@ class Discriminator(nn.Module):
             )
         ).to(x.device)
         self.opt = torch.optim.AdamW(self.heads.parameters(), lr=lr, betas=(0.5, 0.99))
+        self.ahead = None  # heads and optimiser after the step of the last call
 
     def features(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> list:
         """The deepest feature map of each resolution of the teacher's encoder."""
@@ -83,29 +87,39 @@ class Discriminator(nn.Module):
         t: torch.Tensor,  # [B] timesteps at which the features are taken
         eps: torch.Tensor,  # [B, C, h, w] noise that is added to x there
         text: torch.Tensor,  # [B, L, D] embeddings of the captions
+        heads: nn.ModuleList | None = None,  # other ones than its own
     ) -> torch.Tensor:  # [B]
         """D(x): large for what looks real."""
         maps = self.features(self.teacher.schedule.add_noise(x, eps, t), t, text)
         return sum(
             head(torch.cat([f, F.adaptive_avg_pool2d(cond, f.shape[-2:])], 1)).mean((1, 2, 3))
-            for head, f in zip(self.heads, maps)
+            for head, f in zip(heads or self.heads, maps)
         ) / len(maps)
 
-    def __call__(self, x_hat: torch.Tensor, batch: dict, d: NoiseSample) -> torch.Tensor:
-        """A step of the discriminator, then −w D(x̂), [B]."""
-        w = self.weight * ramp(d.progress, self.start, self.end)
+    def forward(self, x_hat: torch.Tensor, batch: dict, noise: NoiseSample) -> torch.Tensor:
+        """−w D(x̂), [B], by a discriminator that is one step further."""
+        self.ahead = None
+        w = self.weight * ramp(noise.progress, self.start, self.end)
         if not w:
             return torch.zeros(len(x_hat), device=x_hat.device)
         cond = as_latent(self.teacher, batch["cond"])
-        t = (d.uniform() * self.teacher.schedule.T).long()
+        t = (noise.uniform() * self.teacher.schedule.T).long()
+
+        heads, opt = copy.deepcopy((self.heads, self.opt))
 
         def logits(x):
-            return self.logits(x, cond, t, d.eps.roll(1, 0), batch["text"])
+            return self.logits(x, cond, t, noise.eps.roll(1, 0), batch["text"], heads)
 
         loss = F.relu(1 - logits(batch["x"])).mean() + F.relu(1 + logits(x_hat.detach())).mean()
-        self.opt.zero_grad()
         loss.backward()
         # a broken batch must not stay in the discriminator
-        if torch.isfinite(torch.nn.utils.clip_grad_norm_(self.heads.parameters(), float("inf"))):
-            self.opt.step()
+        if torch.isfinite(torch.nn.utils.clip_grad_norm_(heads.parameters(), float("inf"))):
+            opt.step()
+        self.ahead = heads, opt
         return -w * logits(x_hat)
+
+    def keep_step(self):
+        """Take over the step of the last call."""
+        if self.ahead:
+            self.heads, self.opt = self.ahead
+            self.ahead = None

@@ -78,15 +78,17 @@ def _report(data: torch.Tensor, loss: torch.Tensor, forwards: int) -> dict[str, 
     return means | dict(w_c=1.0, forwards=forwards)
 
 
-def _calls(guidance: float | torch.Tensor) -> int:
-    """Network evaluations of one guided call."""
-    return 1 if not torch.is_tensor(guidance) and guidance == 1.0 else 2
+def _calls(source: Any, guided: bool) -> int:
+    """Network evaluations of one call of the followed model, a student or a teacher."""
+    adaptor = getattr(source, "adaptor", None)
+    embedded = adaptor is not None and adaptor.extra_input == "guidance"
+    return 2 if guided and not embedded else 1
 
 # %% ../../nbs/library/methods/two_stage.ipynb #067d1348
 def progressive(
     student: Any,  # called as a `Model`; of embedded guidance with one more argument
     batch: dict,
-    d: NoiseSample,
+    noise: NoiseSample,
     *,
     source: Model,  # the model that is followed, called as a student
     guidance: float = 1.0,  # of its steps, on the caption
@@ -94,22 +96,22 @@ def progressive(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Progressive distillation (arXiv 2202.00512, algorithm 2) in signal units: (scalar, parts)."""
     schedule = student.schedule
-    z_t = schedule.add_noise(batch["x"], d.eps, d.t)
-    middle = (d.t + d.s) // 2
-    z_middle = ddim_solver_step(source, batch, z_t, d.t, middle, guidance)
-    z_s = ddim_solver_step(source, batch, z_middle, middle, d.s, guidance)
-    want = progressive_target(schedule, z_t, d.t, z_s, d.s)
-    now = student(z_t, d.t, batch["cond"], batch["text"])
+    z_t = schedule.add_noise(batch["x"], noise.eps, noise.t)
+    middle = (noise.t + noise.s) // 2
+    z_middle = ddim_solver_step(source, batch, z_t, noise.t, middle, guidance)
+    z_s = ddim_solver_step(source, batch, z_middle, middle, noise.s, guidance)
+    want = progressive_target(schedule, z_t, noise.t, z_s, noise.s)
+    now = student(z_t, noise.t, batch["cond"], batch["text"])
     measure = lookup(DISTANCES, distance, "distance")
     loss, dist = measure(want, now.x), measure(batch["x"], now.x.detach())
-    return loss.mean(), _report(dist, loss, 1 + 2 * _calls(guidance))
+    return loss.mean(), _report(dist, loss, 1 + 2 * _calls(source, guidance != 1.0))
 
 # %% ../../nbs/library/methods/two_stage.ipynb #a18dad50
 def consistency(
     student: Any,  # called as a `Model`; of embedded guidance with one more argument
     target: Any,
     batch: dict,
-    d: NoiseSample,
+    noise: NoiseSample,
     *,
     source: Model,
     guidance: float = 1.0,
@@ -121,19 +123,19 @@ def consistency(
 
     `embedded`: latent consistency distillation (arXiv 2310.04378).
     """
-    z_t = student.schedule.add_noise(batch["x"], d.eps, d.t)
+    z_t = student.schedule.add_noise(batch["x"], noise.eps, noise.t)
     w: Any = guidance
     extra: dict[str, Any] = {}  # what student and target take beside the time
     if embedded:
-        w = 1 + (guidance - 1) * d.uniform().to(z_t)
+        w = 1 + (guidance - 1) * noise.uniform().to(z_t)
         extra = dict(guidance=w)
-    z_s = ddim_solver_step(source, batch, z_t, d.t, d.s, w)
-    now = student(z_t, d.t, batch["cond"], batch["text"], **extra)
+    z_s = ddim_solver_step(source, batch, z_t, noise.t, noise.s, w)
+    now = student(z_t, noise.t, batch["cond"], batch["text"], **extra)
     with torch.no_grad():
-        then = target(z_s, d.s, batch["cond"], batch["text"], **extra)
+        then = target(z_s, noise.s, batch["cond"], batch["text"], **extra)
     measure = lookup(DISTANCES, distance, "distance")
     loss, dist = measure(then.x, now.x), measure(batch["x"], now.x.detach())
-    return loss.mean(), _report(dist, loss, 2 + _calls(w))
+    return loss.mean(), _report(dist, loss, 2 + _calls(source, embedded or guidance != 1.0))
 
 # %% ../../nbs/library/methods/two_stage.ipynb #d8f3344f
 def merged(
@@ -168,38 +170,39 @@ class TwoStage(Method):
         start = self.cfg.init_from
         self.source = Student.load(teacher, start) if start else TeacherAsStudent(teacher)
 
-    def step_forwards(self, step: int) -> int:
-        return 3 if self.cfg.guidance == 1.0 else 4
-
 
 class ConsistencyDistillation(TwoStage):
     """`consistency`: the target's answer one step of the followed model further."""
 
+    embedded = False  # the student takes the guidance as an input
+
     def loss(
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        settings: dict[str, Any] = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
-        return consistency(student, target, batch, noise, source=self.source, **settings)
+        return consistency(
+            student,
+            target,
+            batch,
+            noise,
+            source=self.source,
+            guidance=self.cfg.guidance,
+            distance=self.cfg.distance,
+            embedded=self.embedded,
+        )
+
+    def step_forwards(self, step: int) -> int:
+        return 2 + _calls(self.source, self.embedded or self.cfg.guidance != 1.0)
 
 
-class LatentConsistencyDistillation(TwoStage):
+class LatentConsistencyDistillation(ConsistencyDistillation):
     """`lcm`: `consistency` for a student that takes the guidance as an input."""
+
+    embedded = True
 
     def extend(self, teacher: Teacher, adaptor: Adaptor) -> Adaptor:
         if adaptor.extra_input == "guidance":
             return adaptor
         return GuidanceEmbedded.of(teacher, adaptor)
-
-    def loss(
-        self, student: Student, target: Student, batch: dict, noise: NoiseSample
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        settings: dict[str, Any] = dict(guidance=self.cfg.guidance, distance=self.cfg.distance)
-        return consistency(
-            student, target, batch, noise, source=self.source, embedded=True, **settings
-        )
-
-    def step_forwards(self, step: int) -> int:
-        return 4
 
 # %% ../../nbs/library/methods/two_stage.ipynb #ea961254
 class ProgressiveDistillation(TwoStage):
@@ -225,12 +228,18 @@ class ProgressiveDistillation(TwoStage):
     def loss(
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        settings: dict[str, Any] = dict(guidance=self.guidance, distance=self.cfg.distance)
-        return progressive(student, batch, noise, source=self.source, **settings)
+        return progressive(
+            student,
+            batch,
+            noise,
+            source=self.source,
+            guidance=self.guidance,
+            distance=self.cfg.distance,
+        )
 
     def step_forwards(self, step: int) -> int:
         guided = self.cfg.guidance != 1.0 and progressive_stage(self.cfg, step)[0] == 0
-        return 5 if guided else 3
+        return 1 + 2 * _calls(self.source, guided)
 
     def state_dict(self) -> dict:
         source = dict(source=self.source.adaptor.state_dict()) if self.stage else {}

@@ -22,8 +22,8 @@ from ..methods.base import Method
 from ..student import Student
 
 # %% auto #0
-__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'shape_in',
-           'load_module', 'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
+__all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'load_module',
+           'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
 
 # %% ../../nbs/library/training/distributed.ipynb #b3e10a41
 class LossModule(nn.Module):
@@ -116,11 +116,6 @@ def match_layout(value: Any, parameter: Any) -> Any:
     )
 
 
-def shape_in(state: dict, name: str) -> torch.Size | None:
-    """The shape of a tensor of a module's state; None if it has no such tensor."""
-    return state[name].shape if name in state else None
-
-
 def load_module(module: nn.Module, state: dict):
     """`load_state_dict` of whole tensors into a module that may be sharded.
 
@@ -130,7 +125,8 @@ def load_module(module: nn.Module, state: dict):
     if not any(map(is_sharded, target.values())):
         module.load_state_dict(state)
         return
-    differ = [k for k in target.keys() | state.keys() if shape_in(target, k) != shape_in(state, k)]
+    want, have = ({k: v.shape for k, v in tensors.items()} for tensors in (target, state))
+    differ = [k for k in want | have if want.get(k) != have.get(k)]
     if differ:
         raise ValueError(f"{len(differ)} tensors are missing or have other shapes: {differ[0]} …")
     for name, value in target.items():

@@ -177,7 +177,7 @@ def check_lag(run: Run) -> Check:
     ask, cfg = "consistency has time to travel the look-ahead", run.cfg
     if not run.method.max_look_ahead:
         return Check(ask, None, f"method {cfg.method} has no look-ahead, or max_look_ahead is 0")
-    hops = run.method.hops
+    hops = run.method.hops(run.teacher.schedule)
     lag = 1 / (1 - cfg.target_decay)
     steps_left = cfg.steps * (1 - cfg.ramp_start)
     return Check(

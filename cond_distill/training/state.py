@@ -212,7 +212,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
     step: int = 0  # optimiser steps done
-    nfe: float = 0.0  # network evaluations per image so far
+    nfe: float = 0.0  # network evaluations per image so far, as the losses report them
     skipped: int = 0  # steps in a row without a finite loss
     first_distance: float = 0.0  # of answers to real pictures: mean of the first steps …
     last_distance: float = 0.0  # … and moving average

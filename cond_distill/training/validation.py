@@ -27,8 +27,8 @@ from .state import Run
 from ..utils import append_row
 
 # %% auto #0
-__all__ = ['EvalFn', 'Record', 'log_record', 'logged_minutes', 'sampled_student', 'validation_batch', 'validation_grid',
-           'measure_curve', 'try_measuring', 'check_best', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
+__all__ = ['EvalFn', 'Record', 'logged_minutes', 'sampled_student', 'validation_grid', 'measure_curve', 'try_measuring',
+           'check_best', 'evaluate_run', 'save_adaptor', 'keep_best', 'finish']
 
 # %% ../../nbs/library/training/validation.ipynb #32044a0a
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class Record:
     w_c: float = math.nan
     lr: float
     grad_norm: float
-    nfe: int  # network evaluations per image so far (forward passes of student and target)
+    nfe: int  # network evaluations per image so far: what the losses reported as `forwards`
     seconds: float  # since this process started the run
     extra: float = 0.0  # what a discriminator added to the loss
     parts: dict[str, float] = field(default_factory=dict)  # further ones, of the method's own
@@ -70,11 +70,6 @@ class Record:
         return self.measured
 
 
-def log_record(run: Run, record: Record):
-    """One more row of log.csv."""
-    append_row(Path(run.cfg.out) / "log.csv", record.row())
-
-
 def logged_minutes(out: str | Path) -> float:  # the folder of a run
     """Minutes of training in the log of a run, resumptions included."""
     with open(Path(out) / "log.csv", encoding="utf-8") as file:
@@ -91,11 +86,6 @@ def sampled_student(run: Run) -> Student:
         return run.state.ema.student
     run.whole.adaptor.load_state_dict(state)
     return run.whole
-
-
-def validation_batch(cfg: TrainConfig, size: int, n: int) -> dict:
-    """The first n held-out examples of a run's task, without captions (but with instructions)."""
-    return held_out_examples(cfg, size, n)
 
 
 def validation_grid(
@@ -126,7 +116,7 @@ def measure_curve(
     held: dict | None = None,  # `Run.held_out`; None: they are made anew
 ) -> list[dict]:
     """What `eval_fn` says of `cfg.eval_n` held-out conditions, for each number of steps."""
-    held = held or validation_batch(cfg, student.teacher.image_size, cfg.eval_n)
+    held = held or held_out_examples(cfg, student.teacher.image_size, cfg.eval_n)
     return [
         dict(steps=k, n=cfg.eval_n)
         | eval_fn(
