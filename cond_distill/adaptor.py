@@ -22,7 +22,7 @@ from .teacher import Teacher
 from .utils import check_image
 
 # %% auto #0
-__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 'read_weights', 'shapes_of', 'check_rank', 'Adaptor',
+__all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'LowRank', 'write_weights', 'read_weights', 'shapes_of', 'check_rank', 'Adaptor',
            'init_condition_encoder', 'ControlNetAdaptor']
 
 # %% ../nbs/course/04_adaptor.ipynb #3cdfa4bf
@@ -31,7 +31,6 @@ __all__ = ['ABOUT', 'WEIGHTS', 'LORA', 'READER', 'LowRank', 'write_weights', 're
 ABOUT = "cond_distill.json"
 WEIGHTS = "adaptor.safetensors"
 LORA = "pytorch_lora_weights.safetensors"
-READER = "reader.safetensors"
 
 
 class LowRank(nn.Module):
@@ -114,14 +113,13 @@ class LowRank(nn.Module):
 # %% ../nbs/course/04_adaptor.ipynb #8c55239d
 #| code-fold: true
 def write_weights(module: nn.Module, file: Path, dtype: torch.dtype | None):
-    """The parameters of a module, except an adaptor's reader, into a safetensors file."""
+    """The parameters of a module, into a safetensors file."""
     from safetensors.torch import save_file
 
     save_file(
         {
             k: v.detach().to("cpu", dtype or v.dtype).contiguous()
             for k, v in module.state_dict().items()
-            if not k.startswith("reader.")
         },
         file,
     )
@@ -131,9 +129,8 @@ def read_weights(module: nn.Module, file: Path):
     """Open what `write_weights` wrote."""
     from safetensors.torch import load_file
 
-    tensors = {k: v for k, v in module.state_dict().items() if not k.startswith("reader.")}
-    check_shapes(shapes_of(tensors), read_shapes(file), file.name)
-    module.load_state_dict(load_file(file), strict=False)
+    check_shapes(shapes_of(module.state_dict()), read_shapes(file), file.name)
+    module.load_state_dict(load_file(file))
 
 
 def shapes_of(tensors: dict) -> dict[str, tuple]:
@@ -163,7 +160,6 @@ class Adaptor(nn.Module):
     # a number that its network takes beside the time: "guidance", "look_ahead" or none
     extra_input: str | None = None
     has_rank = True  # does the `rank` of `from_teacher` change it?
-    has_reader = True  # may a `reader` of instructions stand before it?
 
     def __init_subclass__(cls):
         Adaptor.kinds[cls.__name__] = cls
@@ -178,8 +174,6 @@ class Adaptor(nn.Module):
         self.channels = channels
         self.image_size = image_size
         self.settings = dict(settings, channels=channels)
-        # or an `InstructionEncoder`, for tasks with instructions
-        self.reader = None
 
     @classmethod
     def from_teacher(cls, *args: Any, **settings: Any) -> Any:

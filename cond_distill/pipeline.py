@@ -20,6 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 
 from .adaptor import ABOUT, Adaptor
+from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
 from .data.tasks import find_task
 from .families import PARTS, find_pipeline, load_missing_networks, parts_of, teacher_of
@@ -62,9 +63,11 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         adaptor: Adaptor | None = None,  # None: opened by `attach`
         about: dict | None = None,  # what its file says
         folder: str | Path | None = None,  # with its weights
+        reader: InstructionEncoder | None = None,  # of captions that are instructions
     ):
         super().__init__()
         self.inner: Any = adaptor
+        self.reader: Any = reader
         self.about = dict(about or {})
         self.folder: Any = folder
 
@@ -74,11 +77,18 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
         `ValueError` if it is another's.
         """
         if self.inner is None:
-            self.inner = Student.load(teacher, self.folder).adaptor.requires_grad_(False).eval()
+            student = Student.load(teacher, self.folder).requires_grad_(False).eval()
+            self.inner = student.adaptor
+            self.reader = student.reader
+
+    def student(self, teacher: Teacher, strength: float = 1.0) -> Student:
+        """The student of this teacher whose adaptor acts so strongly."""
+        adaptor = self.inner if strength == 1.0 else MultiAdaptor([self.inner], [strength])
+        return Student(teacher, adaptor, self.reader)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any):
         """The weights, and what is known about them."""
-        write_student(self.inner, self.about, Path(save_directory))
+        write_student(self.inner, self.about, Path(save_directory), reader=self.reader)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
@@ -142,9 +152,9 @@ def _prepare(
     pipe: CoDiPipeline, teacher: Teacher, n: int, cond: torch.Tensor, scale: float
 ) -> tuple[Student, Prepared]:
     """The student with the adaptor at this strength, and its prepared conditions of n pictures."""
-    adaptor, cond = pipe.adaptor.inner, cond.to(pipe._execution_device)
-    adaptor.check(cond, n, teacher.size)
-    student = Student(teacher, adaptor if scale == 1.0 else MultiAdaptor([adaptor], [scale]))
+    cond = cond.to(pipe._execution_device)
+    pipe.adaptor.inner.check(cond, n, teacher.size)
+    student = pipe.adaptor.student(teacher, scale)
     _fetch(pipe.backbone)
     ready = student.prepare(cond if scale == 1.0 else [cond])
     if hasattr(pipe.vae, "_hf_hook"):
@@ -268,7 +278,7 @@ class CoDiPipeline(DiffusionPipeline):
     def from_student(cls, student: Student) -> CoDiPipeline:
         """The pipeline of a student that was loaded from a file."""
         _check_student(student)
-        adaptor = PipelineAdaptor(student.adaptor, student.about)
+        adaptor = PipelineAdaptor(student.adaptor, student.about, reader=student.reader)
         parts = parts_of(student.teacher)
         return cls(parts.pop("unet", None), adaptor, CoDiScheduler.of(student), **parts)
 

@@ -14,11 +14,18 @@ import torch
 from torch import nn
 
 from .adaptor import Adaptor
+from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
 from .folders import check_part
 from .ranges import check_range
 from .schedule import Prediction, Schedule
-from .student_file import StudentInfo, read_about, read_adaptor, write_student
+from cond_distill.student_file import (
+    StudentInfo,
+    read_about,
+    read_adaptor,
+    read_reader,
+    write_student,
+)
 from .teacher import Teacher, as_timesteps, classifier_free_guidance, latent_settings
 from .utils import lock_of
 
@@ -43,10 +50,17 @@ class Student(nn.Module):
 
     teacher: Teacher
     adaptor: Adaptor
+    reader: InstructionEncoder | None
 
-    def __init__(self, teacher: Teacher, adaptor: Adaptor):
+    def __init__(
+        self,
+        teacher: Teacher,
+        adaptor: Adaptor,
+        reader: InstructionEncoder | None = None,  # of captions that are instructions
+    ):
         super().__init__()
         self.adaptor = adaptor
+        self.reader = reader
         self.about: dict[str, Any] = {}  # what its file says; filled by `load`
         # shared, and not one of this module's own weights
         object.__setattr__(self, "teacher", teacher)
@@ -133,8 +147,8 @@ class Student(nn.Module):
         extra: dict,
     ) -> Prediction:
         """One call without guidance; `extra` is what the adaptor takes beside the time."""
-        if self.adaptor.reader is not None:
-            text = self.adaptor.reader(text.float())
+        if self.reader is not None:
+            text = self.reader(text.float())
         time = self.schedule.network_time(t).to(z.device)
         inputs = self.teacher.text_inputs(text.float())
         effect = self.adaptor(z.float(), time, cond, inputs, **extra)
@@ -150,9 +164,16 @@ class Student(nn.Module):
             )
         return torch.as_tensor(look_ahead, dtype=torch.float32, device=z.device).expand(len(z))
 
+    def __deepcopy__(self, memo: dict) -> Student:
+        """Its own networks are copied, the teacher is shared."""
+        adaptor = copy.deepcopy(self.adaptor, memo)
+        twin = Student(self.teacher, adaptor, copy.deepcopy(self.reader, memo))
+        twin.about = copy.deepcopy(self.about, memo)
+        return twin
+
     def copy(self) -> Student:
-        """A student with its own copy of the adaptor and the same teacher; for moving averages."""
-        return Student(self.teacher, copy.deepcopy(self.adaptor).requires_grad_(False).eval())
+        """A student with its own, frozen copy of the adaptor and the same teacher."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
 
     def save(
         self,
@@ -161,17 +182,16 @@ class Student(nn.Module):
         **about: Any,  # JSON values to keep beside the weights: task, steps, command …
     ):
         """Write the adaptor and what it belongs to."""
-        reader = self.adaptor.reader
         info = dict(
             adaptor=type(self.adaptor).__name__,
             settings=self.adaptor.settings,
             teacher=self.teacher.fingerprint(),
             latents=latent_settings(self.teacher.vae),
             image_size=self.adaptor.image_size,
-            reader=reader.layers if reader is not None else 0,
+            reader=0 if self.reader is None else self.reader.layers,
             **about,
         )
-        write_student(self.adaptor, info, Path(folder), dtype)
+        write_student(self.adaptor, info, Path(folder), dtype, self.reader)
 
     @staticmethod
     def load(
@@ -186,7 +206,8 @@ class Student(nn.Module):
         if info.get("image_size"):
             check_range(image_size=info["image_size"])
             teacher = teacher.at_size(info["image_size"])
-        student = Student(teacher, read_adaptor(teacher, folder, info))
+        adaptor = read_adaptor(teacher, folder, info)
+        student = Student(teacher, adaptor, read_reader(teacher, folder, info))
         mine = teacher.fingerprint()
         if info["teacher"] != mine:
             info |= dict(teacher=mine, trained_on=info["teacher"])
@@ -227,12 +248,14 @@ def compose(
             "trained on"
         )
     if len(students) > 1 and any(
-        s.adaptor.reader is not None or s.adaptor.extra_input == "guidance" for s in students
+        s.reader is not None or s.adaptor.extra_input == "guidance" for s in students
     ):
         raise ValueError(
             "an adaptor that reads instructions (a task such as 'edit') or takes the guidance "
             "('lcm') cannot share its inputs with others; use it alone"
         )
-    student = Student(students[0].teacher, MultiAdaptor([s.adaptor for s in students], strengths))
+    first = students[0]  # with others it has no reader
+    adaptors = MultiAdaptor([s.adaptor for s in students], strengths)
+    student = Student(first.teacher, adaptors, first.reader)
     student.about = _drawn_together(students)
     return student

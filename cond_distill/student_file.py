@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
+from torch import nn
 
-from . import _moved
-from .adaptor import ABOUT, READER, Adaptor, read_weights, write_weights
-from .adaptors.catalogue import ADAPTOR_CLASSES
-from .adaptors.instruction import InstructionEncoder
+from .adaptor import ABOUT, Adaptor, read_weights, write_weights
+from .adaptors.catalogue import adaptor_classes
+from .adaptors.instruction import READER, InstructionEncoder
 from .config import OLD_VALUES, renamed
 from .folders import read_json, tidy
 from .ranges import check_range
 from .teacher import Teacher, latent_settings
 
 # %% auto #0
-__all__ = ['with_todays_keys', 'StudentInfo', 'info_of', 'write_student', 'read_about', 'read_adaptor', 'adaptor_class']
+__all__ = ['with_todays_keys', 'StudentInfo', 'info_of', 'write_student', 'read_about', 'read_adaptor', 'read_reader',
+           'adaptor_class']
 
 # %% ../nbs/library/student_file.ipynb #5a1dfa02
 def with_todays_keys(about: dict) -> dict:
@@ -68,9 +69,9 @@ def info_of(model: Any) -> StudentInfo:  # of a Student, or of a Teacher, whose 
     return StudentInfo.of(getattr(model, "about", {}))
 
 # %% ../nbs/library/student_file.ipynb #b1f0a007
-def _check_finite(adaptor: Adaptor, where: str | Path):
+def _check_finite(part: nn.Module, where: str | Path):
     """Refuse weights that hold NaN or infinity; they draw black pictures."""
-    bad = [name for name, p in adaptor.named_parameters() if not p.isfinite().all()]
+    bad = [name for name, p in part.named_parameters() if not p.isfinite().all()]
     if bad:
         raise ValueError(
             f"the adaptor for {str(where)!r} holds NaN or infinity in {len(bad)} of its tensors, "
@@ -80,26 +81,25 @@ def _check_finite(adaptor: Adaptor, where: str | Path):
 
 
 def write_student(
-    adaptor: Adaptor, info: dict, folder: Path, dtype: torch.dtype | None = None
+    adaptor: Adaptor,
+    info: dict,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    reader: InstructionEncoder | None = None,
 ) -> None:
     """The files of a student: weights, and the JSON values that say whose they are."""
     info = dict(sampler=StudentInfo.sampler) | info  # by which a file of today is known
-    _check_finite(adaptor, folder)
+    for part in filter(None, (adaptor, reader)):
+        _check_finite(part, folder)
     folder.mkdir(parents=True, exist_ok=True)
     adaptor.write(folder, dtype)
-    if adaptor.reader is not None:
-        write_weights(adaptor.reader, folder / READER, dtype)
+    if reader is not None:
+        write_weights(reader, folder / READER, dtype)
     text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
     (folder / ABOUT).write_text(text, "utf-8")
     tidy(folder)
 
 # %% ../nbs/library/student_file.ipynb #b1f0a010
-def _kinds() -> dict[str, type[Adaptor]]:
-    """Every kind of adaptor by the name of its class: the package's, and those of a user."""
-    kinds = {kind.__name__: kind for kind in ADAPTOR_CLASSES} | Adaptor.kinds
-    return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
-
-
 def _check_teacher(info: dict, folder: Path, teacher: Teacher, strict: bool):
     """Refuse an adaptor of another teacher, or warn: a finetuned one of the same shape may do."""
     mine = teacher.fingerprint()
@@ -144,11 +144,11 @@ def read_about(folder: Path, teacher: Teacher, strict: bool = True) -> dict:
             f"and spread {info['latents']}, and this teacher's autoencoder has {scaled}; correct "
             "vae/config.json of the teacher, or train the adaptor anew"
         )
-    if info["adaptor"] not in _kinds():
+    if info["adaptor"] not in adaptor_classes():
         raise ValueError(
             f"{str(folder)!r} holds a {info['adaptor']!r}; this version has: "
-            f"{', '.join(_kinds())}. A class of your own has to be imported first, on the command "
-            "line with cond-distill --plugin MODULE …"
+            f"{', '.join(adaptor_classes())}. A class of your own has to be imported first, on the "
+            "command line with cond-distill --plugin MODULE …"
         )
     return info
 
@@ -172,21 +172,29 @@ def read_adaptor(teacher: Teacher, folder: Path, info: dict) -> Adaptor:
     """The adaptor of a folder whose file says `info`, with its weights."""
     _check_settings(info["settings"], folder)
     try:
-        adaptor = _kinds()[info["adaptor"]].read(teacher, folder, info["settings"])
+        adaptor = adaptor_classes()[info["adaptor"]].read(teacher, folder, info["settings"])
     except (TypeError, KeyError) as e:
         raise ValueError(
             f"the settings in {str(folder / ABOUT)!r} make no {info['adaptor']} ({e}): "
             f"{info['settings']}; the file was changed, or comes from another version"
         ) from e
-    if info.get("reader"):
-        check_range(reader=info["reader"])
-        adaptor.reader = InstructionEncoder.of(teacher, info["reader"])
-        read_weights(adaptor.reader, folder / READER)
     _check_finite(adaptor, folder)
     return adaptor
 
 
+def read_reader(teacher: Teacher, folder: Path, info: dict) -> InstructionEncoder | None:
+    """What reads the instructions of a folder's student; None where there are none."""
+    layers = info.get("reader")
+    if not layers:
+        return None
+    check_range(reader=layers)
+    reader = InstructionEncoder.of(teacher, layers)
+    read_weights(reader, folder / READER)
+    _check_finite(reader, folder)
+    return reader
+
+
 def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
     """Of what `Student.save` wrote for this teacher; without the input that a method adds to it."""
-    info, kinds = read_about(Path(folder), teacher), _kinds()
+    info, kinds = read_about(Path(folder), teacher), adaptor_classes()
     return kinds.get(info["settings"].get("inner", ""), kinds[info["adaptor"]])

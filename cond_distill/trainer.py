@@ -127,8 +127,8 @@ def update(state: TrainState, distance: float):
     state.optimizer.step()
     state.scheduler.step()
     state.skipped = 0
-    state.target.update_parameters(state.student.adaptor)
-    state.ema.update_parameters(state.student.adaptor)
+    state.target.update_parameters(state.student)
+    state.ema.update_parameters(state.student)
 
 # %% ../nbs/course/09_trainer.ipynb #5e8b5299
 #| code-fold: true

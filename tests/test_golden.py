@@ -185,7 +185,8 @@ def numbers(records) -> dict:
 
 
 def weights(student: Student) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(student.adaptor.named_parameters())])
+    of_name = {name.removeprefix("adaptor."): p for name, p in student.named_parameters()}
+    return torch.cat([p.detach().flatten() for _, p in sorted(of_name.items())])
 
 
 def condition(n: int, channels: int = 3, side: int = tiny.SIDE) -> torch.Tensor:

@@ -141,7 +141,7 @@ def nothing_of(state: dict) -> dict:
 
 
 def other_shapes(state: dict) -> dict:
-    return state | dict(adaptor={k: v[..., :1] for k, v in state["adaptor"].items()})
+    return state | dict(student={k: v[..., :1] for k, v in state["student"].items()})
 
 
 def other_moments(state: dict) -> dict:
@@ -151,7 +151,7 @@ def other_moments(state: dict) -> dict:
 
 
 def not_finite(state: dict) -> dict:
-    return state | dict(adaptor={k: v * math.nan for k, v in state["adaptor"].items()})
+    return state | dict(student={k: v * math.nan for k, v in state["student"].items()})
 
 
 @pytest.mark.parametrize("spoil", [nothing_of, other_shapes, other_moments, not_finite])
@@ -165,7 +165,7 @@ def test_inconsistent_falls_back(bench, spoil):
     with pytest.warns(UserWarning, match="does not fit this run.*trying the checkpoint before it"):
         records = bench.train(two)
     assert [r.step for r in records] == [5, 6, 7, 8] and rows(one) == rows(two)
-    assert same(saved(one)["adaptor"], saved(two)["adaptor"])
+    assert same(saved(one)["student"], saved(two)["student"])
 
 
 def test_all_inconsistent(bench):

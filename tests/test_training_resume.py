@@ -104,8 +104,35 @@ def test_killed(bench):
     check_same_run(alone, cfg)
 
 
+def with_reader_inside(state: dict) -> dict:
+    """A checkpoint as it was written when an adaptor held the reader of instructions.
+
+    Around another adaptor (`inner`) the reader came first, else last.
+    """
+
+    def adaptor(weights: dict) -> dict:
+        old = {k.removeprefix("adaptor."): v for k, v in weights.items()}
+        return dict(sorted(old.items(), key=lambda item: item[0].startswith("reader.") != first))
+
+    names = list(state["student"])
+    first = any(k.startswith("adaptor.inner.") for k in names)
+    state["adaptor"] = adaptor(state.pop("student"))
+    for name in ("target", "ema"):
+        weights = {k.removeprefix("module."): v for k, v in state[name].items()}
+        n = weights.pop("n_averaged")
+        old = {f"module.{k}": v for k, v in adaptor(weights).items()}
+        state[name] = dict(n_averaged=n) | old
+    places = {k: i for i, k in enumerate(state["adaptor"])}
+    moments = state["opt"]["state"].items()
+    state["opt"]["state"] = {places[names[i].removeprefix("adaptor.")]: v for i, v in moments}
+    if "source" in state["method"]:
+        state["method"]["source"] = adaptor(state["method"]["source"])
+    return state
+
+
 def in_the_old_form(state: dict) -> dict:
     """A checkpoint as it was written before averages were `AveragedModel`s."""
+    state = with_reader_inside(state)
     method = state.pop("method")
     for name in ("target", "ema"):
         average = state[name]
@@ -117,16 +144,24 @@ def in_the_old_form(state: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(adaptor="t2i", method="progressive", rounds=2), dict(discriminator=0.1)]
+    "settings",
+    [
+        {},
+        dict(adaptor="t2i", method="progressive", rounds=2),
+        dict(discriminator=0.1),
+        dict(reader=1),
+        dict(method="any_step", reader=1),
+    ],
 )
-def test_old_checkpoint(bench, settings, monkeypatch):
+@pytest.mark.parametrize("form", [with_reader_inside, in_the_old_form])
+def test_old_checkpoint(bench, settings, form, monkeypatch):
     """Runs of earlier versions go on, whose configuration and state had another form."""
-    name = next(iter(settings.values()), "old")
-    one, two = (bench.config(f"{name} {k}", **settings) for k in (1, 2))
+    name = f"{settings}"
+    one, two = (bench.config(f"{name} {form.__name__} {k}", **settings) for k in (1, 2))
     bench.train(one)
     bench.stop(two, 5)
     path = files(two)[0]
-    state = in_the_old_form(read_checkpoint(path))
+    state = form(read_checkpoint(path))
     state["config"] = {k: v for k, v in state["config"].items() if k != "flip"}  # a later setting
     state["config"]["optimizer"] = "zero"
     with monkeypatch.context() as patch:
@@ -134,7 +169,7 @@ def test_old_checkpoint(bench, settings, monkeypatch):
         write_checkpoint(path.parent, 5, state)
     bench.train(two)
     assert rows(one) == rows(two)
-    assert all(same(saved(one)[k], saved(two)[k]) for k in ("adaptor", "target", "ema", "opt"))
+    assert all(same(saved(one)[k], saved(two)[k]) for k in ("student", "target", "ema", "opt"))
 
 
 def test_extended(bench):
@@ -155,8 +190,8 @@ def test_goes_on_from_an_adaptor(bench):
     cfg = bench.config("finished")
     bench.train(cfg)
     begun = new_run(bench.config("fine-tuned", init_from=cfg.out, lr=1e-4), bench.teacher)
-    learnt = Student.load(bench.teacher, cfg.out).adaptor.state_dict()
-    assert same(dict(begun.state.student.adaptor.state_dict()), dict(learnt))
+    learnt = Student.load(bench.teacher, cfg.out).state_dict()
+    assert same(dict(begun.state.student.state_dict()), dict(learnt))
     assert all(p.requires_grad for p in begun.state.params) and begun.state.step == 0
     assert [r.step for r in bench.train(begun.cfg)] == list(range(1, 9))
 

@@ -5,19 +5,20 @@
 # %% ../../nbs/library/adaptors/catalogue.ipynb #4078c5bf
 from __future__ import annotations
 
+from .. import _moved
 from ..adaptor import Adaptor, ControlNetAdaptor
+from . import scalar_input  # noqa: F401  its classes join `Adaptor.kinds`
 from .concat import ConcatAdaptor
 from .full import FullFinetune
 from .fusion import FusionAdaptor
 from .lora import LoRAAdaptor
-from .scalar_input import GuidanceEmbedded, LookAheadEmbedded
 from .t2i import T2IAdaptor
 from .transformer import TransformerControlNetAdaptor
 from ..extensions import find
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['ADAPTORS', 'ADAPTOR_CLASSES', 'make_adaptor']
+__all__ = ['ADAPTORS', 'make_adaptor', 'adaptor_classes']
 
 # %% ../../nbs/library/adaptors/catalogue.ipynb #0f534785
 # the names that a configuration uses
@@ -30,14 +31,6 @@ ADAPTORS = dict(
     full=FullFinetune,
 )
 
-# what a saved adaptor may be; a class of your own joins them by being defined (`Adaptor.kinds`)
-ADAPTOR_CLASSES = (
-    *ADAPTORS.values(),
-    TransformerControlNetAdaptor,
-    GuidanceEmbedded,
-    LookAheadEmbedded,
-)
-
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:
     """A fresh adaptor of that name, or "module:class" of your own, for this teacher."""
@@ -45,3 +38,9 @@ def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> 
     if kind is ControlNetAdaptor and teacher.network_kind == "SD3Transformer2DModel":
         kind = TransformerControlNetAdaptor
     return kind.from_teacher(teacher, channels, rank)
+
+# %% ../../nbs/library/adaptors/catalogue.ipynb #kindscode
+def adaptor_classes() -> dict[str, type[Adaptor]]:
+    """Every class of adaptors, by its name and by those that it had in earlier files."""
+    kinds = Adaptor.kinds
+    return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}

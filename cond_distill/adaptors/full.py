@@ -20,7 +20,7 @@ __all__ = ['FullFinetune']
 class FullFinetune(Adaptor):
     """Changes to every weight of the backbone, zero at the start; takes no condition."""
 
-    has_rank = has_reader = False
+    has_rank = False
 
     def __init__(self, shapes: dict, image_size: int):
         super().__init__(0, image_size)

@@ -11,9 +11,12 @@ from torch import nn
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['InstructionEncoder']
+__all__ = ['READER', 'InstructionEncoder']
 
 # %% ../../nbs/library/adaptors/instruction.ipynb #14311551
+READER = "reader.safetensors"  # its file, beside those of the adaptor
+
+
 class InstructionEncoder(nn.Module):
     """Text embeddings [B, L, D] → the same, read anew in both directions.
 

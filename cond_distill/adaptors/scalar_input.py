@@ -77,7 +77,6 @@ class ScalarInput(Adaptor):
             raise ValueError(
                 f"conditioning is {conditioning!r}; choose 'both', 'backbone' or 'adaptor'"
             )
-        self.reader, inner.reader = inner.reader, None
         self.inner, self.place = inner, place
         self.settings = dict(inner=type(inner).__name__, inner_settings=inner.settings)
         if conditioning and conditioning != self.conditioning:

@@ -58,8 +58,6 @@ class MultiAdaptor(Adaptor):
                 "take another kind"
             )
         self.adaptors, self.strengths = nn.ModuleList(adaptors), list(strengths)
-        if len(adaptors) == 1:
-            self.reader = adaptors[0].reader
         inputs = [a.extra_input for a in adaptors if a.extra_input]
         self.extra_input = inputs[0] if inputs else None
 

@@ -242,11 +242,11 @@ class ProgressiveDistillation(TwoStage):
         return 1 + 2 * _calls(self.source, guided)
 
     def state_dict(self) -> dict:
-        source = dict(source=self.source.adaptor.state_dict()) if self.stage else {}
+        source = dict(source=self.source.state_dict()) if self.stage else {}
         return dict(round=self.stage) | source
 
     def load_state_dict(self, state: dict, average: Student):
         self.stage = state["round"]
         if self.stage:
             self.source = average.copy()
-            self.source.adaptor.load_state_dict(state["source"])
+            self.source.load_state_dict(state["source"])

@@ -24,7 +24,8 @@ from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
 __all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'write_state', 'OtherRun',
-           'check_same_settings', 'check_same_run', 'upgraded', 'restore', 'try_restore', 'load_run']
+           'check_same_settings', 'check_same_run', 'of_student', 'upgraded_average', 'upgraded', 'restore',
+           'try_restore', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
 def check_room(run: Run):
@@ -84,7 +85,7 @@ def save_run(run: Run):
     if state.skipped or not all(engine.gather(int(state.is_finite()))):
         return
     parts = dict(
-        adaptor=state.student.adaptor,
+        student=state.student,
         opt=state.optimizer,
         sched=state.scheduler,
         target=state.target,
@@ -174,19 +175,41 @@ def check_same_run(run: Run, saved: dict, path: Path):
         )
 
 # %% ../../nbs/library/training/resume.ipynb #1d70dd7f
+def of_student(weights: dict) -> dict:
+    """The weights of an adaptor, which once held its reader, under the names in a student."""
+    return {k if k.startswith("reader.") else f"adaptor.{k}": v for k, v in weights.items()}
+
+
+def upgraded_average(saved: dict, now: dict, names: list[str]) -> dict:
+    """The state of a moving average of an earlier version.
+
+    `now` is one of today's; `names` are the student's parameters in their order of then.
+    """
+    if "shadow_params" in saved:  # before averages were `AveragedModel`s
+        now["n_averaged"].fill_(saved["n"])
+        values = zip(names, saved["shadow_params"], strict=True)
+        return now | {f"module.{name}": value for name, value in values}
+    weights = {k.removeprefix("module."): v for k, v in saved.items() if k != "n_averaged"}
+    module = {f"module.{name}": value for name, value in of_student(weights).items()}
+    return dict(n_averaged=saved["n_averaged"]) | module
+
+
 def upgraded(state: dict, run: Run) -> dict:
     """A state of an earlier version in the form of this one."""
-    if "method" in state:
+    if "student" in state:
         return state
-    method_state = {name: state.pop(name) for name in ("round", "source") if name in state}
-    state["method"] = method_state | {
-        k: state.pop(k) for k in list(state) if k.startswith("adversary")
-    }
+    if "method" not in state:
+        of_method = [k for k in state if k in ("round", "source") or k.startswith("adversary")]
+        state["method"] = {name: state.pop(name) for name in of_method}
+    if "source" in state["method"]:
+        state["method"]["source"] = of_student(state["method"]["source"])
+    state["student"] = of_student(state.pop("adaptor"))
+    today = [name for name, _ in run.state.student.named_parameters()]
+    names = [name for name in state["student"] if name in today]
     for name, average in (("target", run.state.target), ("ema", run.state.ema)):
-        now, values = average.state_dict(), state[name]["shadow_params"]
-        now["n_averaged"].fill_(state[name]["n"])
-        names = [k for k, _ in average.named_parameters()]
-        state[name] = now | dict(zip(names, values, strict=True))
+        state[name] = upgraded_average(state[name], average.state_dict(), names)
+    moments = state["opt"]["state"].items()  # the number of a parameter → its moments
+    state["opt"]["state"] = {today.index(names[i]): of for i, of in moments}
     return state
 
 
@@ -194,7 +217,7 @@ def restore(run: Run, saved: dict):
     """Put a saved state into a run."""
     state = run.state
     run.method.load_state_dict(saved["method"], state.ema.student)
-    load_module(state.student.adaptor, saved["adaptor"])
+    load_module(state.student, saved["student"])
     load_module(state.target, saved["target"])
     load_module(state.ema, saved["ema"])
     load_optimizer(state.optimizer, saved["opt"])

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..adaptor import Adaptor
 from ..adaptors.catalogue import ADAPTORS, make_adaptor
 from ..adaptors.choice import Choice, choose_adaptor, name_of
+from ..adaptors.full import FullFinetune
 from ..adaptors.instruction import InstructionEncoder
 from ..config import OptimConfig, TrainConfig
 from ..data.stream import HeldOut
@@ -36,9 +37,9 @@ from .distributed import Engine, LossModule, local, shard
 from ..utils import lock_of
 
 # %% auto #0
-__all__ = ['chosen', 'set_image_size', 'check_used', 'build_adaptor', 'recomputed', 'set_checkpointing', 'compile_networks',
-           'warm_average', 'MovingAverage', 'make_optimizer', 'learning_rate', 'TrainState', 'Run', 'check_shares',
-           'new_run']
+__all__ = ['chosen', 'set_image_size', 'takes_reader', 'check_used', 'begun_student', 'fresh_student', 'build_student',
+           'recomputed', 'set_checkpointing', 'compile_networks', 'warm_average', 'MovingAverage', 'make_optimizer',
+           'learning_rate', 'TrainState', 'Run', 'check_shares', 'new_run']
 
 # %% ../../nbs/library/training/state.ipynb #b56b0618
 def chosen(cfg: TrainConfig, teacher: Teacher) -> Choice | None:
@@ -63,12 +64,20 @@ def set_image_size(adaptor: Adaptor, size: int) -> None:
             part.image_size = size
 
 
+def takes_reader(kind: type[Adaptor]) -> bool:
+    """May a reader of instructions stand before it?
+
+    Not where the student becomes a teacher for the next stage: a teacher has no place for one.
+    """
+    return not issubclass(kind, FullFinetune)
+
+
 def check_used(cfg: TrainConfig):
     """Refuse settings of the adaptor and of the data that this run would ignore."""
     named = cfg.adaptor != "auto"
     kind = find(cfg.adaptor, ADAPTORS, "adaptor", Adaptor) if named else Adaptor
     idle: set[str] = {"rank"} if cfg.rank and not kind.has_rank else set()
-    idle |= {"reader"} if cfg.reader > 0 and not kind.has_reader else set()
+    idle |= {"reader"} if cfg.reader > 0 and not takes_reader(kind) else set()
     of_pictures = {"max_crop_scale", "channel_shuffle", "flip"}
     of_pictures |= {"image_column", "caption_column", "condition_column"}
     idle |= {"captions"} if cfg.images else of_pictures
@@ -82,32 +91,42 @@ def check_used(cfg: TrainConfig):
         )
 
 
-def build_adaptor(cfg: TrainConfig, teacher: Teacher, method: Method) -> Adaptor:
-    """A fresh adaptor, or what `cfg.init_from` holds; with the inputs that the method adds."""
+def begun_student(cfg: TrainConfig, teacher: Teacher) -> Student:
+    """What `cfg.init_from` holds."""
     task = find_task(cfg.task)
-    if cfg.init_from:
-        adaptor = Student.load(teacher, cfg.init_from).adaptor.requires_grad_(True)
-        set_image_size(adaptor, teacher.image_size)
-        if adaptor.channels not in (0, task.channels):
-            raise ValueError(
-                f"the adaptor in {cfg.init_from!r} takes conditions of {adaptor.channels} "
-                f"channels, and task {cfg.task!r} has {task.channels}; begin from another one, "
-                "or afresh"
-            )
-    else:
-        adaptor = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
-        instructed = teacher.has_text and not task.captions
-        if not list(adaptor.parameters()):
-            raise ValueError(
-                f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
-                "rank of 1 or more"
-            )
-        layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
-        if layers and adaptor.has_reader:
-            adaptor.reader = InstructionEncoder.of(teacher, layers)
-    adaptor = method.extend(teacher, adaptor)
+    student = Student.load(teacher, cfg.init_from).requires_grad_(True)
+    set_image_size(student.adaptor, teacher.image_size)
+    channels = student.adaptor.channels
+    if channels not in (0, task.channels):
+        raise ValueError(
+            f"the adaptor in {cfg.init_from!r} takes conditions of {channels} channels, and task "
+            f"{cfg.task!r} has {task.channels}; begin from another one, or afresh"
+        )
+    return student
+
+
+def fresh_student(cfg: TrainConfig, teacher: Teacher) -> Student:
+    """A new adaptor, and where captions are instructions a new reader of them."""
+    task = find_task(cfg.task)
+    adaptor = make_adaptor(cfg.adaptor, teacher, task.channels, cfg.rank)
+    if not list(adaptor.parameters()):
+        raise ValueError(
+            f"nothing would be trained: adaptor is {cfg.adaptor!r} and rank {cfg.rank}; give a "
+            "rank of 1 or more"
+        )
+    instructed = teacher.has_text and not task.captions
+    layers = cfg.reader if cfg.reader >= 0 else 2 * instructed
+    if not layers or not takes_reader(type(adaptor)):
+        return Student(teacher, adaptor)
+    return Student(teacher, adaptor, InstructionEncoder.of(teacher, layers))
+
+
+def build_student(cfg: TrainConfig, teacher: Teacher, method: Method) -> Student:
+    """A fresh student, or what `cfg.init_from` holds; with the inputs that the method adds."""
+    first = begun_student(cfg, teacher) if cfg.init_from else fresh_student(cfg, teacher)
+    student = Student(teacher, method.extend(teacher, first.adaptor), first.reader)
     # torch's own overloads leave memory_format out
-    return adaptor.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+    return student.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
 
 def recomputed(part: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -136,7 +155,7 @@ def set_checkpointing(modules: Iterable[Any], on: bool):
 
 def compile_networks(
     backend: str,  # of torch.compile: "inductor", "cudagraphs", …
-    *modules: nn.Module,  # networks of diffusers, or adaptors that hold them
+    *modules: nn.Module,  # networks of diffusers, or modules that hold them
 ):
     """Let `torch.compile` translate each network at its first call.
 
@@ -159,17 +178,19 @@ def warm_average(averages: Any, values: Any, n: int | torch.Tensor, decay: float
 
 
 class MovingAverage(AveragedModel):
-    """The exponential moving average of a student's adaptor, and the student that has it."""
+    """The exponential moving average of a student, itself a student of the same teacher."""
 
-    module: Adaptor
-    student: Student
+    module: Student
 
     def __init__(self, student: Student, decay: float):
         self.decay = decay
-        super().__init__(student.adaptor, multi_avg_fn=self._add)
+        super().__init__(student, multi_avg_fn=self._add)
         self.requires_grad_(False).eval()
-        # with the same weights, which are not to be registered twice
-        object.__setattr__(self, "student", Student(student.teacher, self.module))
+
+    @property
+    def student(self) -> Student:
+        """The student with the averaged weights."""
+        return self.module
 
     def _add(self, averages: Any, values: Any, n: torch.Tensor | int, /) -> None:
         # `n` is a copy where the weights lie; reading it there would make a GPU wait
@@ -225,7 +246,7 @@ class TrainState:
 
     def is_finite(self) -> bool:
         """Are all trained weights and both averages numbers?"""
-        modules = (self.student.adaptor, self.target, self.ema)
+        modules = (self.student, self.target, self.ema)
         values = local([p.detach() for m in modules for p in m.parameters()])
         return all(bool(torch.isfinite(v).all()) for v in values)
 
@@ -282,9 +303,8 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     engine, method = Engine(cfg, teacher.device), method or make_method(cfg, check=not begun)
     check_shares(cfg, method, engine.count)
     torch.manual_seed(cfg.seed)
-    adaptor = build_adaptor(cfg, teacher, method)
-    set_checkpointing([teacher.backbone, *adaptor.modules()], cfg.gradient_checkpointing)
-    student = Student(teacher, adaptor)
+    student = build_student(cfg, teacher, method)
+    set_checkpointing([teacher.backbone, *student.modules()], cfg.gradient_checkpointing)
     target, ema = MovingAverage(student, cfg.target_decay), MovingAverage(student, cfg.ema_decay)
     ema.student.about = method.about()
     whole = ema.student.copy() if engine.sharded and engine.main else None
@@ -292,9 +312,8 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     if engine.sharded:
         shard(ema, teacher.device)
     if cfg.compile:
-        compile_networks(cfg.compile, teacher.backbone, adaptor, target, ema)
-    trained = list(adaptor.parameters())
-    optimizer = make_optimizer(cfg, trained)
+        compile_networks(cfg.compile, teacher.backbone, student, target, ema)
+    optimizer = make_optimizer(cfg, list(student.parameters()))
     scheduler = LambdaLR(optimizer, partial(learning_rate, cfg))
     method.setup(teacher)
     state = TrainState(student, target, ema, optimizer, scheduler)

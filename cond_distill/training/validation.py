@@ -84,7 +84,7 @@ def sampled_student(run: Run) -> Student:
     state = full_state(run.state.ema.module.state_dict(), run.engine.main)
     if run.whole is None:
         return run.state.ema.student
-    run.whole.adaptor.load_state_dict(state)
+    run.whole.load_state_dict(state)
     return run.whole
 
 
