@@ -26,7 +26,7 @@ _HOMES = {
     "compose": "student",
     "sample": "sampler",
     "draw_images": "sampler",
-    "open_adaptor": "drawing",
+    "open_adaptor": "opening",
     "CoDiScheduler": "scheduler",
     "CoDiPipeline": "pipeline",
     "TrainConfig": "config",

@@ -31,7 +31,11 @@ MODULES = {
 
 # module → module that has its names now → those names, as "name" or "name:new name"
 NAMES = {
-    "adaptor": {"student": "Student Prepared", "adaptor": "keep_signal:init_condition_encoder"},
+    "adaptor": {
+        "student": "Student Prepared",
+        "adaptor": "keep_signal:init_condition_encoder",
+        "adaptors.instruction": "READER",
+    },
     "adaptors": {
         "adaptors.catalogue": "ADAPTORS make_adaptor",
         "adaptors.concat": "ConcatAdaptor as_latent latent_channels",
@@ -47,12 +51,17 @@ NAMES = {
     "cli": {
         "config": "ReproduceConfig",
         "options": "DemoConfig SampleConfig EvaluateConfig CheckConfig PlanConfig",
-        "drawing": "read_picture fitted read_condition find_adaptor picture_file",
+        "drawing": "read_picture fitted read_condition picture_file",
+        "opening": "find_adaptor",
         "experiments.demo": "write_demo UNDISTILLED",
         "cli": (
             "said_of_runtime:explain_runtime_error in_plain_letters:plain_letters "
             "PLAIN:ASCII_FORMS FULL:MEMORY_WORDS ABOUT:DESCRIPTION"
         ),
+    },
+    "drawing": {
+        "opening": "find_adaptor shared_teacher open_adaptor read_settings",
+        "figures": "sheet mark pack save_figure",
     },
     "config": {"methods.catalogue": "evaluations"},
     "data.cache": {"data.source": "make_batch", "data.cache": "describe:describe_photos"},

@@ -18,7 +18,8 @@ import torch
 from .data.render import render
 from .data.scenes import Scenes
 from .data.tasks import Task, examples, find_task, small_again
-from .drawing import fitted, open_adaptor
+from .drawing import fitted
+from .opening import open_adaptor
 from .options import PlayConfig
 from .sampler import draw_images, figure
 from .student import Student

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import cond_distill
-from cond_distill import cli, drawing, options
+from cond_distill import cli, drawing, figures, options
 from cond_distill.data.scenes import Scenes
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
@@ -186,7 +186,7 @@ def test_titles_of_a_sheet_fit_their_columns():
     """No title is wider than its picture, and none is cut by the border."""
     cond, images = torch.rand(1, 64, 64), torch.rand(4, 3, 64, 64)
     caption = "a small shiny striped yellow sphere right of a matte green cone on a tiled floor"
-    fig = drawing.sheet(cond, images, "superres_x4", caption, 4)
+    fig = figures.sheet(cond, images, "superres_x4", caption, 4)
     fig.canvas.draw()
     width, height = fig.canvas.get_width_height()
     for ax in fig.axes:

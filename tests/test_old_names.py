@@ -13,7 +13,7 @@ from cond_distill import _moved
 from cond_distill.adaptors.full import FullFinetune
 from cond_distill.cli import read_words
 from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
-from cond_distill.drawing import find_adaptor
+from cond_distill.opening import find_adaptor
 from cond_distill.sampler import LookAhead, Sampler, pick_sampler, saved_sampler
 from cond_distill.student import Student
 from cond_distill.student_file import StudentInfo

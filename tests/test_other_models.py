@@ -6,7 +6,7 @@ import drawing
 import pytest
 import torch
 
-from cond_distill.drawing import open_adaptor, shared_teacher
+from cond_distill.opening import open_adaptor, shared_teacher
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.student import Student
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cond_distill import TrainConfig, cli, distill, fidelity_fn
 from cond_distill.data.stream import held_out_examples
-from cond_distill.drawing import open_adaptor
+from cond_distill.opening import open_adaptor
 from cond_distill.options import PlanConfig
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.plan import plan, shapes_only

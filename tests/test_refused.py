@@ -13,10 +13,11 @@ from training import Bench
 from cond_distill import cli
 from cond_distill.config import TeachConfig, TrainConfig
 from cond_distill.data.scenes import Scenes
-from cond_distill.drawing import find_adaptor, picture_file
+from cond_distill.drawing import picture_file
 from cond_distill.evaluation.folders import read_pictures, texture_crops
 from cond_distill.loss import check_step_size
 from cond_distill.model_card import model_card
+from cond_distill.opening import find_adaptor
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.sampler import draw_images, figure, sample
 from cond_distill.schedule import Schedule

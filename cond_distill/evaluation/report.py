@@ -20,7 +20,7 @@ from ..data.estimate import ESTIMATORS, task_of
 from ..data.folder import list_images
 from ..data.images import Photos
 from ..data.tasks import Task, find_task
-from ..drawing import check_drawn, open_adaptor, progress_bar, save_figure
+from ..drawing import check_drawn, progress_bar
 from cond_distill.evaluation.compare import (
     comparison,
     floor,
@@ -33,6 +33,8 @@ from .distances import Networks, load_networks
 from .evaluator import SCENE_SIZE
 from .folders import measure_pictures, pair_up, read_pictures
 from .standard import how_to_get
+from ..figures import save_figure
+from ..opening import open_adaptor
 from ..options import EvaluateConfig
 from ..sampler import draw_images, sampler_name
 from ..student import Student

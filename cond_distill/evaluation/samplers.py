@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..adaptor import ABOUT
 from .compare import held_out, score
 from .distances import Networks, load_networks
 from ..sampler import LookAhead, Sampler
@@ -64,7 +65,7 @@ def best_samplers(rows: list[dict]) -> dict[int, str]:  # number of steps → na
 
 def remember(folder: str | Path, best: dict[int, str]) -> None:
     """Write the samplers into an adaptor's file; one step is a jump to the clean end."""
-    file = Path(folder) / "cond_distill.json"
+    file = Path(folder) / ABOUT
     about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     chosen = {1: "γ = 0"} | best
     steps = sorted(chosen)

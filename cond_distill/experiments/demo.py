@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from ..config import TrainConfig
-from ..drawing import find_adaptor, progress_bar, save_figure
+from ..drawing import progress_bar
 from ..evaluation.compare import comparison, floor, held_out, score
 from ..evaluation.distances import load_networks
+from ..figures import save_figure
+from ..opening import find_adaptor
 from ..options import DemoConfig
 from ..student import Student
 from ..teacher import Teacher, best_device

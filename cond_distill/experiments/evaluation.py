@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..adaptor import ABOUT
 from ..data.tasks import find_task
 from ..evaluation.compare import comparison, held_out, score, spread
 from ..evaluation.distances import Networks
@@ -147,7 +148,7 @@ def gallery(
     settings: dict[str, Any] = dict(steps=steps, seed=1234, any_steps=True)
     for job in jobs:
         folder = Path(runs) / job.name
-        parts = [folder / f"stage_{k + 1}" / "cond_distill.json" for k in range(len(job.stages))]
+        parts = [folder / f"stage_{k + 1}" / ABOUT for k in range(len(job.stages))]
         if all(part.exists() for part in parts):
             student = train(job, teacher, folder, cache, False)
             sampler = "unipc" if job.finetuned else "auto"
