@@ -123,7 +123,12 @@ NAMES = {
         "methods.catalogue": "FOLLOWERS:METHODS TWO_STAGE_LOSSES:METHODS",
     },
     "options": {"ranges": "require_finite:check_number", "options": "Sampler:SamplerName"},
-    "pipeline": {"scheduler": "CoDiSchedulerOutput", "pipeline_inputs": "MAX_GUIDANCE"},
+    "pipeline": {
+        "scheduler": "CoDiSchedulerOutput",
+        "pipeline_inputs": "MAX_GUIDANCE",
+        # for saved pipelines; diffusers looks for ModelMixin beside a class that it opens
+        "pipeline_parts": "PipelineAdaptor ModelMixin",
+    },
     "sampler": {
         "sampler": "METHODS:SAMPLERS pick_method:sampler_name",
         "model_card": "said_curve:curve_text curve_text",
@@ -132,10 +137,7 @@ NAMES = {
     "trainer": {
         "data.stream": "held_examples:held_out_examples validation_batch:held_out_examples",
         "training.validation": "measure_curve logged_minutes ask_judge:evaluate_run",
-        "training.state": (
-            "first_adaptor:build_adaptor build_adaptor make_optimizer compile_networks "
-            "MovingAverage"
-        ),
+        "training.state": ("make_optimizer compile_networks MovingAverage"),
         "methods.base": "round_of:progressive_stage progressive_stage",
         "training.resume": "FREE:RESUME_OVERRIDES RESUME_OVERRIDES resume:load_run",
         "trainer": "one_step:train_step piece:row_part shares:micro_batches steps:train_steps",

@@ -6,26 +6,16 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
-from .adaptor import ABOUT, Adaptor
-from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
-from .data.tasks import find_task
-from .families import PARTS, find_pipeline, load_missing_networks, parts_of, teacher_of
-from .folders import tidy
-from .model_card import model_card, upload_folder
+from .data.tasks import Task, find_task
 from cond_distill.pipeline_inputs import (
     Generators,
     ImageInput,
@@ -35,313 +25,157 @@ from cond_distill.pipeline_inputs import (
     in_form,
     match_negatives,
     match_prompts,
-    max_guidance,
-    part_types,
     read_conditions,
     start_noise,
 )
+from .pipeline_parts import PipelineOfParts
 from .ranges import check_range
 from .sampler import denoise
-from .schedule import Schedule
+from .schedule import Prediction
 from .scheduler import CoDiScheduler, check_scheduler
 from .student import Prepared, Student
-from .student_file import StudentInfo, write_student
+from .student_file import StudentInfo
 from .teacher import Teacher
 from .utils import lock_of
 
 # %% auto #0
-__all__ = ['PipelineAdaptor', 'CoDiPipeline']
-
-# %% ../nbs/library/pipeline.ipynb #05f5e4ff
-class PipelineAdaptor(ModelMixin, ConfigMixin):
-    """An `Adaptor` and what is known about it, as a part of a pipeline."""
-
-    config_name = ABOUT
-
-    def __init__(
-        self,
-        adaptor: Adaptor | None = None,  # None: opened by `attach`
-        about: dict | None = None,  # what its file says
-        folder: str | Path | None = None,  # with its weights
-        reader: InstructionEncoder | None = None,  # of captions that are instructions
-    ):
-        super().__init__()
-        self.inner: Any = adaptor
-        self.reader: Any = reader
-        self.about = dict(about or {})
-        self.folder: Any = folder
-
-    def attach(self, teacher: Teacher):
-        """Open the adaptor for its teacher, if that has not been done.
-
-        `ValueError` if it is another's.
-        """
-        if self.inner is None:
-            student = Student.load(teacher, self.folder).requires_grad_(False).eval()
-            self.inner = student.adaptor
-            self.reader = student.reader
-
-    def student(self, teacher: Teacher, strength: float = 1.0) -> Student:
-        """The student of this teacher whose adaptor acts so strongly."""
-        adaptor = self.inner if strength == 1.0 else MultiAdaptor([self.inner], [strength])
-        return Student(teacher, adaptor, self.reader)
-
-    def save_pretrained(self, save_directory: str | Path, **_: Any):
-        """The weights, and what is known about them."""
-        write_student(self.inner, self.about, Path(save_directory), reader=self.reader)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
-        """Read what is known; the weights are opened by `attach`."""
-        return cls(about=json.loads((Path(folder) / ABOUT).read_text("utf-8")), folder=folder)
-
-    def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
-        """To a device; the dtype stays."""
-        arguments = [*args, kwargs.get("device")]
-        device = next((a for a in arguments if isinstance(a, (str, int, torch.device))), None)
-        return self if device is None else torch.nn.Module.to(self, device)
-
-# %% ../nbs/library/pipeline.ipynb #04894ada
-def _arguments_of(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """What makes a `CoDiPipeline` like this one, of the same networks."""
-    if not isinstance(pipe, CoDiPipeline):
-        raise ValueError(
-            f"a {type(pipe).__name__} has no adaptor; give the folder of one: "
-            "from_pipe(pipeline, adaptor=FOLDER)"
-        )
-    name = "force_zeros_for_empty_prompt"
-    return dict(pipe.components) | {name: pipe.config[name]}
-
-
-def _teacher_in(pipe: DiffusionPipeline) -> Teacher:
-    """The teacher that the networks and the scheduler of a pipeline make."""
-    schedule = getattr(pipe.scheduler, "schedule", None) or Schedule.from_diffusers(pipe.scheduler)
-    parts = {k: v for k, v in pipe.components.items() if k in PARTS}
-    return teacher_of(parts, schedule, pipe.config.get("force_zeros_for_empty_prompt", True))
-
-
-def _check_student(student: Student):
-    """Refuse a student without a file."""
-    if not student.info.task:
-        raise ValueError(
-            "this student knows nothing about itself; save it (Student.save) and load it again"
-        )
+__all__ = ['CoDiPipeline']
 
 # %% ../nbs/library/pipeline.ipynb #75cad66f
-def _refuse_offload(self, *args, **kwargs):
-    """Refuse: an adaptor changes all weights of the backbone before its first layer is called."""
-    raise ValueError(
-        "CoDiPipeline cannot move single layers to the GPU and back: the adaptor changes the "
-        "backbone's weights before its first layer is called. Use enable_model_cpu_offload(), "
-        "which moves whole networks, or torch_dtype=torch.float16 to halve the memory"
-    )
-
-
 def _fetch(network: Any):
     """Move an offloaded network to the GPU before it is called."""
     if hasattr(network, "_hf_hook"):
         network._hf_hook.pre_forward(network)
 
+# %% ../nbs/library/pipeline.ipynb #83906b63
+def _of_one_call(scheduler: CoDiScheduler, n: int, device: torch.device) -> CoDiScheduler:
+    """A copy for n steps: what a callback draws with the same pipeline must not change it."""
+    check_scheduler(scheduler)
+    scheduler = copy.copy(scheduler)
+    scheduler.set_timesteps(n, device)
+    return scheduler
 
+
+def _stepped(
+    scheduler: CoDiScheduler,
+    pred: Prediction,
+    t: int,
+    z: torch.Tensor,
+    generator: Generators | None,
+) -> torch.Tensor:
+    """The latents one step of the scheduler further; it takes what the network predicts."""
+    kind = scheduler.schedule.prediction_type
+    output = dict(epsilon=pred.eps, sample=pred.x).get(kind, pred.v)
+    return scheduler.step(output, t, z, generator, return_dict=False)[0]
+
+# %% ../nbs/library/pipeline.ipynb #inoutcode
 def _teacher_at(teacher: Teacher, height: int | None, width: int | None) -> Teacher:
     """The teacher at the size that a call asks for; None: at its own."""
     return teacher.at_size(height or teacher.size[0], width or teacher.size[1])
 
 
-def _prepare(
-    pipe: CoDiPipeline, teacher: Teacher, n: int, cond: torch.Tensor, scale: float
-) -> tuple[Student, Prepared]:
-    """The student with the adaptor at this strength, and its prepared conditions of n pictures."""
-    cond = cond.to(pipe._execution_device)
-    pipe.adaptor.inner.check(cond, n, teacher.size)
-    student = pipe.adaptor.student(teacher, scale)
-    _fetch(pipe.backbone)
-    ready = student.prepare(cond if scale == 1.0 else [cond])
-    if hasattr(pipe.vae, "_hf_hook"):
-        pipe.vae._hf_hook.init_hook(pipe.vae)  # back to the CPU, until the picture is decoded
-    _fetch(pipe.backbone)  # an autoencoder that read the condition has sent it away again
-    return student, ready
-
-# %% ../nbs/library/pipeline.ipynb #22034db4
-@contextmanager
-def _one_call(pipe: CoDiPipeline) -> Generator[None]:
-    """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
-    moves = hasattr(pipe.backbone, "_hf_hook")
-    with lock_of(pipe.backbone) if moves else nullcontext():
-        before, pipe._interrupt = pipe._interrupt, False
-        try:
-            yield
-        finally:
-            pipe._interrupt = before
-            pipe.maybe_free_model_hooks()
-
-# %% ../nbs/library/pipeline.ipynb #83906b63
-def _chosen_scheduler(pipe: CoDiPipeline, n: int) -> CoDiScheduler:
-    """A scheduler of one call: what a callback draws with this pipeline must not change it."""
-    check_scheduler(pipe.scheduler)
-    scheduler = copy.copy(pipe.scheduler)
-    scheduler.set_timesteps(n, pipe._execution_device)
-    return scheduler
-
-
-def _mover(
-    pipe: CoDiPipeline,
-    scheduler: CoDiScheduler,
-    generator: Generators | None,
-    callback: Callable | None,
-    names: Collection[str],
-) -> Callable:
-    """What moves z to the next timestep: the scheduler's step, then the callback."""
-    timesteps, kind = scheduler.timesteps.tolist(), scheduler.schedule.prediction_type
-
-    def move(i, pred, z):
-        output = dict(epsilon=pred.eps, sample=pred.x).get(kind, pred.v)
-        z = scheduler.step(output, timesteps[i], z, generator, return_dict=False)[0]
-        if not callback:
-            return z
-        return (callback(pipe, i, timesteps[i], {k: z for k in names}) or {}).pop("latents", z)
-
-    return move
-
-
-def _run(
-    pipe: CoDiPipeline, scheduler: CoDiScheduler, predict: Callable, z: torch.Tensor, move: Callable
-) -> torch.Tensor:  # [B, C, h, w] the last latents
-    """All steps, with a progress bar, until the callback interrupts."""
-    timesteps = scheduler.timesteps.tolist()
-    with pipe.progress_bar(total=len(timesteps)) as bar:
-        for state in denoise(predict, z, timesteps, move):
-            z = state.z
-            bar.update()
-            if pipe.interrupt:
-                break
-    return z
-
-# %% ../nbs/library/pipeline.ipynb #f82d72cb
-def _predictor(
-    student: Student,
-    scheduler: CoDiScheduler,
-    ready: Prepared,
-    text: Any,  # `Teacher.embed`
-    negative: Any,  # the same, of what guidance leads away from
-    guidance: float,
-) -> Callable:  # (z, t) -> Prediction
-    """The student, with its condition, text and guidance."""
-    inputs = scheduler.rule.conditioning(student, scheduler.timesteps.tolist())
-    options = dict(guidance=guidance, negative=negative)
-
-    def predict(z, t):
-        return student(z, t, ready, text, **options, **inputs[t])
-
-    return predict
+def _pictures(
+    teacher: Teacher, z: torch.Tensor, cond: torch.Tensor, task: Task, output_type: str
+) -> Any:
+    """The last latents in the form that a call asks for."""
+    return z if output_type == "latent" else in_form(teacher.decode(z), cond, task, output_type)
 
 # %% ../nbs/library/pipeline.ipynb #f4c73028
-class CoDiPipeline(DiffusionPipeline):
-    """A student as a diffusers pipeline.
+class CoDiPipeline(PipelineOfParts):
+    """A student as a diffusers pipeline, which draws when it is called."""
 
-    Stable Diffusion 1 and 2 have the first six parts, XL eight, 3 a transformer for the U-Net; an
-    unconditional model on pixels has the first three.
-    """
-
-    _optional_components = list(PARTS)
     _callback_tensor_inputs = ["latents"]
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->unet->transformer->vae"
-    _exclude_from_cpu_offload = ["adaptor"]
     _interrupt = False
-
-    def __init__(
-        self,
-        unet: torch.nn.Module | None,
-        adaptor: PipelineAdaptor,
-        scheduler: CoDiScheduler,
-        vae: torch.nn.Module | None = None,
-        text_encoder: torch.nn.Module | None = None,
-        tokenizer: Any = None,
-        text_encoder_2: torch.nn.Module | None = None,
-        tokenizer_2: Any = None,
-        transformer: torch.nn.Module | None = None,
-        text_encoder_3: torch.nn.Module | None = None,
-        tokenizer_3: Any = None,
-        # SDXL: the embedding of the empty caption is zero, as it was trained
-        force_zeros_for_empty_prompt: bool = True,
-    ):
-        super().__init__()
-        parts = {k: v for k, v in locals().items() if k in PARTS}
-        self.register_modules(adaptor=adaptor, scheduler=scheduler, **parts)
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
-        check_scheduler(scheduler)
-        adaptor.attach(self.teacher)
-
-    enable_sequential_cpu_offload = enable_group_offload = _refuse_offload
-
-    @classmethod
-    def from_student(cls, student: Student) -> CoDiPipeline:
-        """The pipeline of a student that was loaded from a file."""
-        _check_student(student)
-        adaptor = PipelineAdaptor(student.adaptor, student.about, reader=student.reader)
-        parts = parts_of(student.teacher)
-        return cls(parts.pop("unet", None), adaptor, CoDiScheduler.of(student), **parts)
-
-    @classmethod
-    def from_pipe(
-        cls,
-        pipeline: DiffusionPipeline,
-        adaptor: str | Path | None = None,  # folder of an adaptor; None: that of `pipeline`
-        strict: bool = True,  # False: warn where the adaptor was trained on another teacher
-        **kwargs: Any,  # parts of `pipeline` that are replaced; without an adaptor only
-    ) -> CoDiPipeline:
-        """Share the networks of a plain pipeline of diffusers, or of another `CoDiPipeline`."""
-        if adaptor is None:
-            return cls(**_arguments_of(pipeline) | kwargs)
-        if kwargs:
-            raise ValueError(
-                f"{', '.join(kwargs)} cannot be given together with an adaptor; change the "
-                "pipeline first"
-            )
-        return cls.from_student(Student.load(_teacher_in(pipeline), adaptor, strict=strict))
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> CoDiPipeline:
-        """Open a folder or a model of the hub, after a look through its files."""
-        folder = find_pipeline(pretrained_model_name_or_path, kwargs)
-        if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError("use_safetensors is False; weights are read from safetensors only")
-        networks = load_missing_networks(folder, kwargs)
-        return super().from_pretrained(folder, use_safetensors=True, **networks, **kwargs)
-
-    @classmethod
-    def _get_signature_types(cls) -> dict[str, tuple[type, ...]]:
-        return part_types(cls.__init__)
-
-    @property
-    def teacher(self) -> Teacher:
-        """The frozen model, put together from the parts as they are now."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        settings = (self.scheduler.schedule, self.config["force_zeros_for_empty_prompt"])
-        teacher = teacher_of(parts, *settings)
-        size = StudentInfo.of(self.adaptor.about).image_size
-        return teacher.at_size(size) if size else teacher
-
-    @property
-    def backbone(self) -> Any:
-        """The network that denoises: `unet` or `transformer`."""
-        return self.unet if self.transformer is None else self.transformer
-
-    @property
-    def max_guidance(self) -> float:
-        """The largest `guidance_scale` that the model takes without a warning."""
-        return max_guidance(self.adaptor.about, self._embeds_guidance, self.vae is not None)
-
-    @property
-    def _embeds_guidance(self) -> bool:
-        return self.adaptor.inner.extra_input == "guidance"
 
     @property
     def interrupt(self) -> bool:
         """True after a callback, or another thread, has set `pipe._interrupt`."""
         return self._interrupt
+
+    @contextmanager
+    def _one_call(self) -> Generator[None]:
+        """One call: with an `_interrupt` of its own, and alone where networks move to the GPU."""
+        moves = hasattr(self.backbone, "_hf_hook")
+        with lock_of(self.backbone) if moves else nullcontext():
+            before, self._interrupt = self._interrupt, False
+            try:
+                yield
+            finally:
+                self._interrupt = before
+                self.maybe_free_model_hooks()
+
+    def _inputs(
+        self,
+        task: Task,
+        prompt: Prompt,
+        negative: Prompt,
+        image: ImageInput | None,
+        mask: ImageInput | None,
+        n: int,  # pictures of each
+    ) -> tuple[list[str], list[str], torch.Tensor]:
+        """Prompts, negative prompts and conditions, one of each a picture."""
+        prompts, cond = match_prompts(prompt, read_conditions(task, image, mask), n)
+        negatives = match_negatives(negative, len(prompts), n, self._embeds_guidance)
+        return prompts, negatives, cond
+
+    def _prepare(self, student: Student, cond: torch.Tensor, n: int) -> Prepared:
+        """The conditions of n pictures, prepared; networks that move are fetched for it."""
+        cond = cond.to(self._execution_device)
+        self.adaptor.inner.check(cond, n, student.teacher.size)
+        _fetch(self.backbone)
+        ready = student.prepare([cond] if isinstance(student.adaptor, MultiAdaptor) else cond)
+        if hasattr(self.vae, "_hf_hook"):
+            self.vae._hf_hook.init_hook(self.vae)  # back to the CPU, until the picture is decoded
+        _fetch(self.backbone)  # an autoencoder that read the condition has sent it away again
+        return ready
+
+    def _predictor(
+        self,
+        student: Student,
+        scheduler: CoDiScheduler,
+        cond: torch.Tensor,
+        prompts: list[str],
+        negatives: list[str],  # what guidance leads away from
+        guidance: float,
+    ) -> Callable:  # (z, t) -> Prediction
+        """The student as the loop calls it: condition, text and guidance are filled in."""
+        text = student.teacher.embed(prompts)
+        options = dict(guidance=guidance, negative=student.teacher.embed(negatives))
+        ready = self._prepare(student, cond, len(prompts))
+        inputs = scheduler.rule.conditioning(student, scheduler.timesteps.tolist())
+        return lambda z, t: student(z, t, ready, text, **options, **inputs[t])
+
+    def _after_step(self, callback: Callable | None, names: Collection[str]) -> Callable:
+        """(number of the step, t, latents) → the latents as the callback leaves them."""
+
+        def after(i, t, z):
+            if not callback:
+                return z
+            return (callback(self, i, t, {name: z for name in names}) or {}).pop("latents", z)
+
+        return after
+
+    def _denoise(
+        self,
+        predict: Callable,
+        z: torch.Tensor,
+        scheduler: CoDiScheduler,
+        generator: Generators | None,
+        after: Callable,
+    ) -> torch.Tensor:  # [B, C, h, w] the last latents
+        """All steps, with a progress bar, until the callback interrupts."""
+        timesteps = scheduler.timesteps.tolist()
+
+        def move(i, pred, z):
+            return after(i, timesteps[i], _stepped(scheduler, pred, timesteps[i], z, generator))
+
+        with self.progress_bar(total=len(timesteps)) as bar:
+            for state in denoise(predict, z, timesteps, move):
+                z = state.z
+                bar.update()
+                if self.interrupt:
+                    break
+        return z
 
     @torch.no_grad()
     def __call__(
@@ -363,51 +197,27 @@ class CoDiPipeline(DiffusionPipeline):
         height: int | None = None,  # pixels, of picture and condition; None: as in training
         width: int | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Draw."""
-        scheduler = _chosen_scheduler(self, num_inference_steps)
-        names, n = callback_on_step_end_tensor_inputs, num_images_per_prompt
-        check_call(output_type, names, self._callback_tensor_inputs)
+        """Draw pictures: as many prompts as conditions, or one of either for all of the other.
+
+        Returns them as `ImagePipelineOutput.images`; without `return_dict` in a tuple of one.
+        """
+        n = num_images_per_prompt
+        scheduler = _of_one_call(self.scheduler, num_inference_steps, self._execution_device)
+        check_call(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         check_guidance(guidance_scale, self.max_guidance, self._embeds_guidance)
         check_range(conditioning_scale=conditioning_scale, num_images_per_prompt=n)
         task = find_task(StudentInfo.of(self.adaptor.about).task)
-        prompts, cond = match_prompts(prompt, read_conditions(task, image, mask_image), n)
-        negatives = match_negatives(negative_prompt, len(prompts), n, self._embeds_guidance)
-        move = _mover(self, scheduler, generator, callback_on_step_end, names)
-        with _one_call(self):
+        prompts, negatives, cond = self._inputs(task, prompt, negative_prompt, image, mask_image, n)
+        after = self._after_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        with self._one_call():
             teacher = _teacher_at(self.teacher, height, width)
             shape = (len(prompts), *teacher.latent_shape)
             z = start_noise(shape, self._execution_device, latents, generator)
-            text, negative = teacher.embed(prompts), teacher.embed(negatives)
-            student, ready = _prepare(self, teacher, len(prompts), cond, conditioning_scale)
-            predict = _predictor(student, scheduler, ready, text, negative, guidance_scale)
-            images: Any = _run(self, scheduler, predict, z, move)
-            if output_type != "latent":
-                images = in_form(teacher.decode(images), cond, task, output_type)
+            student = self.adaptor.student(teacher, conditioning_scale)
+            predict = self._predictor(student, scheduler, cond, prompts, negatives, guidance_scale)
+            z = self._denoise(predict, z, scheduler, generator, after)
+            images = _pictures(teacher, z, cond, task, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,  # on the hub; the folder's name, if not given
-        **kwargs: Any,  # of diffusers, and private, token, commit_message, create_pr
-    ):
-        """All parts, and a model card; then to the hub, if that is wanted."""
-        named = ("private", "token", "commit_message", "create_pr")
-        hub = {k: kwargs.pop(k) for k in named if k in kwargs}
-        DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
-        folder, about, rules = Path(save_directory), self.adaptor.about, self.scheduler.config
-        name = repo_id or folder.name
-        card = model_card(name, about, rules.trained_steps, rules.sampler, self.max_guidance)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        tidy(folder, *(part for part in folder.iterdir() if part.is_dir()))
-        if push_to_hub:
-            upload_folder(folder, name, **hub)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any):
-        """Save into a repository of the hub, card and all."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
 
 
 setattr(diffusers, CoDiPipeline.__name__, CoDiPipeline)  # its own from_pretrained looks there

@@ -22,7 +22,7 @@ import torch
 from cond_distill import loss
 from cond_distill.config import TrainConfig
 from cond_distill.loss import codi_loss, sample_noise
-from cond_distill.pipeline import CoDiPipeline, CoDiScheduler, PipelineAdaptor
+from cond_distill.pipeline import CoDiPipeline
 from cond_distill.sampler import SAMPLERS, draw_images, sample
 from cond_distill.schedule import Schedule
 from cond_distill.student import Student, compose
@@ -229,11 +229,7 @@ def drawings(bench: Bench) -> dict:
 
 
 def pipeline(student: Student) -> CoDiPipeline:
-    t = student.teacher
-    part = PipelineAdaptor(student.adaptor, student.about)
-    pipe = CoDiPipeline(
-        t.backbone, part, CoDiScheduler.of(student), t.vae, t.text_encoder, t.tokenizer
-    )
+    pipe = CoDiPipeline.from_student(student)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

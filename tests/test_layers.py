@@ -21,6 +21,7 @@ LAYERS = (
     ("pipeline_inputs", "model_card", "opening"),
     ("sampler",),
     ("scheduler", "figures"),
+    ("pipeline_parts",),
     ("evaluation.compare", "methods", "pipeline", "tiles"),
     ("drawing",),
     ("evaluation.folders", "evaluation.report", "evaluation.samplers", "play"),

@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
 
+import drawing
 import pytest
 import tiny
 import torch
@@ -14,6 +15,7 @@ from cond_distill.adaptors.full import FullFinetune
 from cond_distill.cli import read_words
 from cond_distill.config import OLD_NAMES, ReproduceConfig, TrainConfig
 from cond_distill.opening import find_adaptor
+from cond_distill.pipeline import CoDiPipeline
 from cond_distill.sampler import LookAhead, Sampler, pick_sampler, saved_sampler
 from cond_distill.student import Student
 from cond_distill.student_file import StudentInfo
@@ -45,6 +47,17 @@ def test_saved_adaptor(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | dict(adaptor="Backbone")))
     again = Student.load(teacher, tmp_path / "student")
     assert torch.equal(again.adaptor.change[0], student.adaptor.change[0])
+
+
+def test_saved_pipeline(tmp_path):
+    """A folder whose adaptor is a part of `cond_distill.pipeline`, where its class once was."""
+    drawing.pipeline(tmp_path).save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "model_index.json"
+    parts = json.loads(file.read_text())
+    assert parts["adaptor"] == ["cond_distill.pipeline_parts", "PipelineAdaptor"]
+    parts["adaptor"][0] = "cond_distill.pipeline"
+    file.write_text(json.dumps(parts))
+    assert CoDiPipeline.from_pretrained(tmp_path / "saved").adaptor.about["task"] == "superres_x4"
 
 
 def test_settings():

@@ -98,6 +98,18 @@ def test_weights(folder, tmp_path):
         Student.load(teacher, tmp_path / "good")
 
 
+def test_composed_students(folder, tmp_path):
+    """A pipeline holds one adaptor; what it advises for several can be done."""
+    student, cond = drawing.student(drawing.teacher(folder)), drawing.condition()
+    both = compose([student, student], [0.5, 0.5])
+    with pytest.raises(ValueError, match="composed of 2 adaptors.*draw_images.*of each student"):
+        CoDiPipeline.from_student(both)
+    with pytest.raises(TypeError, match="saved one by one"):
+        both.save(tmp_path / "both")
+    assert draw_images(both, [""], [cond, cond], steps=1).shape == (1, 3, *cond.shape[-2:])
+    assert CoDiPipeline.from_student(student).adaptor.inner is student.adaptor
+
+
 def test_command_line(folder, tmp_path, capsys):
     """A guidance that is none is refused; numbers of one sampler are not quoted for another."""
     teacher = drawing.teacher(folder)
