@@ -137,7 +137,7 @@ NAMES = {
     "trainer": {
         "data.stream": "held_examples:held_out_examples validation_batch:held_out_examples",
         "training.validation": "measure_curve logged_minutes ask_judge:evaluate_run",
-        "training.state": ("make_optimizer compile_networks MovingAverage"),
+        "training.state": "make_optimizer compile_networks MovingAverage",
         "methods.base": "round_of:progressive_stage progressive_stage",
         "training.resume": "FREE:RESUME_OVERRIDES RESUME_OVERRIDES resume:load_run",
         "trainer": "one_step:train_step piece:row_part shares:micro_batches steps:train_steps",

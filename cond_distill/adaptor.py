@@ -47,7 +47,8 @@ class LowRank(nn.Module):
         where: str = "up_blocks",
     ):
         super().__init__()
-        self.rank, self.where = rank, where
+        self.rank = rank
+        self.where = where
         self.layers = {}
         if rank:
             self.layers = {
@@ -95,7 +96,8 @@ class LowRank(nn.Module):
 
         check_rank(rank, read_shapes(Path(folder) / LORA))
         changes = cls(net, rank, where)
-        saved, wanted = load_file(Path(folder) / LORA), changes.files(prefix)
+        saved = load_file(Path(folder) / LORA)
+        wanted = changes.files(prefix)
         check_shapes({k: p.shape for k, p in wanted.items()}, shapes_of(saved), LORA)
         with torch.no_grad():
             for k, p in wanted.items():
@@ -267,7 +269,8 @@ class ControlNetAdaptor(Adaptor):
 
     def __init__(self, net: Any, lora: LowRank, image_size: int):
         super().__init__(net.config.conditioning_channels, image_size, rank=lora.rank)
-        self.net, self.lora = net, lora
+        self.net = net
+        self.lora = lora
 
     @classmethod
     def from_teacher(

@@ -238,7 +238,8 @@ def sample(cfg: SampleConfig) -> torch.Tensor:  # [n, 3, H, W] in [0, 1]
         print(f"{cfg.image} is no file, so it is taken as a scene's number: --scene {cfg.image}")
     student = open_adaptor(cfg.adaptor, cfg.teacher, cfg.fetch, not cfg.any_teacher)
     check_student_guidance(student, cfg.guidance)
-    task, size = find_task(info_of(student).task), student.teacher.image_size
+    task = find_task(info_of(student).task)
+    size = student.teacher.image_size
     cond, caption = read_condition(cfg, task, size)
     tiled = cfg.tiled or (task.enlarge > 1 and not cfg.fit)
     draw = _draw_tiles if tiled or cond.shape[-2:] != (size, size) else _draw_alike

@@ -234,9 +234,12 @@ class PipelineOfParts(DiffusionPipeline):
         named = ("private", "token", "commit_message", "create_pr")
         hub = {k: kwargs.pop(k) for k in named if k in kwargs}
         DiffusionPipeline.save_pretrained(self, save_directory, **kwargs)
-        folder, about, rules = Path(save_directory), self.adaptor.about, self.scheduler.config
+        folder = Path(save_directory)
         name = repo_id or folder.name
-        card = model_card(name, about, rules.trained_steps, rules.sampler, self.max_guidance)
+        rules = self.scheduler.config
+        card = model_card(
+            name, self.adaptor.about, rules.trained_steps, rules.sampler, self.max_guidance
+        )
         (folder / "README.md").write_text(card, encoding="utf-8")
         tidy(folder, *(part for part in folder.iterdir() if part.is_dir()))
         if push_to_hub:

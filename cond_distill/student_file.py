@@ -58,7 +58,8 @@ class StudentInfo:
     @classmethod
     def of(cls, about: dict) -> StudentInfo:
         """Of the JSON values of a file; it may say more, or less."""
-        names, about = {f.name for f in fields(cls)}, with_todays_keys(about)
+        names = {f.name for f in fields(cls)}
+        about = with_todays_keys(about)
         entries: dict[str, Any] = {k: v for k, v in about.items() if k in names and v is not None}
         entries["config"] = renamed(entries.get("config", {}))
         return cls(**entries)
@@ -196,5 +197,6 @@ def read_reader(teacher: Teacher, folder: Path, info: dict) -> InstructionEncode
 
 def adaptor_class(teacher: Teacher, folder: str | Path) -> type[Adaptor]:
     """Of what `Student.save` wrote for this teacher; without the input that a method adds to it."""
-    info, kinds = read_about(Path(folder), teacher), adaptor_classes()
+    info = read_about(Path(folder), teacher)
+    kinds = adaptor_classes()
     return kinds.get(info["settings"].get("inner", ""), kinds[info["adaptor"]])

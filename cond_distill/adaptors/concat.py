@@ -75,7 +75,9 @@ class ConcatAdaptor(Adaptor):
 
     def __init__(self, entry: nn.Conv2d, name: str, lora: LowRank, channels: int, image_size: int):
         super().__init__(channels, image_size, rank=lora.rank)
-        self.entry, self.name, self.lora = entry, name, lora
+        self.entry = entry
+        self.name = name
+        self.lora = lora
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 16) -> ConcatAdaptor:

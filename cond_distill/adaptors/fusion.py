@@ -76,7 +76,9 @@ class FusionAdaptor(Adaptor):
     def __init__(self, net: Any, reads: Any, channels: int, image_size: int):
         super().__init__(channels, image_size)
         # one element and not a scalar: FSDP cuts no scalars
-        self.net, self.reads, self.mu = net, reads, nn.Parameter(torch.zeros(1))
+        self.net = net
+        self.reads = reads
+        self.mu = nn.Parameter(torch.zeros(1))
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 0) -> FusionAdaptor:

@@ -26,7 +26,8 @@ class LoRAAdaptor(Adaptor):
 
     def __init__(self, lora: LowRank, prefix: str, image_size: int):
         super().__init__(0, image_size, rank=lora.rank)
-        self.lora, self.prefix = lora, prefix
+        self.lora = lora
+        self.prefix = prefix
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 0, rank: int = 16) -> LoRAAdaptor:

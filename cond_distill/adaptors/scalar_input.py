@@ -77,7 +77,8 @@ class ScalarInput(Adaptor):
             raise ValueError(
                 f"conditioning is {conditioning!r}; choose 'both', 'backbone' or 'adaptor'"
             )
-        self.inner, self.place = inner, place
+        self.inner = inner
+        self.place = place
         self.settings = dict(inner=type(inner).__name__, inner_settings=inner.settings)
         if conditioning and conditioning != self.conditioning:
             self.settings["conditioning"] = self.conditioning = conditioning

@@ -57,7 +57,8 @@ class MultiAdaptor(Adaptor):
                 "a FusionAdaptor is its own backbone: it cannot share one, and has no strength; "
                 "take another kind"
             )
-        self.adaptors, self.strengths = nn.ModuleList(adaptors), list(strengths)
+        self.adaptors = nn.ModuleList(adaptors)
+        self.strengths = list(strengths)
         inputs = [a.extra_input for a in adaptors if a.extra_input]
         self.extra_input = inputs[0] if inputs else None
 
@@ -103,7 +104,8 @@ class MultiAdaptor(Adaptor):
                 for a, c in zip(self.adaptors, cond)
             )
         )
-        total, added = self._total(parts), [delta for delta in added if delta is not None]
+        total = self._total(parts)
+        added = [delta for delta in added if delta is not None]
         if added:
             # all say the same number, which is no condition: it has no strength, and counts once
             mean = sum(added) / len(added)

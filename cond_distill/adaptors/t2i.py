@@ -45,7 +45,9 @@ class T2IAdaptor(Adaptor):
 
     def __init__(self, net: Any, places: list[str], lora: LowRank, image_size: int):
         super().__init__(net.config.in_channels, image_size, rank=lora.rank)
-        self.net, self.places, self.lora = net, places, lora
+        self.net = net
+        self.places = places
+        self.lora = lora
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, channels: int = 1, rank: int = 16) -> T2IAdaptor:
@@ -53,7 +55,8 @@ class T2IAdaptor(Adaptor):
         from diffusers import T2IAdapter
 
         cls.needs(teacher, "UNet2DConditionModel", "UNet2DModel")
-        unet, factor = teacher.backbone, teacher.image_size // teacher.latent_shape[1]
+        unet = teacher.backbone
+        factor = teacher.image_size // teacher.latent_shape[1]
         net: Any = T2IAdapter(
             in_channels=channels,
             channels=list(unet.config.block_out_channels),

@@ -32,7 +32,8 @@ def check_room(run: Run):
     """Find out before the first step that `cfg.out` cannot be written or is too small."""
     # weights, two moments, two averages
     size = 5 * sum(p.numel() * p.element_size() for p in run.state.params)
-    out, keep = Path(run.cfg.out), run.cfg.keep
+    out = Path(run.cfg.out)
+    keep = run.cfg.keep
     need = (keep + 1 - min(keep, len(checkpoints(out / "checkpoints")))) * size
     make_folder(out, "out")
     free = shutil.disk_usage(out).free
@@ -81,7 +82,8 @@ def save_run(run: Run):
 
     It is there for all of them when the call returns.
     """
-    state, engine = run.state, run.engine
+    state = run.state
+    engine = run.engine
     if state.skipped or not all(engine.gather(int(state.is_finite()))):
         return
     parts = dict(
@@ -226,7 +228,8 @@ def restore(run: Run, saved: dict):
         setattr(state, name, saved.get(name, getattr(state, name)))
     if not state.is_finite():
         raise ValueError("it holds weights that are NaN or infinite")
-    before, cfg = renamed(saved["config"]), run.cfg
+    before = renamed(saved["config"])
+    cfg = run.cfg
     if (before["lr"], before["steps"]) != (cfg.lr, cfg.steps):
         scheduler = state.scheduler
         scheduler.base_lrs = [cfg.lr] * len(scheduler.base_lrs)

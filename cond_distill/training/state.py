@@ -199,7 +199,8 @@ class MovingAverage(AveragedModel):
 # %% ../../nbs/library/training/state.ipynb #8dba9c52
 def make_optimizer(cfg: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW, or bitsandbytes' with 8-bit moments."""
-    betas, decay = (cfg.beta1, cfg.beta2), cfg.weight_decay
+    betas = (cfg.beta1, cfg.beta2)
+    decay = cfg.weight_decay
     if cfg.optimizer == "adamw":
         options = dict(fused=not cfg.fsdp, foreach=False)
         return torch.optim.AdamW(params, cfg.lr, betas, weight_decay=decay, **options)
@@ -300,12 +301,14 @@ def new_run(cfg: TrainConfig, teacher: Teacher, method: Method | None = None) ->
     begun = bool(saved_config(Path(cfg.out) / "checkpoints"))  # it goes on as it is
     if not begun:
         check_used(cfg)
-    engine, method = Engine(cfg, teacher.device), method or make_method(cfg, check=not begun)
+    engine = Engine(cfg, teacher.device)
+    method = method or make_method(cfg, check=not begun)
     check_shares(cfg, method, engine.count)
     torch.manual_seed(cfg.seed)
     student = build_student(cfg, teacher, method)
     set_checkpointing([teacher.backbone, *student.modules()], cfg.gradient_checkpointing)
-    target, ema = MovingAverage(student, cfg.target_decay), MovingAverage(student, cfg.ema_decay)
+    target = MovingAverage(student, cfg.target_decay)
+    ema = MovingAverage(student, cfg.ema_decay)
     ema.student.about = method.about()
     whole = ema.student.copy() if engine.sharded and engine.main else None
     loss = engine.wrap(LossModule(method, student, target.student))
