@@ -93,7 +93,7 @@ def test_a_lock_stays():
 
 
 def test_a_step_size_is_checked_before_anything_is_built(bench, monkeypatch):
-    monkeypatch.setattr(state, "build_adaptor", lambda *_: pytest.fail("an adaptor was built"))
+    monkeypatch.setattr(state, "build_student", lambda *_: pytest.fail("a student was built"))
     with pytest.raises(ValueError, match="^delta is 5000"):
         new_run(bench.config("delta", delta=5000), bench.teacher)
 
