@@ -123,6 +123,7 @@ NAMES = {
         "methods.catalogue": "FOLLOWERS:METHODS TWO_STAGE_LOSSES:METHODS",
     },
     "options": {"ranges": "require_finite:check_number", "options": "Sampler:SamplerName"},
+    "model_card": {"sampler": "curve_text"},
     "pipeline": {
         "scheduler": "CoDiSchedulerOutput",
         "pipeline_inputs": "MAX_GUIDANCE",
@@ -130,8 +131,7 @@ NAMES = {
         "pipeline_parts": "PipelineAdaptor ModelMixin",
     },
     "sampler": {
-        "sampler": "METHODS:SAMPLERS pick_method:sampler_name",
-        "model_card": "said_curve:curve_text curve_text",
+        "sampler": "METHODS:SAMPLERS pick_method:sampler_name said_curve:curve_text",
     },
     "teacher": {"teacher": "guide:classifier_free_guidance added:output_hooks"},
     "trainer": {

@@ -181,9 +181,9 @@ def _draw_tiles(
     for k, file in enumerate(numbered(Path(cfg.out), cfg.n or 1)):
         drawn = draw_tiled(
             student,
-            cond,
             caption,
-            cfg.steps,
+            cond,
+            steps=cfg.steps,
             sampler=cfg.sampler,
             guidance=cfg.guidance,
             seed=cfg.seed + k,

@@ -15,7 +15,7 @@ from .student_file import StudentInfo
 from .utils import table
 
 # %% auto #0
-__all__ = ['measured_table', 'curve_text', 'training_words', 'example_steps', 'model_card', 'upload_folder']
+__all__ = ['measured_table', 'training_words', 'example_steps', 'model_card', 'upload_folder']
 
 # %% ../nbs/library/model_card.ipynb #0affa95f
 def measured_table(
@@ -29,20 +29,6 @@ def measured_table(
         )
     rows = [{k: v for k, v in row.items() if k != "n"} for row in curve]
     return f"Measured on {curve[0]['n']} held-out conditions:\n\n" + table(rows)
-
-# %% ../nbs/library/model_card.ipynb #curvetext
-def curve_text(rows: list[dict] | None) -> str:
-    """The measured step curve that an adaptor's file carries, as a clause; empty if there is none.
-
-    For example '; measured: FID 4.1, 3.0, 2.6, 2.7 with 1, 2, 4, 8 steps (256 held-out ones)'.
-    """
-    rows = rows or []
-    name = next((k for k in (rows[0] if rows else ()) if k not in ("steps", "n", "sampler")), None)
-    if not name:
-        return ""
-    values = ", ".join(f"{r[name]:.3g}" for r in rows)
-    steps = ", ".join(str(r["steps"]) for r in rows)
-    return f"; measured: {name} {values} with {steps} steps ({rows[0]['n']} held-out conditions)"
 
 # %% ../nbs/library/model_card.ipynb #29e30bf9
 _SHOWN = ("method", "steps", "batch", "lr", "delta", "max_look_ahead", "seed")

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Sized
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
 from .data.decode import read_pil
-from .data.tasks import Task, find_task
 from .ranges import check_range
 from .student import Student
 from .student_file import StudentInfo
+
+if TYPE_CHECKING:
+    from cond_distill.data.tasks import Task
 
 # %% auto #0
 __all__ = ['ImageInput', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions',
@@ -159,8 +161,12 @@ def max_guidance(
     info = StudentInfo.of(about)
     if embedded:
         return info.config.get("guidance", MAX_GUIDANCE)
+    if not reads_text:
+        return 1.0
+    from cond_distill.data.tasks import find_task
+
     captions = not info.task or find_task(info.task).captions  # a fresh student has no task yet
-    return MAX_GUIDANCE if reads_text and captions else 1.0
+    return MAX_GUIDANCE if captions else 1.0
 
 
 def check_guidance(w: float, high: float, embedded: bool) -> None:

@@ -49,12 +49,10 @@ def step_latent(
     schedule: Schedule,
     pred: Prediction,
     s: int,  # the next timestep, -1 after the last
-    sampler: str,  # "renoise" or "ddim"
+    gamma: float = 0.0,  # the share of fresh noise, 0 … 1: `Sampler.fresh`
     generator: torch.Generator | list[torch.Generator] | None = None,  # of the fresh noise
-    gamma: float = 0.0,  # of "ddim": the share of fresh noise, 0 … 1
 ) -> torch.Tensor:  # [B, C, H, W] z_s
-    """z_s = α_s x̂ + σ_s ε, with the predicted noise ("ddim") or fresh noise ("renoise")."""
-    gamma = 1.0 if sampler == "renoise" else gamma
+    """z_s = α_s x̂ + σ_s ε, with the predicted noise, or fresh noise, or some of both."""
     if not gamma or s < 0:
         return schedule.step(pred, s)
     noise = randn_tensor(pred.x.shape, generator, pred.x.device, torch.float32)
@@ -116,8 +114,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
         rules: Any = self.config
         check_steps(num_inference_steps, rules.trained_steps, rules.curve)
         self.num_inference_steps = num_inference_steps
-        if rules.samplers:
-            self.rule = saved_sampler(rules.samplers, num_inference_steps)
+        self.rule = saved_sampler(rules.samplers or [], num_inference_steps, rules.sampler)
         ts = self.schedule.timesteps(num_inference_steps)
         has_solver = self.rule.name in SOLVERS
         self.solver = SAMPLERS[self.rule.name](self.schedule, ts, None) if has_solver else None
@@ -139,7 +136,7 @@ class CoDiScheduler(SchedulerMixin, ConfigMixin):
             z = self.solver(position(self.timesteps, int(timestep)), pred, sample.float())
         else:
             s = next_timestep(self.timesteps, int(timestep))
-            z = step_latent(self.schedule, pred, s, self.rule.name, generator, self.rule.gamma)
+            z = step_latent(self.schedule, pred, s, self.rule.fresh, generator)
         z, x = z.to(sample.dtype), pred.x.to(sample.dtype)
         return CoDiSchedulerOutput(prev_sample=z, pred_original_sample=x) if return_dict else (z, x)
 

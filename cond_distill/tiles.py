@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .pipeline_inputs import check_student_guidance
 from .ranges import check_range
-from .sampler import check_steps, denoise, pick_sampler
+from .sampler import LookAhead, Sampler, check_steps, denoise, pick_sampler
 from .student import Prepared, Student
 from .student_file import info_of
 from .teacher import Teacher
@@ -51,8 +51,13 @@ def _blend(tiles: Iterable[torch.Tensor], places: list, size: list[int], tile: i
     return total / weight
 
 # %% ../nbs/library/tiles.ipynb #fd9e4f6f
-def _check_request(cond):
+def _check_request(caption, cond):
     """Refuse what cannot be drawn as tiles."""
+    if not isinstance(caption, str):
+        raise TypeError(
+            f'caption is a {type(caption).__name__}; expected one string, "" for none: '
+            "draw_tiled(student, caption, cond)"
+        )
     if not torch.is_tensor(cond):
         raise TypeError(
             f"cond is a {type(cond).__name__}; tiles are drawn for one condition [1, K, H, W]: "
@@ -111,20 +116,22 @@ def decode_tiled(
 @torch.no_grad()
 def draw_tiled(
     student: Student,
+    caption: str,  # "" for none
     cond: torch.Tensor,  # [1, K, H, W] in [0, 1], any H and W
-    caption: str = "",
+    *,
     steps: int = 4,
-    sampler: str = "auto",
+    sampler: str | Sampler = "auto",
     guidance: float = 1.0,
     seed: int = 0,
     overlap: float = 0.5,  # share of a tile's side that neighbours share, at least
     any_steps: bool = False,
+    look_ahead: LookAhead | float | None = None,
     batch: int = 32,  # tiles that the network takes at a time: more of them, more memory
     progress: bool = False,  # show a bar
 ) -> torch.Tensor:  # [1, 3, H, W] in [0, 1], on the CPU
     """A picture of the condition's size, drawn as tiles of the model's size that agree."""
     check_range(steps=steps, guidance=guidance, seed=seed, overlap=overlap, batch=batch)
-    _check_request(cond)
+    _check_request(caption, cond)
     check_student_guidance(student, guidance)
     info = info_of(student)
     check_steps(steps, info.sampling_steps, info.curve, any_steps)
@@ -136,18 +143,16 @@ def draw_tiled(
     conds = _cut(_padded(cond, [n * f for n in size]).to(student.device), places, tile, f)
     student.adaptor.check(conds, len(places))
     ready, text = _prepared(student, conds, batch), teacher.embed([caption])
-    generator, bar = torch.Generator().manual_seed(seed), tqdm(total=steps, disable=not progress)
+    generator = torch.Generator().manual_seed(seed)
     z = torch.randn(1, teacher.latent_shape[0], *size, generator=generator).to(student.device)
 
     def predict(z, t):
         return _agreed(student, z, t, ready, text, places, extra[t] | dict(guidance=guidance))
 
-    rule, ts = pick_sampler(student, steps, sampler), schedule.timesteps(steps)
+    rule, ts = pick_sampler(student, steps, sampler, look_ahead), schedule.timesteps(steps)
     extra, move = rule.conditioning(student, ts), rule.mover(schedule, ts, generator)
-    for state in denoise(predict, z, ts, move):
+    for state in tqdm(denoise(predict, z, ts, move), total=steps, disable=not progress):
         z = state.z
-        bar.update()
-    bar.close()
     return decode_tiled(teacher, z)[..., :h, :w]
 
 

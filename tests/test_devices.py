@@ -156,7 +156,7 @@ def drawings(folder: Path, device) -> dict[str, torch.Tensor]:
     return out | {
         "two adaptors": draw_images(both, CAPTIONS, [cond[4], cond[1]], steps=2),
         "an edit": draw_images(editor, CAPTIONS, cond[3], steps=2),
-        "tiles": draw_tiled(editor, wide, steps=2, sampler="ddim"),
+        "tiles": draw_tiled(editor, "", wide, steps=2, sampler="ddim"),
     }
 
 

@@ -223,8 +223,8 @@ def drawings(bench: Bench) -> dict:
     out["in batches"] = draw_images(bench.student("balanced"), captions, cond, batch=3, steps=1)
     wide = torch.nn.functional.interpolate(cond[:1], (22, 41))
     for name in ("ddim", "renoise"):
-        tiled = draw_tiled(bench.student("concat"), wide, "a red cube", 2, name, seed=5)
-        out[f"tiles, {name}"] = tiled
+        settings = dict(steps=2, sampler=name, seed=5)
+        out[f"tiles, {name}"] = draw_tiled(bench.student("concat"), "a red cube", wide, **settings)
     return out
 
 

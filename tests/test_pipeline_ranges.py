@@ -46,8 +46,8 @@ def test_drawing(folder, bad):
     for name, draw in {
         "guidance": lambda: next(sample(teacher, [""], guidance=bad)),
         "guidance ": lambda: draw_images(student, [""], cond, guidance=bad),
-        "guidance  ": lambda: draw_tiled(student, cond, guidance=bad),
-        "overlap": lambda: draw_tiled(student, cond, overlap=bad),
+        "guidance  ": lambda: draw_tiled(student, "", cond, guidance=bad),
+        "overlap": lambda: draw_tiled(student, "", cond, overlap=bad),
         "strength": lambda: compose([student, student], [1.0, bad]),
         "guidance   ": lambda: pipe("", cond, guidance_scale=bad),
         "conditioning_scale": lambda: pipe("", cond, conditioning_scale=bad),

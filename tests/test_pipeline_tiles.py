@@ -41,7 +41,7 @@ def test_tiled_decoding_of_diffusers(tmp_path):
         options = dict(generator=drawing.noise(), output_type="pt", num_inference_steps=2)
         pictures = (
             pipe("", cond[..., :16, :16], **options).images,
-            draw_tiled(student, cond, steps=2),
+            draw_tiled(student, "", cond, steps=2),
         )
         return pictures, set(map(tuple, shapes))
 
@@ -64,7 +64,8 @@ def test_one_copy_of_the_weights(teacher, monkeypatch):
 
     monkeypatch.setattr(type(student.adaptor), "weights", counted)
     pictures = [
-        draw_tiled(student, drawing.condition(side=40), steps=2, batch=batch) for batch in (3, 32)
+        draw_tiled(student, "", drawing.condition(side=40), steps=2, batch=batch)
+        for batch in (3, 32)
     ]
     assert len(calls) == 2
     assert (pictures[0] - pictures[1]).abs().max() < 1e-4

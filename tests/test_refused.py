@@ -199,7 +199,7 @@ NOTHING = {
         lambda s: CoDiPipeline.from_student(s)([], image=[]),
         "image is an empty list",
     ),
-    "tiles": (lambda s: draw_tiled(s, torch.rand(1, 3, 0, 16)), "of at least one pixel"),
+    "tiles": (lambda s: draw_tiled(s, "", torch.rand(1, 3, 0, 16)), "of at least one pixel"),
     "encode": (lambda s: s.teacher.encode(drawing.condition(0)), "expected one image or more"),
     "compose": (lambda s: compose([]), "students is empty"),
     "figure": (lambda s: figure([]), "rows is empty"),

@@ -96,7 +96,7 @@ def test_guidance_is_checked_at_every_door(student, draw):
     calls = dict(
         sample=lambda **options: list(sample(student, [""], cond, steps=1, **options)),
         draw_images=lambda **options: draw_images(student, [""], cond, steps=1, **options),
-        draw_tiled=lambda **options: draw_tiled(student, cond, steps=1, **options),
+        draw_tiled=lambda **options: draw_tiled(student, "", cond, steps=1, **options),
     )
     with pytest.raises(ValueError, match="guidance_scale is 0.3; this model takes 1 or more"):
         calls[draw](guidance=0.3)

@@ -128,7 +128,7 @@ def spread(
     steps: int,
     k: int = 12,
     n: int = 6,
-    sampler: str = "auto",
+    sampler: str | Sampler = "auto",
 ) -> float:
     """Diversity of the answers to conditions without a caption.
 

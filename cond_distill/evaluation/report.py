@@ -36,7 +36,7 @@ from .standard import how_to_get
 from ..figures import save_figure
 from ..opening import open_adaptor
 from ..options import EvaluateConfig
-from ..sampler import draw_images, sampler_name
+from ..sampler import Sampler, draw_images, pick_sampler
 from ..student import Student
 from ..student_file import info_of
 from ..teacher import best_device
@@ -140,30 +140,34 @@ def add_adaptor(
     measure: Callable[[torch.Tensor], dict],  # pictures as drawn -> columns
     cfg: EvaluateConfig,
     tick: Callable[[int], object],  # takes numbers of network evaluations
-) -> None:
+) -> list[Sampler]:  # of each row
     """A row for each sampler and number of steps."""
+    rules: list[Sampler] = []
     task, places = find_task(held["task"]), shown_places(len(held["caption"]))
     for wanted in cfg.samplers:
-        sampler = sampler_name(student, wanted)
         for k in cfg.steps:
+            rule = pick_sampler(student, k, wanted)
+            rules.append(rule)
+            used = f"{rule.name}, γ = {rule.gamma:g}" if rule.gamma else rule.name
             began = time.perf_counter()
             images = draw_images(
                 student,
                 held["caption"],
                 held["cond"],
-                64,
-                cfg.seed,
-                tick,
                 steps=k,
-                sampler=sampler,
+                sampler=rule,
+                seed=cfg.seed,
                 any_steps=True,
+                batch=64,
+                tick=tick,
             )
             seconds = (time.perf_counter() - began) / len(images)
-            check_drawn(images, f"{name}, {sampler}, {k} steps,")
-            row = dict(model=name, sampler=sampler, steps=k) | measure(images)
+            check_drawn(images, f"{name}, {used}, {k} steps,")
+            row = dict(model=name, sampler=used, steps=k) | measure(images)
             report.rows.append(row | {"s/image": seconds})
             finished = task.composite(images, held["cond"])[places]
-            report.drawn[f"{name}\n{sampler}, {k} step{'s' * (k > 1)}"] = finished
+            report.drawn[f"{name}\n{used}, {k} step{'s' * (k > 1)}"] = finished
+    return rules
 
 
 def check_scenes(name: str, student: Student):
@@ -188,16 +192,17 @@ def scene_report(
     report = Report(task, some_examples(held, shown_places(cfg.n)))
     report.rows.append(floor(nets, teacher, held))
     work = sum(cfg.steps) * len(cfg.samplers) * len(students) * cfg.n
+    rules: list[Sampler] = []
     with progress_bar(work, task) as tick:
         for name, student in students.items():
 
             def measure(images):
                 return measure_images(nets, images, held)
 
-            add_adaptor(report, name, student, held, measure, cfg, tick)
-    for row in report.rows[1:]:
-        settings = dict(sampler=row["sampler"])
-        row["diversity"] = spread(nets, students[row["model"]], held, row["steps"], **settings)
+            rules += add_adaptor(report, name, student, held, measure, cfg, tick)
+    for row, rule in zip(report.rows[1:], rules, strict=True):
+        student = students[row["model"]]
+        row["diversity"] = spread(nets, student, held, row["steps"], sampler=rule)
     return report
 
 
