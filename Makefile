@@ -62,10 +62,10 @@ decoder: env  ## Train the decoder of the small world's autoencoder further, aga
 	$(PY) -m cond_distill.experiments.decoder --out runs/decoder/vae
 
 # the three of depth with as many network evaluations each; those of other tasks are shorter
-adaptors: env  ## Train the shipped adaptors anew (about two hours on 2 cores; can be stopped)
-	.venv/bin/cond-distill distill --out runs/depth_finetuned --adaptor controlnet --method finetune --steps 979 --timesteps all
-	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet --method codi
-	.venv/bin/cond-distill distill --out runs/depth_distilled --adaptor controlnet --steps 816
+adaptors: env  ## Train the shipped adaptors anew (about four hours of one core; can be stopped)
+	.venv/bin/cond-distill distill --out runs/depth_finetuned --adaptor controlnet --num-examples 12000 --method finetune --timesteps all --steps 2937
+	.venv/bin/cond-distill distill --out runs/depth_fixed --adaptor controlnet --num-examples 12000 --method codi --steps 2100
+	.venv/bin/cond-distill distill --out runs/depth_distilled --adaptor controlnet --num-examples 12000 --steps 2448
 	.venv/bin/cond-distill distill --out runs/superres_x4_distilled --task superres_x4 --adaptor concat --num-examples 3000 --steps 500
 	.venv/bin/cond-distill distill --out runs/inpaint_distilled --task inpaint --adaptor concat --num-examples 3000 --steps 500
 	.venv/bin/cond-distill distill --out runs/edit_distilled --task edit --adaptor concat --rank 32 --num-examples 3000 --steps 600

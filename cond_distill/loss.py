@@ -18,8 +18,8 @@ from .schedule import Prediction, Schedule
 
 # %% auto #0
 __all__ = ['TIMESTEP_CHOICES', 'Weights', 'DISTANCES', 'SOLVER_CHOICES', 'DataDistance', 'NoiseSample', 'check_step_size',
-           'sample_noise', 'ramp', 'look_ahead', 'codi_loss', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights',
-           'data_only', 'consistency_only', 'Model', 'calls_ahead', 'solve', 'at_boundary', 'decoded']
+           'sample_noise', 'ramp', 'look_ahead', 'squared', 'pseudo_huber', 'cauchy', 'paper_weights', 'data_only',
+           'consistency_only', 'Model', 'calls_ahead', 'solve', 'at_boundary', 'decoded', 'codi_loss']
 
 # %% ../nbs/course/06_loss.ipynb #8472a6ec
 #| code-fold: true
@@ -117,58 +117,6 @@ def look_ahead(
     delta = (noise.t - noise.s).clamp(min=1).float()
     rho = length / (length + delta)
     return 1 - rho, rho
-
-# %% ../nbs/course/06_loss.ipynb #93a5afea
-def _means(**values: torch.Tensor) -> dict[str, torch.Tensor]:
-    """For the log, as tensors: to read a number, a GPU would have to be waited for."""
-    return {name: value.detach().mean() for name, value in values.items()}
-
-
-def codi_loss(
-    student: Model,
-    target: Callable[..., Prediction],  # the student's moving average
-    batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
-    noise: NoiseSample,
-    *,
-    z_s: str = "model",  # "model", "noise", "teacher", "forward"
-    space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
-    distance: str = "l2",  # "l2", "huber" or "cauchy"
-    data_distance: DataDistance | None = None,  # `decoded(…)`: between pictures; None: latents
-    boundary: bool = False,  # answers are z at t = 0
-    extra: Callable | None = None,  # a term of your own: (x̂, batch, noise) → [B]
-    weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
-
-    `forwards` among the parts are its network evaluations per image, one if w_c = 0.
-    """
-    if space not in ("signal", "noise"):
-        raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
-    schedule, dist = student.schedule, lookup(DISTANCES, distance, "distance")
-    z_t = schedule.add_noise(batch["x"], noise.eps, noise.t)  # 1
-    now = student(z_t, noise.t, batch["cond"], batch["text"])  # 2
-    w_d, w_c = weights(schedule, noise)
-    x_hat = at_boundary(now, z_t, noise.t) if boundary else now.x
-    data, consistency = dist(batch["x"], x_hat), torch.zeros_like(w_c)
-    if data_distance:
-        data = data_distance(student, batch["x"], x_hat, data)
-    calls = 1
-    if (w_c > 0).any():
-        calls += calls_ahead(z_s)
-        z = solve(z_s, student, batch, noise, z_t, now)  # 3
-        with torch.no_grad():
-            then = target(z, noise.s, batch["cond"], batch["text"])  # 4
-        if space == "noise":
-            consistency = dist(then.eps, now.eps) / schedule.snr(noise.s).to(z.device)  # eq. 3
-        else:
-            consistency = dist(at_boundary(then, z, noise.s) if boundary else then.x, x_hat)
-    loss = (w_d * data + w_c * consistency).mean()  # 5
-    parts = _means(d_x=data, d_c=consistency, w_c=w_c)
-    parts["forwards"] = torch.tensor(float(calls))
-    if extra is None:
-        return loss, parts
-    extra_term = extra(x_hat, batch, noise).mean()
-    return loss + extra_term, parts | _means(extra=extra_term)
 
 # %% ../nbs/course/06_loss.ipynb #51ac215b
 #| code-fold: true
@@ -294,3 +242,55 @@ def decoded(
         return in_pictures * (latent.mean() / in_pictures.mean().clamp(min=1e-12)).detach()
 
     return distance
+
+# %% ../nbs/course/06_loss.ipynb #93a5afea
+def _means(**values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """For the log, as tensors: to read a number, a GPU would have to be waited for."""
+    return {name: value.detach().mean() for name, value in values.items()}
+
+
+def codi_loss(
+    student: Model,
+    target: Callable[..., Prediction],  # the student's moving average
+    batch: dict,  # x [B,C,h,w], cond [B,K,H,W], text [B,L,D]
+    noise: NoiseSample,
+    *,
+    z_s: str = "model",  # the way to ẑ_s: "model", "noise", "teacher" or "forward"
+    space: str = "signal",  # distances on x̂, or "noise": consistency measured on ε̂
+    distance: str = "l2",  # "l2", "huber" or "cauchy"
+    data_distance: DataDistance | None = None,  # `decoded(…)`: between pictures; None: latents
+    boundary: bool = False,  # answers are z at t = 0
+    extra: Callable | None = None,  # a term of your own: (x̂, batch, noise) → [B]
+    weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
+
+    `forwards` among the parts are its network evaluations per image, one if w_c = 0.
+    """
+    if space not in ("signal", "noise"):
+        raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
+    schedule, dist = student.schedule, lookup(DISTANCES, distance, "distance")
+    z_t = schedule.add_noise(batch["x"], noise.eps, noise.t)  # 1
+    now = student(z_t, noise.t, batch["cond"], batch["text"])  # 2
+    w_d, w_c = weights(schedule, noise)
+    x_hat = at_boundary(now, z_t, noise.t) if boundary else now.x
+    data, consistency = dist(batch["x"], x_hat), torch.zeros_like(w_c)
+    if data_distance:
+        data = data_distance(student, batch["x"], x_hat, data)
+    calls = 1
+    if (w_c > 0).any():
+        calls += calls_ahead(z_s)
+        z = solve(z_s, student, batch, noise, z_t, now)  # 3
+        with torch.no_grad():
+            then = target(z, noise.s, batch["cond"], batch["text"])  # 4
+        if space == "noise":
+            consistency = dist(then.eps, now.eps) / schedule.snr(noise.s).to(z.device)  # eq. 3
+        else:
+            consistency = dist(at_boundary(then, z, noise.s) if boundary else then.x, x_hat)
+    loss = (w_d * data + w_c * consistency).mean()  # 5
+    parts = _means(d_x=data, d_c=consistency, w_c=w_c)
+    parts["forwards"] = torch.tensor(float(calls))
+    if extra is None:
+        return loss, parts
+    extra_term = extra(x_hat, batch, noise).mean()
+    return loss + extra_term, parts | _means(extra=extra_term)
