@@ -263,10 +263,7 @@ def codi_loss(
     extra: Callable | None = None,  # a term of your own: (x̂, batch, noise) → [B]
     weights: Weights = look_ahead,  # (schedule, noise) -> (w_d, w_c), in signal units
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts).
-
-    `forwards` among the parts are its network evaluations per image, one if w_c = 0.
-    """
+    """The CoDi loss (arXiv 2310.01407, algorithm 1): (scalar, parts); `forwards` counts calls."""
     if space not in ("signal", "noise"):
         raise ValueError(f"space is {space!r}; choose 'signal' or 'noise'")
     schedule, dist = student.schedule, lookup(DISTANCES, distance, "distance")
@@ -277,9 +274,7 @@ def codi_loss(
     data, consistency = dist(batch["x"], x_hat), torch.zeros_like(w_c)
     if data_distance:
         data = data_distance(student, batch["x"], x_hat, data)
-    calls = 1
-    if (w_c > 0).any():
-        calls += calls_ahead(z_s)
+    if looks_ahead := bool((w_c > 0).any()):
         z = solve(z_s, student, batch, noise, z_t, now)  # 3
         with torch.no_grad():
             then = target(z, noise.s, batch["cond"], batch["text"])  # 4
@@ -289,7 +284,7 @@ def codi_loss(
             consistency = dist(at_boundary(then, z, noise.s) if boundary else then.x, x_hat)
     loss = (w_d * data + w_c * consistency).mean()  # 5
     parts = _means(d_x=data, d_c=consistency, w_c=w_c)
-    parts["forwards"] = torch.tensor(float(calls))
+    parts["forwards"] = torch.tensor(1.0 + looks_ahead * calls_ahead(z_s))
     if extra is None:
         return loss, parts
     extra_term = extra(x_hat, batch, noise).mean()

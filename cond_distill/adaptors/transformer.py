@@ -27,8 +27,7 @@ class TransformerControlNetAdaptor(Adaptor):
 
     def __init__(self, net: Any, lora: LowRank, channels: int, image_size: int):
         super().__init__(channels, image_size, rank=lora.rank, layers=net.config.num_layers)
-        self.net = net
-        self.lora = lora
+        self.net, self.lora = net, lora
 
     @classmethod
     def from_teacher(
