@@ -46,6 +46,7 @@ NAMES = {
         "adaptors.several": "Composed:MultiAdaptor",
         "student": "compose",
     },
+    "student": {"student_file": "info_of with_todays_keys adaptor_class"},
     "methods.discriminator": {"methods.discriminator": "Adversary:Discriminator"},
     "adaptors.instruction": {"adaptors.instruction": "TextReader:InstructionEncoder"},
     "cli": {

@@ -19,7 +19,7 @@ from .figures import save_figure, sheet
 from .opening import open_adaptor
 from .options import SampleConfig
 from .pipeline_inputs import check_student_guidance
-from .sampler import draw_images, sampler_name
+from .sampler import draw_images, pick_sampler
 from .student import Student
 from .student_file import info_of
 from .tiles import draw_tiled
@@ -163,7 +163,8 @@ def progress_bar(total: int, description: str = "drawing") -> Generator[Callable
 def measured_words(student: Student, steps: int, sampler: str, guidance: float) -> str:
     """A line of what the adaptor's file says of pictures drawn like this; empty if nothing."""
     rows = info_of(student).curve
-    same_way = sampler == sampler_name(student) and guidance == 1.0
+    same_way = pick_sampler(student, steps, sampler) == pick_sampler(student, steps)
+    same_way &= guidance == 1.0 and "trained_on" not in student.about  # another teacher
     row = next((r for r in rows if r["steps"] == steps), None) if same_way else None
     if row is None:
         return ""
@@ -225,8 +226,7 @@ def _draw_alike(
     if n > 1 and cfg.sheet:
         save_figure(sheet(cond[0], images, task.name, caption, cfg.steps), cfg.out, 120)
         wrote = f"{cfg.out} with all pictures, and single ones: {wrote}"
-    sampler = sampler_name(student, cfg.sampler)
-    measured = measured_words(student, cfg.steps, sampler, cfg.guidance)
+    measured = measured_words(student, cfg.steps, cfg.sampler, cfg.guidance)
     print(f"wrote {wrote}", *filter(None, [measured]), sep="\n")
     return images
 

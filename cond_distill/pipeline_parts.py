@@ -5,7 +5,6 @@
 # %% ../nbs/library/pipeline_parts.ipynb #ppart004
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,13 @@ from .adaptor import ABOUT, Adaptor
 from .adaptors.instruction import InstructionEncoder
 from .adaptors.several import MultiAdaptor
 from .families import PARTS, find_pipeline, load_missing_networks, parts_of, teacher_of
-from .folders import tidy
+from .folders import read_json, tidy
 from .model_card import model_card, upload_folder
 from .pipeline_inputs import max_guidance, part_types
 from .schedule import Schedule
 from .scheduler import CoDiScheduler, check_scheduler
 from .student import Student
-from .student_file import StudentInfo, write_student
+from .student_file import StudentInfo, with_todays_keys, write_student
 from .teacher import Teacher
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class PipelineAdaptor(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, folder: str | Path, **_: Any) -> PipelineAdaptor:
         """Read what is known; the weights are opened by `attach`."""
-        return cls(about=json.loads((Path(folder) / ABOUT).read_text("utf-8")), folder=folder)
+        return cls(about=with_todays_keys(read_json(Path(folder) / ABOUT)), folder=folder)
 
     def to(self, *args: Any, **kwargs: Any) -> PipelineAdaptor:
         """To a device; the dtype stays."""

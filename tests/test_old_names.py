@@ -60,6 +60,18 @@ def test_saved_pipeline(tmp_path):
     assert CoDiPipeline.from_pretrained(tmp_path / "saved").adaptor.about["task"] == "superres_x4"
 
 
+def test_saved_pipeline_with_an_earlier_name_of_its_sampler(tmp_path):
+    """Opened and saved again it is drawn as before."""
+    drawing.pipeline(tmp_path).save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "adaptor" / "cond_distill.json"
+    about = json.loads(file.read_text())
+    about.pop("sampler", None)
+    file.write_text(json.dumps(about | dict(method="consistency")))
+    CoDiPipeline.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "adaptor" / "cond_distill.json").read_text())
+    assert StudentInfo.of(again).sampler == "renoise"
+
+
 def test_settings():
     """Earlier names of settings: as arguments, attributes, flags, and in a changed copy."""
     cfg = TrainConfig(scenes=8, look_ahead=300.0, recolour=True)

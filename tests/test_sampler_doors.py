@@ -9,7 +9,9 @@ import torch
 
 from cond_distill.adaptors.catalogue import make_adaptor
 from cond_distill.adaptors.scalar_input import LookAheadEmbedded
+from cond_distill.drawing import measured_words
 from cond_distill.evaluation import report
+from cond_distill.evaluation.compare import step_curve
 from cond_distill.methods.any_step import KERNEL_SAMPLERS
 from cond_distill.options import EvaluateConfig
 from cond_distill.sampler import LookAhead, Sampler, draw_images, pick_sampler, sample
@@ -206,3 +208,29 @@ def test_the_sampler_loads_no_scenes_and_no_evaluation():
     assert "cond_distill.sampler" in loaded
     for name in ("evaluation", "data.tasks", "data.render", "data.scenes", "model_card"):
         assert f"cond_distill.{name}" not in loaded
+
+
+def test_measured_words_are_of_the_sampler_that_draws(student):
+    """The curve of a file was measured with the sampler of each number of steps."""
+    rows = [JUMP.to_row(1), Sampler("ddim", LookAhead(of_step=1.0), 0.6).to_row(4)]
+    rows.append(Sampler("unipc").to_row(8))
+    measured = student.copy()
+    measured.about |= dict(samplers=rows, curve=[dict(steps=k, n=2, psnr=20.0) for k in STEPS])
+    for steps in STEPS:
+        assert measured_words(measured, steps, "auto", 1.0)
+        assert measured_words(measured, steps, "auto", 2.0) == ""
+    assert measured_words(measured, 1, "ddim", 1.0)
+    assert (
+        measured_words(measured, 4, "ddim", 1.0) == measured_words(measured, 8, "ddim", 1.0) == ""
+    )
+    assert measured_words(measured, 8, "unipc", 1.0)
+    measured.about["trained_on"] = "another teacher"
+    assert measured_words(measured, 4, "auto", 1.0) == ""
+
+
+def test_one_line_of_a_model_whose_samplers_change():
+    """A curve goes on where the sampler changes; a second request begins a second line."""
+    rows = [dict(model="m", sampler=s, steps=k, d=1.0) for k, s in ((1, "a"), (4, "b"), (8, "c"))]
+    again = [dict(model="m", sampler="d", steps=k, d=2.0) for k in (4, 8)]
+    (axes,) = step_curve([*rows, *again], "d").axes
+    assert [line.get_label() for line in axes.lines] == ["m, a / b / c", "m, d"]

@@ -167,19 +167,32 @@ def comparison(
     )
 
 
+def _model(line: dict[int, dict]) -> str:
+    """The model of a line: of its first row."""
+    return next(iter(line.values()))["model"]
+
+
 def step_curve(
     rows: list[dict],  # of `score`
     key: str = "FD-texture",  # the column to draw
     floor: float | None = None,  # a dotted line
 ) -> Figure:
-    """A number against the number of steps, one line per model and sampler."""
+    """A number against the number of steps; a model's next line begins where a step comes again."""
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator
 
     fig, ax = plt.subplots(figsize=(4.6, 3.0), dpi=80)
-    for name in dict.fromkeys((r["model"], r["sampler"]) for r in rows if r["steps"]):
-        pick = sorted((r["steps"], r[key]) for r in rows if (r["model"], r["sampler"]) == name)
-        ax.loglog(*zip(*pick), "o-", ms=4, label=f"{name[0]}, {name[1]}")
+    lines: list[dict[int, dict]] = []  # number of steps → row
+    for row in (row for row in rows if row["steps"]):
+        line = next((line for line in lines[::-1] if _model(line) == row["model"]), {})
+        if not line or row["steps"] in line:
+            line = {}
+            lines.append(line)
+        line[row["steps"]] = row
+    for line in lines:
+        samplers = dict.fromkeys(row["sampler"] for row in line.values())
+        points = sorted((steps, row[key]) for steps, row in line.items())
+        ax.loglog(*zip(*points), "o-", ms=4, label=f"{_model(line)}, {' / '.join(samplers)}")
     if floor:
         ax.axhline(floor, color="grey", ls=":", label="autoencoder alone")
     steps = sorted({r["steps"] for r in rows if r["steps"]})
