@@ -363,9 +363,8 @@ def advise(
             f"memory is {memory:g} GB and channels {channels}; expected more than 0 and 1 or more"
         )
 
-    teacher = shapes_only(name, image_size=image_size)
-
     def of(batch: int, recompute: bool) -> Plan:
+        teacher = shapes_only(name, image_size=image_size)
         return plan(teacher, adaptor, channels, rank, batch, dtype, recompute)
 
     return [_largest(partial(of, recompute=c), memory) for c in (False, True)]

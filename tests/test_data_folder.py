@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ from PIL import Image, ImageCms
 from cond_distill.data import decode
 from cond_distill.data.decode import open_image, open_upright, read_pil
 from cond_distill.data.folder import digest, find_images
-from cond_distill.data.images import Photos, is_held_out, load_batches
+from cond_distill.data.images import Photos, collate, is_held_out, load_batches
 from cond_distill.data.items import Columns
-from cond_distill.data.tasks import TaskError
+from cond_distill.data.tasks import TASKS, TaskError, find_task
 
 
 def draw(file: Path, size=(64, 64), colour="teal", mode="RGB"):
@@ -263,7 +264,7 @@ def test_pixel_limit(tmp_path, monkeypatch):
 MEASURE = """
 import resource, sys
 from cond_distill.data.decode import open_image
-from cond_distill.data.images import Photos, is_held_out, load_batches
+from cond_distill.data.images import Photos, collate, is_held_out, load_batches
 scale = 2**10 if sys.platform == "darwin" else 1
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale / 1e6
 Photos(sys.argv[1], "superres_x4", size=64)
@@ -384,3 +385,14 @@ def test_an_error_of_a_process_is_the_error_itself(error, workers):
     with pytest.raises(type(error)) as raised:
         list(load_batches(Refusing(error), range(4), 2, workers))
     assert str(raised.value) == str(error)
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked(folder):
+    """Photographs go to a worker process of any kind: macOS and Windows have no fork."""
+    for name in TASKS:
+        assert pickle.loads(pickle.dumps(find_task(name))) is find_task(name)
+    photos = Photos(folder, "superres_x4", split="all")
+    how = dict(num_workers=1, collate_fn=collate, multiprocessing_context="spawn")
+    batch = next(iter(torch.utils.data.DataLoader(photos, batch_size=2, **how)))
+    assert batch["cond"].shape == (2, 3, 64, 64)

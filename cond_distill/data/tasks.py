@@ -5,6 +5,7 @@
 # %% ../../nbs/library/data/tasks.ipynb #bb5bd0e1
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,12 @@ class Task:
     bits: int = 8  # of a condition's values that count
     # `fidelity` needs its Networks, which read 64 × 64 scenes; False: None will do for them
     reads_scenes: bool = False
+
+    def __reduce__(self) -> tuple:
+        """A worker process looks the task up by its name: functions in tables cannot be pickled."""
+        if (TASKS | OWN_PICTURES).get(self.name) is self:
+            return find_task, (self.name,)
+        return copyreg.__newobj__, (type(self),), self.__dict__  # ty: ignore[unresolved-attribute]
 
 # %% ../../nbs/library/data/tasks.ipynb #faf03f9e
 def _grey_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
