@@ -5,9 +5,9 @@
 # %% ../../nbs/library/data/tasks.ipynb #bb5bd0e1
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class Task:
         """A worker process looks the task up by its name: functions in tables cannot be pickled."""
         if (TASKS | OWN_PICTURES).get(self.name) is self:
             return find_task, (self.name,)
-        return copyreg.__newobj__, (type(self),), self.__dict__  # ty: ignore[unresolved-attribute]
+        return partial(type(self), **self.__dict__), ()
 
 # %% ../../nbs/library/data/tasks.ipynb #faf03f9e
 def _grey_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
