@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from .teacher import Teacher, find_folder, output_hooks
 from .utils import AUTOENCODER_PIXELS
 
 # %% auto #0
-__all__ = ['KNOWN', 'GPUS', 'SHARE', 'BYTES', 'PLANNED', 'shapes_only', 'Plan', 'plan', 'advise']
+__all__ = ['KNOWN', 'GPUS', 'SHARE', 'BYTES', 'PLANNED', 'shapes_only', 'Plan', 'plan', 'at_batch', 'advise']
 
 # %% ../nbs/library/plan.ipynb #448890e1
 _SD_VAE = dict(
@@ -334,15 +332,15 @@ def _forward(
         )[0]
 
 # %% ../nbs/library/plan.ipynb #4543a1f4
-def _largest(of: Callable[[int], Plan], memory: float) -> Plan | None:
-    """The plan `of(batch)` of the largest power of two that fits."""
-    of = cache(of)
-    four, eight = of(4), of(8)
-    per_example = (eight.memory - four.memory) / 4  # memory grows linearly with the batch
-    sizes = [2**k for k in range(9) if four.memory + (2**k - 4) * per_example <= memory]
-    while sizes and of(sizes[-1]).memory > memory:
-        sizes.pop()
-    return of(sizes[-1]) if sizes else None
+def at_batch(four: Plan, eight: Plan, batch: int) -> Plan:
+    """The plan of another batch from those of 4 and 8: what depends on it grows linearly."""
+
+    def at(name):
+        slope = (getattr(eight, name) - getattr(four, name)) / 4
+        return getattr(four, name) + slope * (batch - 4)
+
+    grows = {name: at(name) for name in ("activations", "reserve", "operations")}
+    return replace(four, batch=batch, **grows)
 
 
 def advise(
@@ -367,4 +365,9 @@ def advise(
         teacher = shapes_only(name, image_size=image_size)
         return plan(teacher, adaptor, channels, rank, batch, dtype, recompute)
 
-    return [_largest(partial(of, recompute=c), memory) for c in (False, True)]
+    def largest(recompute: bool) -> Plan | None:
+        two = of(4, recompute), of(8, recompute)
+        plans = [at_batch(*two, 2**k) for k in range(9)]
+        return next((p for p in reversed(plans) if p.memory <= memory), None)
+
+    return [largest(recompute) for recompute in (False, True)]

@@ -179,7 +179,7 @@ def test_every_shipped_adaptor_draws_for_a_file(folder, tmp_path):
 
 @pytest.mark.slow
 def test_plan_says_no_with_its_exit_status():
-    assert status("plan --model sd15 --memory 1") == 1
+    assert status("plan --model shipped --memory 0.1") == 1
 
 
 def test_titles_of_a_sheet_fit_their_columns():

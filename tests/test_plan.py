@@ -1,6 +1,7 @@
 """The memory plan agrees with itself, and with what a real network on a CPU keeps."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from inspect import signature
 from typing import get_args, get_type_hints
 
@@ -12,7 +13,7 @@ from cond_distill import cli
 from cond_distill.adaptors.choice import CHOICES
 from cond_distill.counter import Counter
 from cond_distill.options import PlanConfig
-from cond_distill.plan import PLANNED, advise, plan, shapes_only
+from cond_distill.plan import PLANNED, advise, at_batch, plan, shapes_only
 
 ERROR = 0.1  # of the plan's activations against those of a real forward pass
 
@@ -69,6 +70,17 @@ def test_more_of_everything(folder):
     assert 1.9 < two.activations / one.activations < 2.1
     recomputed = plan(shapes_only(str(folder)), "t2i", 3, 2, 16, "float16", True)
     assert recomputed.activations < two.activations and recomputed.operations > two.operations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_any_batch_follows_from_two(folder, checkpointing):
+    """What `advise` takes for a batch is what counting it finds."""
+    four, eight, many = (
+        plan(shapes_only(str(folder)), "controlnet", 3, 2, batch, "float16", checkpointing)
+        for batch in (4, 8, 64)
+    )
+    assert asdict(at_batch(four, eight, 64)) == pytest.approx(asdict(many), rel=1e-3)
 
 
 def test_counting_changes_nothing_for_others():

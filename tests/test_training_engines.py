@@ -64,13 +64,15 @@ def test_two_processes(tmp_path, adaptor):
         return base | dict(out=str(tmp_path / name)) | settings, stop
 
     launch([run("one"), run("one, then DDP", 3), run("one, then FSDP", 3)], 1, tmp_path)
-    several = [run("DDP", gradient_accumulation_steps=2), run("FSDP", fsdp=True)]
-    several += [run("one, then DDP"), run("one, then FSDP", fsdp=True)]
-    several += [run("FSDP, then one", 3, fsdp=True), run("DDP, then FSDP", 3)]
-    launch([*several, run("DDP, then FSDP", fsdp=True)], 2, tmp_path)
+    several = [run("one, then DDP"), run("one, then FSDP", fsdp=True)]
+    several += [run("FSDP, then one", 3, fsdp=True)]
+    if adaptor == "controlnet":  # whole runs, and from one engine to the other
+        several += [run("DDP", gradient_accumulation_steps=2), run("FSDP", fsdp=True)]
+        several += [run("DDP, then FSDP", 3), run("DDP, then FSDP", fsdp=True)]
+    launch(several, 2, tmp_path)
     launch([run("FSDP, then one")], 1, tmp_path)
     folders = [file.parent for file in tmp_path.glob("*/log.csv")]
-    assert len(folders) == 7
+    assert len(folders) == (7 if adaptor == "controlnet" else 4)
     for folder in folders:
         assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=1e-5), folder.name
         assert (folder / "cond_distill.json").is_file()

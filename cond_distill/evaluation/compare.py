@@ -132,9 +132,10 @@ def spread(
 ) -> float:
     """Diversity of the answers to conditions without a caption.
 
-    Mean perceptual distance between `n` answers to each of `k` conditions.
+    Mean perceptual distance between `n` answers to each of `k` conditions, or to a quarter of the
+    held-out ones if these are fewer.
     """
-    k = min(k, len(held["caption"]))
+    k = min(k, max(1, len(held["caption"]) // 4))
     cond = held["cond"][-k:].repeat_interleave(n, 0)
     captions = [c for c in held["caption"][-k:] for _ in range(n)]
     images = draw_images(

@@ -5,6 +5,8 @@
 # %% ../../nbs/library/training/distributed.ipynb #0b133986
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import warnings
 from collections.abc import Generator, Iterator
@@ -23,7 +25,7 @@ from ..student import Student
 
 # %% auto #0
 __all__ = ['LossModule', 'is_sharded', 'local', 'networks', 'blocks', 'shard', 'full_state', 'match_layout', 'load_module',
-           'load_optimizer', 'without_engines', 'with_launcher_settings', 'Engine']
+           'load_optimizer', 'leave_processes', 'without_engines', 'with_launcher_settings', 'Engine']
 
 # %% ../../nbs/library/training/distributed.ipynb #b3e10a41
 class LossModule(nn.Module):
@@ -152,6 +154,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict):
     optimizer.load_state_dict(dict(state=moments, param_groups=groups))
 
 # %% ../../nbs/library/training/distributed.ipynb #ec8d65f5
+def leave_processes():
+    """End the group of processes, at the end of the program.
+
+    PyTorch's gloo threads let go of their last tensors late. Where the interpreter has ended by
+    then, the process aborts although its work is done (PyTorch pull request 179291).
+    """
+    gc.collect()  # what is left of DDP holds the group
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def without_engines() -> Generator[None]:
     """In it accelerate sets up processes and devices as for DDP, whatever its launcher says."""
@@ -210,6 +223,8 @@ class Engine:
         self.device, self.cfg = device, cfg
         self.count, self.index = self.processes.num_processes, self.processes.process_index
         self.sharded = cfg.fsdp and self.count > 1
+        if self.count > 1:
+            atexit.register(leave_processes)
 
     @property
     def main(self) -> bool:
