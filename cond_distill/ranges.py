@@ -81,11 +81,11 @@ RANGES = dict(
 def check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuse what is not finite or outside of low … high; whole bounds stand for whole numbers."""
     whole = isinstance(low, int)
-    kind = "a whole number" if whole else "a number"
+    expected = f"a whole number, {low} … {high:,}" if whole else f"a number, {low:g} … {high:g}"
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise TypeError(f"{name} is {value!r}; expected {kind}, {low:g} … {high:g}")
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
     if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name} is {value}; expected {kind}, {low:g} … {high:g}")
+        raise ValueError(f"{name} is {value}; expected {expected}")
 
 
 def check_range(**values: float) -> None:
@@ -119,5 +119,7 @@ def check_fields(
         kind, value, several = kinds[field.name], getattr(config, field.name), False
         if get_origin(kind) is tuple:
             kind, several = get_args(kind)[0], True
+            if not isinstance(value, (tuple, list)):
+                raise TypeError(f"{field.name} is {value!r}; expected a tuple or list of values")
         for one in value if several else [value]:
             check_field(field.name, one, kind, bounds[field.name] if kind in (int, float) else None)

@@ -135,6 +135,7 @@ def draw_tiled(
     check_student_guidance(student, guidance)
     info = info_of(student)
     check_steps(steps, info.sampling_steps, info.curve, any_steps)
+    rule = pick_sampler(student, steps, sampler, look_ahead)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
     size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions
@@ -149,7 +150,7 @@ def draw_tiled(
     def predict(z, t):
         return _agreed(student, z, t, ready, text, places, extra[t] | dict(guidance=guidance))
 
-    rule, ts = pick_sampler(student, steps, sampler, look_ahead), schedule.timesteps(steps)
+    ts = schedule.timesteps(steps)
     extra, move = rule.conditioning(student, ts), rule.mover(schedule, ts, generator)
     for state in tqdm(denoise(predict, z, ts, move), total=steps, disable=not progress):
         z = state.z

@@ -21,7 +21,7 @@ WRONG = {
     "sample --guidance nan": "guidance is nan; expected a number, 0 … 100",
     "sample --guidance 1e30": "guidance is 1e+30; expected a number, 0 … 100",
     "sample --guidance -1": "guidance is -1.0; expected a number, 0 … 100",
-    "sample --steps 0": "steps is 0; expected a whole number, 1 … 1000",
+    "sample --steps 0": "steps is 0; expected a whole number, 1 … 1,000",
     "sample --seed -3": "seed is -3; expected a whole number, 0",
     "sample --sampler euler": "auto",
     "sample --image no_such.png": "image is 'no_such.png'; expected a picture file",

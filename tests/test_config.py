@@ -44,6 +44,8 @@ def test_teacher_config(wrong):
 def test_reproduce_config():
     with pytest.raises(ValueError, match="^seeds is"):
         ReproduceConfig(seeds=(0, -1))
+    with pytest.raises(TypeError, match="^seeds is 3; expected a tuple or list of values"):
+        ReproduceConfig(seeds=3)
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, TeachConfig, ReproduceConfig])
