@@ -327,8 +327,8 @@ def explain_runtime_error(error: RuntimeError) -> str:
     if not any(words in str(error).lower() for words in MEMORY_WORDS):
         raise error
     advice = (
-        "a smaller --batch needs less, and in a training --gradient-accumulation-steps 8 or "
-        "--gradient-checkpointing"
+        "drawing takes less with a smaller --n or without --guidance, a training with a smaller "
+        "--batch, --gradient-accumulation-steps 8 or --gradient-checkpointing"
     )
     return f"{str(error).splitlines()[0]}; {advice}"
 

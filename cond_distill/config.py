@@ -285,7 +285,7 @@ class TrainConfig(RunConfig, OptimConfig, MethodConfig, DataConfig, ModelConfig)
     It can be stopped (Ctrl-C) and goes on by the same command.
 
     Try: cond-distill distill --task superres_x4 --out runs/superres, or
-    cond-distill distill --images photos --task superres_x4 --adaptor concat --out runs/photos
+    cond-distill distill --teacher photos_teacher --images photos --task superres_x4 --out runs/p
     """
 
     def __post_init__(self):

@@ -5,6 +5,7 @@
 # %% ../nbs/library/plan.ipynb #21a575dd
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,11 +131,13 @@ def shapes_only(
 # %% ../nbs/library/plan.ipynb #e68ac1e2
 # GB, and dense TFLOP/s in 16 bits by the data sheet
 GPUS = {
-    "T4": (16, 65),
+    "RTX 4080": (16, 97),
     "RTX 3090": (24, 71),
     "L4": (24, 121),
     "RTX 4090": (24, 165),
     "A100": (40, 312),
+    "L40S": (48, 362),
+    "A100, 80 GB": (80, 312),
     "H100": (80, 989),
 }
 SHARE = 0.2  # of them that a step gets: measured on an H200 at batches of 16, assumed elsewhere
@@ -191,7 +194,7 @@ def plan(
 ) -> Plan:
     """Count one step of distillation; in 16 bits with mixed precision (--mixed-precision bf16)."""
     _check_choices(adaptor, rank, dtype)
-    kind = getattr(torch, dtype)
+    kind, teacher = getattr(torch, dtype), copy.deepcopy(teacher)  # the caller's stays as it is
     with torch.device("meta"):
         adaptor_net = make_adaptor(adaptor, teacher, channels, rank)
         cond = torch.empty(batch, channels, teacher.image_size, teacher.image_size)

@@ -135,8 +135,8 @@ def draw_tiled(
     check_student_guidance(student, guidance)
     info = info_of(student)
     check_steps(steps, info.sampling_steps, info.curve, any_steps)
-    rule = pick_sampler(student, steps, sampler, look_ahead)
     teacher, schedule, f = student.teacher, student.schedule, student.teacher.factor
+    rule, ts = pick_sampler(student, steps, sampler, look_ahead), schedule.timesteps(steps)
     tile, (h, w) = teacher.latent_shape[1], cond.shape[-2:]
     size = [max(tile, -(-n // f)) for n in (h, w)]  # of the picture, in latent positions
     shared = min(tile - 1, round(tile * overlap))
@@ -150,7 +150,6 @@ def draw_tiled(
     def predict(z, t):
         return _agreed(student, z, t, ready, text, places, extra[t] | dict(guidance=guidance))
 
-    ts = schedule.timesteps(steps)
     extra, move = rule.conditioning(student, ts), rule.mover(schedule, ts, generator)
     for state in tqdm(denoise(predict, z, ts, move), total=steps, disable=not progress):
         z = state.z

@@ -296,3 +296,11 @@ def test_midpoint_jumps_are_two_halves(teachers):
     assert parts["forwards"] == 3 and parts["w_c"] == 1
     way = torch.stack([d.t - d.s, d.s - (d.t - d.look_ahead.long())])
     assert ((way[0] - way[1]).abs() <= 25).all() and torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_half_of_the_samples_look_ahead(batch):
+    """On average, whatever the batch: also one example at a time is distilled."""
+    generator, x = torch.Generator().manual_seed(0), torch.zeros(batch, 1)
+    draws = [sample_any_step(Schedule.cosine(), x, generator).look_ahead for _ in range(400)]
+    assert (torch.stack(draws) > 0).float().mean().item() == pytest.approx(0.5, abs=0.06)

@@ -73,6 +73,15 @@ def test_more_of_everything(folder):
 
 
 @pytest.mark.slow
+def test_a_plan_leaves_its_teacher_as_it_was(folder):
+    teacher, settings = shapes_only(str(folder)), ("controlnet", 3, 2, 4, "bfloat16")
+    first = plan(teacher, *settings)
+    plan(teacher, *settings, gradient_checkpointing=True)
+    assert plan(teacher, *settings) == first
+    assert next(teacher.backbone.parameters()).dtype == torch.float32
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_any_batch_follows_from_two(folder, checkpointing):
     """What `advise` takes for a batch is what counting it finds."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['COLUMNS', 'held_out', 'set_columns', 'measure_images', 'score', 'floor', 'spread', 'wrapped', 'comparison',
-           'step_curve']
+__all__ = ['COLUMNS', 'held_out', 'set_columns', 'measure_images', 'at_a_time', 'score', 'floor', 'spread', 'wrapped',
+           'comparison', 'step_curve']
 
 # %% ../../nbs/library/evaluation/compare.ipynb #722fe164
 def held_out(n: int = 256, size: int = 64, task: str = "depth", first: int = 0) -> dict:
@@ -86,6 +86,11 @@ def measure_images(
     return row
 
 
+def at_a_time(teacher: Teacher) -> int:
+    """How many pictures are drawn together: 64 up to 128 pixels a side, 4 of 512 pixels."""
+    return max(1, min(64, 64 * 128**2 // teacher.image_size**2))
+
+
 def score(
     nets: Networks,
     name: str,  # what to call the row
@@ -102,7 +107,7 @@ def score(
         model,
         held["caption"],
         held["cond"],
-        batch=64,
+        batch=at_a_time(model.teacher),
         steps=steps,
         sampler=sampler,
         seed=seed,
@@ -138,8 +143,9 @@ def spread(
     k = min(k, max(1, len(held["caption"]) // 4))
     cond = held["cond"][-k:].repeat_interleave(n, 0)
     captions = [c for c in held["caption"][-k:] for _ in range(n)]
+    batch = at_a_time(model.teacher)
     images = draw_images(
-        model, captions, cond, batch=64, steps=steps, sampler=sampler, any_steps=True
+        model, captions, cond, batch=batch, steps=steps, sampler=sampler, any_steps=True
     )
     return diversity(nets.texture, images.reshape(k, n, *images.shape[1:]))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ..evaluation.compare import comparison, held_out, score, spread
 from ..evaluation.distances import Networks
 from ..evaluation.standard import standard_columns
 from .jobs import Job, train
-from ..sampler import draw_images
+from ..sampler import draw_images, pick_sampler
 from ..student import Student
 from ..teacher import Teacher
 from ..training.validation import logged_minutes
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['STEPS', 'MANY', 'questions', 'evaluate_job', 'commit', 'stages_of', 'minutes_of', 'read_result', 'run_job', 'gallery']
+__all__ = ['STEPS', 'MANY', 'questions', 'evaluate_job', 'commit', 'stages_of', 'minutes_of', 'read_result', 'write_result',
+           'run_job', 'gallery']
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #b58d5494
 STEPS = (1, 2, 4, 8, 16)
@@ -39,17 +41,27 @@ def questions(job: Job, steps: tuple[int, ...] = STEPS) -> list[tuple[str, int]]
     """(sampler, number of steps) of everything that is measured of a model."""
     if job.finetuned or job.any_step:
         steps = (*steps, MANY) if steps == STEPS else steps
-    samplers = ("ddim", "unipc") if job.finetuned else ("auto",)
+    # "auto" is re-noising for most methods; DDIM may suit them too
+    samplers = ("auto",) if job.any_step else ("auto", "ddim")
+    samplers = ("ddim", "unipc") if job.finetuned else samplers
     # one step of any solver is DDIM's
-    return [(m, k) for m in samplers for k in steps if k > 1 or m in ("ddim", "auto")]
+    return [(m, k) for m in samplers for k in steps if k > 1 or m == samplers[0]]
 
 
 def evaluate_job(
-    job: Job, student: Student, nets: Networks, held: dict, steps: tuple[int, ...] = STEPS
+    job: Job,
+    student: Student,
+    nets: Networks,
+    held: dict,
+    steps: tuple[int, ...] = STEPS,
+    known: Sequence[dict] = (),  # rows that were measured before
 ) -> list[dict]:
-    """Rows of `compare.score` with the number of their pictures."""
-    rows = []
+    """Rows of `compare.score` with the number of their pictures; `known` ones stay."""
+    rows = list(known)
     for sampler, k in questions(job, steps):
+        name = pick_sampler(student, k, sampler).name
+        if any((row["sampler"], row["steps"]) == (name, k) for row in rows):
+            continue
         row, images = score(nets, job.method, student, held, k, sampler)
         rows.append(row | dict(n=len(images)))
         if k == 4:
@@ -104,6 +116,20 @@ def read_result(job: Job, file: Path, runs: Path, n: int) -> dict:
     return result
 
 
+def _unanswered(job: Job, result: dict, steps: tuple[int, ...]) -> list[tuple[str, int]]:
+    """What was not measured, because the file was made before it was asked."""
+    known = {(row["sampler"], row["steps"]) for row in result["rows"]}
+    return [(m, k) for m, k in questions(job, steps) if m != "auto" and (m, k) not in known]
+
+
+def write_result(file: Path, result: dict) -> dict:
+    """Write what a job found, whole or not at all; returns it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".part").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    file.with_suffix(".part").replace(file)
+    return result
+
+
 def run_job(
     job: Job,
     teacher: Teacher,
@@ -116,10 +142,16 @@ def run_job(
     progress: bool = True,
     **settings: Any,  # of TrainConfig
 ) -> dict:
-    """Train and evaluate, or read what was found before."""
+    """Train and evaluate, or read what was found before and measure what it lacks."""
     file, folder = Path(results) / f"{job.name}.json", Path(runs) / job.name
     if file.exists():
-        return read_result(job, file, Path(runs), len(held["caption"]))
+        result = read_result(job, file, Path(runs), len(held["caption"]))
+        model = folder / f"stage_{len(job.stages)}" / ABOUT
+        if not _unanswered(job, result, steps) or not model.exists():
+            return result
+        student = train(job, teacher, folder, cache, progress, **settings)  # it opens it
+        rows = evaluate_job(job, student, nets, held, steps, result["rows"])
+        return write_result(file, result | dict(rows=rows))
     student = train(job, teacher, folder, cache, progress, **settings)
     result = dict(
         job=asdict(job),
@@ -130,10 +162,7 @@ def run_job(
         device="cpu" if teacher.device.type == "cpu" else torch.cuda.get_device_name(),
         commit=commit(),
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".part").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    file.with_suffix(".part").replace(file)
-    return result
+    return write_result(file, result)
 
 # %% ../../nbs/library/experiments/evaluation.ipynb #4afcf444
 def gallery(

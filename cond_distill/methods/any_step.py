@@ -104,6 +104,14 @@ KERNELS = dict(
 SHORTEST = 25  # Δt, timesteps, of kernels whose Δt is a share of the look-ahead
 
 
+def _rounded(number: float, generator: torch.Generator) -> int:
+    """A whole number that is `number` on average; nothing is drawn where it is whole itself."""
+    whole = int(number)
+    if number == whole:
+        return whole
+    return whole + int(torch.rand((), generator=generator) < number - whole)
+
+
 def sample_any_step(
     schedule: Schedule,
     x: torch.Tensor,  # latents [B, ...]
@@ -133,7 +141,8 @@ def sample_any_step(
     else:
         ahead = (grown * (t + 1) * length).ceil()
         step = torch.minimum((hop * ahead).round().clamp(min=shortest), ahead).long()
-    ahead = torch.where(order < n * (plain_fraction if grown else 1.0), torch.zeros(()), ahead)
+    plain = _rounded(n * plain_fraction, generator) if grown else n
+    ahead = torch.where(order < plain, torch.zeros(()), ahead)
     s = torch.where(ahead > 0, t - step, t - 1).clamp(min=0)
     t, s, eps, ahead = (a.to(x.device) for a in (t, s, eps, ahead))
     return NoiseSample(t, s, eps, progress, look_ahead=ahead)
