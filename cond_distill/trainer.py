@@ -31,7 +31,7 @@ from .methods.base import Method
 from .methods.catalogue import METHODS
 from .teacher import Teacher
 from .training.distributed import full_state, with_launcher_settings, without_engines
-from .training.resume import check_room, load_run, run_lock, save_run
+from .training.resume import check_room, load_run, run_lock, save_run, what_is_saved
 from .training.state import Run, TrainState, new_run
 from cond_distill.training.validation import (
     EvalFn,
@@ -46,8 +46,8 @@ from .utils import append_row, catch_interrupt
 
 # %% auto #0
 __all__ = ['row_part', 'micro_batches', 'backward', 'as_numbers', 'train_step', 'update', 'note_distance', 'check_alive',
-           'check_converged', 'check_words', 'open_source', 'open_teacher', 'begin', 'observe', 'train_steps',
-           'with_progress_bar', 'distill', 'distill_to_end']
+           'is_failing', 'check_converged', 'check_words', 'open_source', 'open_teacher', 'begin', 'observe',
+           'train_steps', 'with_progress_bar', 'distill', 'distill_to_end']
 
 # %% ../nbs/course/09_trainer.ipynb #1d6dd671
 #| code-fold: true
@@ -151,9 +151,14 @@ def check_alive(run: Run):
         )
 
 
+def is_failing(state: TrainState) -> bool:
+    """Have more than two steps in a row had no finite loss? Then older checkpoints are better."""
+    return state.skipped > 2
+
+
 def check_converged(state: TrainState, lr: float):
     """Refuse to finish a run whose answers are far worse than at its beginning, or no numbers."""
-    if state.skipped > 2:
+    if is_failing(state):
         raise FloatingPointError(
             f"the last {state.skipped} steps had no finite loss. No adaptor was written; go on "
             f"from the last checkpoint with a lower lr (now {lr:g}), or look for broken data"
@@ -253,9 +258,10 @@ def train_steps(
             if run.engine.count == 1:  # of several processes the others do not know of it
                 save_run(run)
             raise
-        if state.step % cfg.save_every == 0:
+        if state.step % cfg.save_every == 0 and not is_failing(state):
             save_run(run)
-    save_run(run)
+    if state.step < cfg.steps or not is_failing(state):
+        save_run(run)
 
 # %% ../nbs/course/09_trainer.ipynb #25087356
 #| code-fold: true
@@ -304,8 +310,7 @@ def _records(run: Run, progress: bool, eval_fn: EvalFn | None) -> Iterator[Recor
             yield from with_progress_bar(run, records, progress)
         if state.step < cfg.steps:
             raise KeyboardInterrupt(
-                f"stopped at step {state.step} of {cfg.steps}, saved in {cfg.out}; the same call "
-                "or command goes on from there"
+                f"stopped at step {state.step} of {cfg.steps}, {what_is_saved(run)}"
             )
         check_converged(state, cfg.lr)
         finish(run, eval_fn)

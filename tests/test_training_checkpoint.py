@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from training import Bench, files, rows, same, saved
 
-from cond_distill import cli
+from cond_distill import cli, trainer
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.student import Student
 from cond_distill.trainer import check_converged, distill, note_distance
@@ -28,7 +28,7 @@ from cond_distill.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from cond_distill.training.state import new_run
+from cond_distill.training.state import TrainState, new_run
 
 pytestmark = pytest.mark.slow
 
@@ -243,6 +243,52 @@ def test_check_converged(bench, last, fine):
     else:
         with pytest.raises(FloatingPointError, match="the loss exploded"):
             check_converged(state, 1e-3)
+
+
+def lose_losses(monkeypatch, steps):
+    """These steps, counted from 0, have a loss that is no number."""
+    real = trainer.backward
+
+    def backward(run, batch, noise):
+        parts = real(run, batch, noise)
+        return parts | dict(loss=parts["loss"] * (float("nan") if run.state.step in steps else 1))
+
+    monkeypatch.setattr(trainer, "backward", backward)
+
+
+def test_a_skipped_step_costs_no_checkpoint(bench, monkeypatch):
+    cfg = bench.config("one skipped", save_every=4)
+    lose_losses(monkeypatch, [3])
+    bench.train(cfg)
+    assert [path.stem for path in files(cfg)] == ["step_00000008", "step_00000004"]
+
+
+@pytest.mark.parametrize(
+    "finite, message",
+    [(True, "step 5 of 8, saved in"), (False, "step 5 of 8, and nothing is saved")],
+)
+def test_signal_while_steps_are_skipped(bench, monkeypatch, finite, message):
+    """What the message says of the run is true."""
+    cfg = bench.config(f"all skipped {finite}", save_every=100)
+    lose_losses(monkeypatch, range(8))
+    monkeypatch.setattr(TrainState, "is_finite", lambda self: finite)
+    with pytest.raises(KeyboardInterrupt, match=message):
+        for record in distill(cfg, bench.teacher, progress=False):
+            if record.step == 5:
+                signal.raise_signal(signal.SIGINT)
+    assert [path.stem for path in files(cfg)] == ["step_00000005"] * finite
+    assert not finite or saved(cfg)["skipped"] == 5
+
+
+def test_a_run_that_fails_at_its_end_goes_on_with_another_rate(bench, monkeypatch):
+    """The same command is refused again; nothing was saved that had no way on."""
+    cfg = bench.config("fails at its end")
+    lose_losses(monkeypatch, [5, 6, 7])
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="the last 3 steps had no finite loss"):
+            bench.train(cfg)
+    monkeypatch.undo()
+    assert [r.step for r in bench.train(replace(cfg, lr=1e-3))] == [7, 8]
 
 
 def test_sigterm(bench):

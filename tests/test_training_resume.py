@@ -185,6 +185,23 @@ def test_extended(bench):
             bench.train(replace(longer, **changes))
 
 
+@pytest.mark.parametrize("method", ["codi", "any_step"])
+def test_extended_run_keeps_what_its_method_had_reached(bench, method):
+    """A finished run that is made longer is not without consistency at first, nor if stopped."""
+    cfg = bench.config(f"longer {method}", method=method, ramp_start=0.6, ramp_end=0.8)
+    bench.train(cfg)
+    path = files(cfg)[0]
+    state = read_checkpoint(path)
+    assert state.pop("progress") == 1.0
+    write_checkpoint(path.parent, 8, state)  # as an earlier version wrote it
+    longer = replace(cfg, steps=16)
+    bench.stop(longer, 9)
+    records = bench.train(longer)
+    assert len(records) == 7 and saved(longer)["progress"] == 1.0
+    drawn = [r for r in rows(longer) if int(r["step"]) > 8]
+    assert len(drawn) == 8 and all(float(r["w_c"]) > 0 for r in drawn)
+
+
 def test_goes_on_from_an_adaptor(bench):
     """`init_from` begins a new run with what a finished one has learnt."""
     cfg = bench.config("finished")

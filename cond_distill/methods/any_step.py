@@ -301,7 +301,7 @@ class AnyStep(Method):
             schedule,
             x,
             generator,
-            step / cfg.steps,
+            self.progress(step),
             kernel=cfg.kernel,
             delta=cfg.delta,
             plain_fraction=cfg.plain_fraction,
@@ -331,7 +331,7 @@ class AnyStep(Method):
     def step_forwards(self, step: int) -> float:
         """1, and `target_calls` for the share of the samples that look ahead."""
         cfg = self.cfg
-        if not ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end):
+        if not ramp(self.progress(step), cfg.ramp_start, cfg.ramp_end):
             return 1
         return 1 + target_calls(KERNELS[cfg.kernel], cfg.z_s) * (1 - cfg.plain_fraction)
 

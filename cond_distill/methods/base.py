@@ -46,6 +46,7 @@ class Method:
     sampling_steps: tuple[int, ...] | None = (1, 2, 4, 8)  # they are made for; None: any number
     whole_batch: bool = False  # its loss cannot be computed in pieces of a batch
     shardable: bool = True  # it works where each process holds a piece of the student
+    reached: float = 0.0  # progress of a run that goes on, when it was stopped
 
     def __init__(self, cfg: TrainConfig):
         self.cfg = cfg
@@ -76,6 +77,10 @@ class Method:
         """The adaptor with the further inputs that this method's student takes."""
         return adaptor
 
+    def progress(self, step: int) -> float:
+        """Share of the training done, 0 … 1; never less than was reached before it was extended."""
+        return max(self.reached, step / self.cfg.steps)
+
     def begin_step(self, step: int, average: Student):
         """Called before each step with the average that is sampled from."""
 
@@ -94,7 +99,7 @@ class Method:
             generator,
             progressive_stage(cfg, step)[1],
             cfg.per_sample,
-            step / cfg.steps,
+            self.progress(step),
             cfg.timesteps,
             self.timestep_power(step),
         )

@@ -101,7 +101,7 @@ class CoDi(Method):
 
     def timestep_power(self, step: int) -> float:
         cfg = self.cfg
-        return cfg.timestep_power * (1 - ramp(step / cfg.steps, cfg.ramp_start, cfg.ramp_end))
+        return cfg.timestep_power * (1 - ramp(self.progress(step), cfg.ramp_start, cfg.ramp_end))
 
     def loss(
         self, student: Student, target: Student, batch: dict, noise: NoiseSample
@@ -127,7 +127,7 @@ class CoDi(Method):
     def looks_ahead(self, step: int) -> bool:
         """Whether the consistency term counts in a step."""
         cfg = self.cfg
-        return cfg.max_look_ahead > 0 and step / cfg.steps > cfg.ramp_start
+        return cfg.max_look_ahead > 0 and self.progress(step) > cfg.ramp_start
 
     def step_forwards(self, step: int) -> int:
         return 1 + self.looks_ahead(step) * calls_ahead(self.cfg.z_s)

@@ -23,8 +23,8 @@ from .state import Run, learning_rate
 from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
-__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'write_state', 'OtherRun',
-           'check_same_settings', 'check_same_run', 'of_student', 'upgraded_average', 'upgraded', 'restore',
+__all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'write_state', 'what_is_saved',
+           'OtherRun', 'check_same_settings', 'check_same_run', 'of_student', 'upgraded_average', 'upgraded', 'restore',
            'try_restore', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
@@ -74,17 +74,17 @@ def forget_logs(run: Run):
             log.unlink(missing_ok=True)
 
 # %% ../../nbs/library/training/resume.ipynb #02da5b0d
-COUNTERS = ("step", "nfe", "first_distance", "last_distance", "best")
+COUNTERS = ("step", "nfe", "skipped", "first_distance", "last_distance", "best")
 
 
 def save_run(run: Run):
-    """Write a checkpoint, from every process; nothing while steps are skipped.
+    """Write a checkpoint, from every process; nothing if a weight is NaN or infinite.
 
     It is there for all of them when the call returns.
     """
     state = run.state
     engine = run.engine
-    if state.skipped or not all(engine.gather(int(state.is_finite()))):
+    if not all(engine.gather(int(state.is_finite()))):
         return
     parts = dict(
         student=state.student,
@@ -106,7 +106,21 @@ def write_state(run: Run, whole: dict):
     about = dict(config=asdict(run.cfg), teacher=run.teacher.fingerprint(), data=run.data)
     counters = {name: getattr(state, name) for name in COUNTERS}
     folder = Path(run.cfg.out) / "checkpoints"
-    write_checkpoint(folder, state.step, whole | counters | about, run.cfg.keep)
+    progress = dict(progress=run.method.progress(state.step))
+    write_checkpoint(folder, state.step, whole | counters | progress | about, run.cfg.keep)
+
+
+def what_is_saved(run: Run) -> str:
+    """Which step of a run that was stopped is in its folder, for a message."""
+    newest = checkpoints(Path(run.cfg.out) / "checkpoints")[:1]
+    if not newest:
+        why = "its weights are not all finite"
+        return f"and nothing is saved ({why}); the same call or command begins anew"
+    step = int(newest[0].stem.removeprefix("step_"))
+    goes_on = f"saved in {run.cfg.out}; the same call or command goes on from there"
+    if step == run.state.step:
+        return goes_on
+    return f"whose weights are not all finite; step {step} is {goes_on}"
 
 # %% ../../nbs/library/training/resume.ipynb #dc402bc8
 RESUME_OVERRIDES = {
@@ -230,7 +244,10 @@ def restore(run: Run, saved: dict):
         raise ValueError("it holds weights that are NaN or infinite")
     before = renamed(saved["config"])
     cfg = run.cfg
+    # earlier versions kept no progress
+    run.method.reached = saved.get("progress", state.step / before["steps"])
     if (before["lr"], before["steps"]) != (cfg.lr, cfg.steps):
+        state.skipped = 0  # another rate is another attempt
         scheduler = state.scheduler
         scheduler.base_lrs = [cfg.lr] * len(scheduler.base_lrs)
         rate = cfg.lr * learning_rate(cfg, scheduler.last_epoch)
