@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from .data.conditions import resize
-from .data.decode import open_image
-from .data.tasks import Task, examples, find_task
+from .data.conditions import enlarged, resize
+from .data.decode import check_grey, open_image
+from .data.tasks import Task, examples, find_task, no_mask
 from .figures import save_figure, sheet
 from .opening import open_adaptor
 from .options import SampleConfig
@@ -42,11 +42,7 @@ def read_picture(path: str, grey: bool = False) -> torch.Tensor:  # [3 or 1, H, 
     if not grey:
         return picture
     with Image.open(path) as file:
-        mode = file.mode
-    if mode not in ("L", "I;16", "I", "1"):
-        raise ValueError(
-            f"{path} is a {mode} picture; a depth map or mask is grey-scale: image.convert('L')"
-        )
+        check_grey(file, path)
     return picture[:1]
 
 
@@ -76,7 +72,7 @@ def _user_condition(cfg: SampleConfig, task: Task, size: int) -> torch.Tensor:
     mask = read_picture(cfg.mask, grey=True) if cfg.mask else None
     free = (cfg.tiled or task.enlarge > 1) and not cfg.fit
     if task.enlarge > 1 and not cfg.fit:
-        picture = resize(picture[None], [s * task.enlarge for s in picture.shape[-2:]])[0]
+        picture = enlarged(picture, task.enlarge)
     if not free:
         picture = fitted(picture, size, cfg.image, cfg.fit)
         mask = None if mask is None else fitted(mask, size, cfg.mask, cfg.fit)
@@ -106,6 +102,8 @@ def read_condition(
         return held["cond"], cfg.caption or held["caption"][0]
     if not (task.captions or cfg.caption):
         raise ValueError('editing needs an instruction: --caption "make the sphere green"')
+    if task.name == "inpaint" and not cfg.mask:
+        raise no_mask("--mask FILE")
     return _user_condition(cfg, task, size), cfg.caption
 
 # %% ../nbs/library/drawing.ipynb #577a8b14

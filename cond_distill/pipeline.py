@@ -106,15 +106,13 @@ class CoDiPipeline(PipelineOfParts):
 
     def _inputs(
         self,
-        task: Task,
         prompt: Prompt,
         negative: Prompt,
-        image: ImageInput | None,
-        mask: ImageInput | None,
+        cond: torch.Tensor,  # [B, K, H, W]
         n: int,  # pictures of each
     ) -> tuple[list[str], list[str], torch.Tensor]:
         """Prompts, negative prompts and conditions, one of each a picture."""
-        prompts, cond = match_prompts(prompt, read_conditions(task, image, mask), n)
+        prompts, cond = match_prompts(prompt, cond, n)
         negatives = match_negatives(negative, len(prompts), n, self._embeds_guidance)
         return prompts, negatives, cond
 
@@ -207,16 +205,16 @@ class CoDiPipeline(PipelineOfParts):
         check_guidance(guidance_scale, self.max_guidance, self._embeds_guidance)
         check_range(conditioning_scale=conditioning_scale, num_images_per_prompt=n)
         task = find_task(StudentInfo.of(self.adaptor.about).task)
-        prompts, negatives, cond = self._inputs(task, prompt, negative_prompt, image, mask_image, n)
+        student = self.adaptor.student(_teacher_at(self.teacher, height, width), conditioning_scale)
+        cond = read_conditions(task, image, mask_image, student.teacher.size)
+        prompts, negatives, cond = self._inputs(prompt, negative_prompt, cond, n)
         after = self._after_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
         with self._one_call():
-            teacher = _teacher_at(self.teacher, height, width)
-            shape = (len(prompts), *teacher.latent_shape)
+            shape = (len(prompts), *student.teacher.latent_shape)
             z = start_noise(shape, self._execution_device, latents, generator)
-            student = self.adaptor.student(teacher, conditioning_scale)
             predict = self._predictor(student, scheduler, cond, prompts, negatives, guidance_scale)
             z = self._denoise(predict, z, scheduler, generator, after)
-            images = _pictures(teacher, z, cond, task, output_type)
+            images = _pictures(student.teacher, z, cond, task, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Sized
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
-from .data.decode import read_pil
+from .data.conditions import enlarged
+from .data.decode import check_grey, read_pil
+from .data.tasks import Task, find_task, no_mask
 from .ranges import check_range
 from .student import Student
 from .student_file import StudentInfo
-
-if TYPE_CHECKING:
-    from cond_distill.data.tasks import Task
 
 # %% auto #0
 __all__ = ['ImageInput', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions',
@@ -41,6 +40,12 @@ def common_size(names: tuple[str, str], a: Sized, b: Sized) -> int:
 ImageInput = Image | list[Image] | torch.Tensor  # a tensor is a condition, [B, K, H, W] in [0, 1]
 
 
+def _names(name: str, pictures: list) -> list[str]:
+    """What errors call each picture of a list: by its number, if there are several."""
+    n = len(pictures)
+    return [name] if n == 1 else [f"{name} {k} of {n}" for k in range(1, n + 1)]
+
+
 def _check_picture(name: str, picture: Image, grey: bool):
     """Refuse what is not a PIL image, and colours where there can be none."""
     if not hasattr(picture, "convert"):
@@ -48,30 +53,54 @@ def _check_picture(name: str, picture: Image, grey: bool):
             f"{name} is a {type(picture).__name__}; expected a PIL image or a list of "
             f"them{', or a tensor [B, K, H, W] in [0, 1]' if name == 'image' else ''}"
         )
-    if grey and picture.mode not in ("L", "1", "I", "I;16", "F"):
-        raise ValueError(
-            f"{name} is a {picture.mode} picture; expected a grey-scale one: image.convert('L')"
-        )
+    if grey:
+        check_grey(picture, name)
 
 
 def _check_pictures(images: list, masks: list, task: Task):
     """Refuse an empty list, and pictures and masks that do not fit the task."""
     if not images:
         raise ValueError("image is an empty list; expected one picture or more")
-    for image in images:
-        _check_picture("image", image, grey=task.name == "depth")
-    for mask in masks:
+    for name, image in zip(_names("image", images), images):
+        _check_picture(name, image, grey=task.name == "depth")
+    for name, mask in zip(_names("mask_image", masks), masks):
         if mask is not None:
-            _check_picture("mask_image", mask, grey=True)
+            _check_picture(name, mask, grey=True)
+        elif task.name == "inpaint":
+            raise no_mask("mask_image=…")
 
 # %% ../nbs/library/pipeline_inputs.ipynb #f8b73152
-def _check_sizes(image: torch.Tensor, mask: torch.Tensor | None):
+def _check_mask_size(name: str, mask: torch.Tensor | None, size: tuple[int, int]):
     """Refuse a mask of another size than its picture's."""
-    if mask is not None and mask.shape[-2:] != image.shape[-2:]:
+    if mask is not None and mask.shape[-2:] != size:
         raise ValueError(
-            f"mask_image is {mask.shape[-1]} × {mask.shape[-2]} pixels and its image "
-            f"{image.shape[-1]} × {image.shape[-2]}; a mask has the size of its picture"
+            f"{name} is {mask.shape[-1]} × {mask.shape[-2]} pixels and its image "
+            f"{size[1]} × {size[0]}; a mask has the size of its picture"
         )
+
+
+def _at_size(
+    task: Task,
+    picture: torch.Tensor,  # [3, H, W]
+    size: tuple[int, int],  # height and width of the condition
+    name: str,
+) -> torch.Tensor:  # [3, *size]
+    """A picture of that size; for super-resolution, a small one is enlarged to it."""
+    picture = _enlarged(task, picture, size)
+    height, width = picture.shape[-2:]
+    if (height, width) == size:
+        return picture
+    small = [s // task.enlarge for s in size]
+    other = f", or {small[1]} × {small[0]}, which is enlarged (bicubic)" if task.enlarge > 1 else ""
+    raise ValueError(
+        f"{name} is {width} × {height} pixels; expected {size[1]} × {size[0]}{other}: resize it"
+    )
+
+
+def _enlarged(task: Task, picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The picture; of super-resolution, one of exactly the small size is enlarged."""
+    fits = tuple(s * task.enlarge for s in picture.shape[-2:]) == size
+    return enlarged(picture, task.enlarge) if fits and task.enlarge > 1 else picture
 
 
 def _as_list(value: object) -> list:
@@ -79,15 +108,21 @@ def _as_list(value: object) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _read_all(pictures: list, n: int) -> list:  # of tensors [3, H, W] in [0, 1], or None
+def _repeated(pictures: list, n: int) -> list:
     """n pictures: those of the list, or its only one n times."""
-    return [None if p is None else read_pil(p) for p in pictures] * (n // len(pictures))
+    return pictures * (n // len(pictures))
 
 # %% ../nbs/library/pipeline_inputs.ipynb #52829b98
 def read_conditions(
-    task: Task, image: ImageInput | None, mask_image: ImageInput | None = None
+    task: Task,
+    image: ImageInput | None,
+    mask_image: ImageInput | None = None,
+    size: tuple[int, int] | None = None,  # height and width of the model; None: of the first
 ) -> torch.Tensor:  # [B, K, H, W] in [0, 1]
-    """The conditions of one call: pictures, one or several, or a tensor that holds them already."""
+    """The conditions of one call: pictures, one or several, or a tensor that holds them already.
+
+    For super-resolution, pictures of exactly the small size are enlarged as training does.
+    """
     if image is None:
         raise ValueError("image is missing: the picture that is to be followed")
     if mask_image is not None and (task.name != "inpaint" or torch.is_tensor(image)):
@@ -96,16 +131,21 @@ def read_conditions(
             f"{type(image).__name__} and a model for {task.name}"
         )
     if torch.is_tensor(image):
-        return (image if image.ndim == 4 else image[None]).float()
+        cond = (image if image.ndim == 4 else image[None]).float()
+        return _enlarged(task, cond, size) if size and cond.ndim == 4 else cond
     images, masks = _as_list(image), _as_list(mask_image)
     _check_pictures(images, masks, task)
     n = common_size(("images", "masks"), images, masks)
-    pairs = list(zip(_read_all(images, n), _read_all(masks, n)))
-    for pair in pairs:
-        _check_sizes(*pair)
+    names, read = _names("image", images), [read_pil(picture) for picture in images]
+    size = size or (read[0].shape[-2], read[0].shape[-1])
+    read = [_at_size(task, picture, size, name) for name, picture in zip(names, read)]
+    holes = [None if mask is None else read_pil(mask)[:1] for mask in masks]
+    for name, mask in zip(_names("mask_image", masks), holes):
+        _check_mask_size(name, mask, size)
     if not task.of_user:
-        return torch.stack([image for image, _ in pairs])
-    return torch.stack([task.of_user(im, None if m is None else m[:1]) for im, m in pairs])
+        return torch.stack(_repeated(read, n))
+    pairs = zip(_repeated(read, n), _repeated(holes, n))
+    return torch.stack([task.of_user(picture, mask) for picture, mask in pairs])
 
 # %% ../nbs/library/pipeline_inputs.ipynb #cee4bf04
 Prompt = str | list[str] | None
@@ -163,8 +203,6 @@ def max_guidance(
         return info.config.get("guidance", MAX_GUIDANCE)
     if not reads_text:
         return 1.0
-    from cond_distill.data.tasks import find_task
-
     captions = not info.task or find_task(info.task).captions  # a fresh student has no task yet
     return MAX_GUIDANCE if captions else 1.0
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['grey', 'edges', 'resize', 'small_again', 'random_blur', 'add_grain', 'through_jpeg', 'degrade', 'underexpose',
-           'random_mask', 'with_hole', 'composite']
+__all__ = ['grey', 'edges', 'resize', 'enlarged', 'small_again', 'random_blur', 'add_grain', 'through_jpeg', 'degrade',
+           'underexpose', 'random_mask', 'with_hole', 'composite']
 
 # %% ../../nbs/library/data/conditions.ipynb #5d2a62b2
 def grey(picture: torch.Tensor) -> torch.Tensor:  # [..., 3, H, W] → [..., 1, H, W]
@@ -41,6 +41,16 @@ def resize(
     if mode == "area":
         return F.interpolate(x, size, mode="area")
     return F.interpolate(x, size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+
+
+def enlarged(
+    picture: torch.Tensor,  # [..., C, H, W] in [0, 1]
+    factor: int,
+) -> torch.Tensor:  # [..., C, factor · H, factor · W]
+    """A small picture at the size of the answer: the condition of super-resolution."""
+    x = picture if picture.ndim == 4 else picture[None]
+    out = resize(x, [s * factor for s in x.shape[-2:]])
+    return out if picture.ndim == 4 else out[0]
 
 
 def small_again(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['MAX_PIXELS', 'MAX_WHOLE', 'PICTURES', 'FORMATS', 'PictureFile', 'ORIENTATION', 'readable', 'open_upright', 'bits',
-           'read_pil', 'open_image']
+__all__ = ['MAX_PIXELS', 'MAX_WHOLE', 'PICTURES', 'FORMATS', 'PictureFile', 'GREY_MODES', 'ORIENTATION', 'readable',
+           'open_upright', 'check_grey', 'bits', 'read_pil', 'open_image']
 
 # %% ../../nbs/library/data/decode.ipynb #15a66c2f
 # More are refused before they are decoded: a few hundred bytes can claim to be gigabytes.
@@ -83,6 +83,18 @@ def _to_srgb(image: Image, profile: bytes | None) -> Image:
         return ImageCms.profileToProfile(image, embedded, screen, outputMode="RGB") or image
     except Exception:  # damaged, or of another colour model than the picture
         return image.convert("RGB")
+
+
+GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "F")  # of Pillow, one channel of brightness
+
+
+def check_grey(image: Image, name: str) -> None:
+    """Refuse a picture with colours where there can be none: as a depth map or a mask."""
+    if image.mode not in GREY_MODES:
+        raise ValueError(
+            f"{name} is a {image.mode} picture; a depth map or mask is grey-scale: "
+            "image.convert('L')"
+        )
 
 
 def bits(image: Image) -> int:

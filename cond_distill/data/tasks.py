@@ -39,7 +39,8 @@ from .scenes import Scenes
 from ..extensions import find
 
 # %% auto #0
-__all__ = ['TASKS', 'PAIRS', 'MAP', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'TaskError', 'Task', 'find_task', 'better', 'examples']
+__all__ = ['TASKS', 'PAIRS', 'MAP', 'OWN_PICTURES', 'SMALL_IS_GOOD', 'TaskError', 'Task', 'no_mask', 'find_task', 'better',
+           'examples']
 
 # %% ../../nbs/library/data/tasks.ipynb #51c06326
 def _as_drawn(images: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
@@ -158,12 +159,16 @@ _DAMAGED = (
 )
 
 # %% ../../nbs/library/data/tasks.ipynb #891a6651
+def no_mask(how: str) -> ValueError:
+    """The error of inpainting without a mask; `how` says how the caller takes one."""
+    return ValueError(
+        f"inpainting needs a mask as well, white where the picture is to be filled: {how}"
+    )
+
+
 def _hole_of_user(picture: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     if mask is None:
-        raise ValueError(
-            "inpainting needs a mask as well, white where the picture is to be filled: mask=… "
-            "(--mask FILE)"
-        )
+        raise no_mask("a tensor [1, H, W]")
     return with_hole(picture, (mask > 0.5).float())
 
 
