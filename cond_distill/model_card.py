@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .config import renamed
-from .data.tasks import find_task
+from .data.tasks import Task, find_task
 from .student_file import StudentInfo
 from .utils import table
 
 # %% auto #0
-__all__ = ['measured_table', 'training_words', 'example_steps', 'model_card', 'upload_folder']
+__all__ = ['measured_table', 'training_words', 'example_steps', 'picture_words', 'example', 'model_card', 'upload_folder']
 
 # %% ../nbs/library/model_card.ipynb #0affa95f
 def measured_table(
@@ -39,6 +39,57 @@ def training_words(config: Mapping[str, Any]) -> str:
     settings = renamed(dict(config))
     return ", ".join(f"{k} {settings[k]}" for k in _SHOWN if k in settings) or "not recorded"
 
+# %% ../nbs/library/model_card.ipynb #cardexample
+def example_steps(
+    trained_steps: list[int] | None,  # None: any number
+    few: bool,  # the adaptor has samplers for few steps
+) -> int:
+    """The number of steps of the example on a card: the largest trained one but one."""
+    if not trained_steps:
+        return 4 if few else 50
+    return trained_steps[-2] if len(trained_steps) > 1 else trained_steps[0]
+
+
+_PICTURES = {  # what a user gives, where it is not the condition itself, or has a form of its own
+    "depth": "a grey-scale depth map (near = bright)",
+    "edges": "a picture; its edges are computed from it",
+    "inpaint": "the whole picture",
+    "edit": "the picture before the change",
+}
+
+
+def picture_words(task: Task, size: int) -> str:
+    """What a user's picture for this task must be, in a few words."""
+    if task.enlarge > 1:
+        small = size // task.enlarge
+        return f"the small picture, {small} x {small} pixels, or enlarged, {size} x {size}"
+    return f"{_PICTURES.get(task.name, task.about)}, {size} x {size} pixels"
+
+
+def example(name: str, info: StudentInfo, steps: int) -> str:
+    """Code that opens the pipeline and draws a picture, as its task needs it."""
+    task = find_task(info.task)
+    lines = [
+        "from PIL import Image",
+        "from cond_distill import CoDiPipeline",
+        "",
+        f'pipe = CoDiPipeline.from_pretrained("{name}")',
+        f"# {picture_words(task, info.image_size)}",
+        'image = Image.open("picture.png")',
+    ]
+    images, prompt = "image", "" if task.captions else "make the sphere green"
+    if task.name == "inpaint":
+        lines += [
+            "# of the same size, white where the picture is to be filled",
+            'mask = Image.open("mask.png").convert("L")',
+        ]
+        images = "image, mask_image=mask"
+    lines += [
+        f'drawn = pipe("{prompt}", {images}, num_inference_steps={steps}).images[0]',
+        'drawn.save("out.png")',
+    ]
+    return "\n".join(lines)
+
 # %% ../nbs/library/model_card.ipynb #6f3b10bf
 _CARD = """---
 library_name: diffusers
@@ -50,10 +101,7 @@ Draws from {what}. Made by conditional diffusion distillation (CoDi, arXiv 2310.
 cond_distill.
 
 ```python
-from cond_distill import CoDiPipeline
-pipe = CoDiPipeline.from_pretrained("{name}")
-pipe("", image, num_inference_steps={steps}).images[0].save("out.png")       # image: PIL, \
-{size} x {size} pixels
+{example}
 ```
 
 `DiffusionPipeline.from_pretrained` of diffusers opens it as well, after `import \
@@ -65,16 +113,6 @@ cond_distill.pipeline`.
 
 {measured}
 """
-
-
-def example_steps(
-    trained_steps: list[int] | None,  # None: any number
-    few: bool,  # the adaptor has samplers for few steps
-) -> int:
-    """The number of steps of the example on a card: the largest trained one but one."""
-    if not trained_steps:
-        return 4 if few else 50
-    return trained_steps[-2] if len(trained_steps) > 1 else trained_steps[0]
 
 
 def model_card(
@@ -89,8 +127,7 @@ def model_card(
     return _CARD.format(
         name=name,
         what=find_task(info.task).about,
-        steps=example_steps(trained_steps, bool(info.samplers)),
-        size=info.image_size,
+        example=example(name, info, example_steps(trained_steps, bool(info.samplers))),
         said=", ".join(map(str, trained_steps or ["any number"])),
         sampler=sampler,
         guidance=f"1 … {guidance:g}",

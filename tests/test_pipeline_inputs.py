@@ -1,5 +1,7 @@
 """What a pipeline and the command take as pictures: the same files, of the same sizes and modes."""
 
+import re
+
 import drawing
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ import torch
 from PIL import Image
 
 from cond_distill.data.decode import GREY_MODES
-from cond_distill.data.tasks import find_task
+from cond_distill.data.tasks import TASKS, find_task
 from cond_distill.drawing import read_condition
+from cond_distill.model_card import model_card
 from cond_distill.options import SampleConfig
+from cond_distill.pipeline import CoDiPipeline
 from cond_distill.pipeline_inputs import read_conditions
 
 
@@ -91,3 +95,21 @@ def test_a_missing_mask_is_called_as_the_door_calls_it(tmp_path):
         read_conditions(inpaint, picture())
     with pytest.raises(ValueError, match="to be filled: --mask FILE$"):
         read_condition(SampleConfig(image=str(tmp_path / "whole.png")), inpaint, 16)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_example_of_a_card_draws(task, tmp_path, monkeypatch):
+    """Its code is run on files as the card describes them, and nothing is refused."""
+    kind = find_task(task)
+    student = drawing.student(drawing.teacher(tmp_path), channels=kind.channels)
+    student.about |= dict(task=task)
+    pipe = CoDiPipeline.from_student(student)
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(CoDiPipeline, "from_pretrained", lambda name: pipe)
+    monkeypatch.chdir(tmp_path)
+    card = model_card("m", student.about, [1, 2], "renoise", 3.0)
+    (side,) = {int(n) for n in re.findall(r"(\d+) x \1 pixels", card)}
+    picture(side, "L" if "grey-scale" in card else "RGB").save("picture.png")
+    Image.new("RGB", (side, side), "white").save("mask.png")
+    exec(card.partition("```python\n")[2].partition("```")[0], {})
+    assert Image.open("out.png").size == (16, 16)
