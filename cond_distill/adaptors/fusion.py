@@ -75,9 +75,9 @@ class FusionAdaptor(Adaptor):
 
     def __init__(self, net: Any, reads: Any, channels: int, image_size: int):
         super().__init__(channels, image_size)
-        # one element and not a scalar: FSDP cuts no scalars
         self.net = net
         self.reads = reads
+        # one element and not a scalar: FSDP cuts no scalars
         self.mu = nn.Parameter(torch.zeros(1))
 
     @classmethod
