@@ -1,6 +1,6 @@
 """Methods of the comparison with several times its budget.
 
-`longer.py CoDi undistilled --times 6` trains and evaluates them; can be stopped, and goes on.
+`longer.py CoDi finetuned --times 6` trains and evaluates them; can be stopped, and goes on.
 
 The budget of `make reproduce` is what two CPU cores do in some minutes. What is left of an order of
 methods when each may train for longer? Batches are four times as large, so six times the budget are

@@ -36,6 +36,7 @@ NAMES = {
         "adaptor": "keep_signal:init_condition_encoder",
         "adaptors.instruction": "READER",
     },
+    "experiments.demo": {"experiments.demo": "UNDISTILLED:FINETUNED"},
     "adaptors": {
         "adaptors.catalogue": "ADAPTORS make_adaptor",
         "adaptors.concat": "ConcatAdaptor as_latent latent_channels",
@@ -54,7 +55,7 @@ NAMES = {
         "options": "DemoConfig SampleConfig EvaluateConfig CheckConfig PlanConfig",
         "drawing": "read_picture fitted read_condition picture_file",
         "opening": "find_adaptor",
-        "experiments.demo": "write_demo UNDISTILLED",
+        "experiments.demo": "write_demo UNDISTILLED:FINETUNED",
         "cli": (
             "said_of_runtime:explain_runtime_error in_plain_letters:plain_letters "
             "PLAIN:ASCII_FORMS FULL:MEMORY_WORDS ABOUT:DESCRIPTION"

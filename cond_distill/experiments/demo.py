@@ -25,7 +25,7 @@ from ..training.fidelity import fidelity_fn
 from ..utils import table
 
 # %% auto #0
-__all__ = ['DEMO_STEPS', 'UNDISTILLED', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
+__all__ = ['DEMO_STEPS', 'FINETUNED', 'train_measured', 'row_name', 'compare_with_plain', 'write_demo', 'demo']
 
 # %% ../../nbs/library/experiments/demo.ipynb #2aca4844
 def train_measured(cfg: TrainConfig) -> Path:
@@ -35,7 +35,7 @@ def train_measured(cfg: TrainConfig) -> Path:
 
 # %% ../../nbs/library/experiments/demo.ipynb #46d73e7c
 DEMO_STEPS = (1, 2, 4, 8, 16)  # with which the new student draws
-UNDISTILLED = (("ddim", 4), ("unipc", 4), ("ddim", 50))  # how the plain adaptor is sampled
+FINETUNED = (("ddim", 4), ("unipc", 4), ("ddim", 50))  # how the finetuned adaptor is sampled
 
 
 def row_name(name: str, sampler: str, steps: int) -> str:
@@ -48,7 +48,7 @@ def compare_with_plain(cfg: DemoConfig, folder: Path) -> tuple[list[dict], dict,
     teacher, nets = Teacher.from_pretrained("shipped", best_device()), load_networks(best_device())
     held = held_out(cfg.n)
     jobs = [("distilled (this run)", folder, "auto", k) for k in DEMO_STEPS]
-    jobs += [("undistilled", find_adaptor("depth_finetuned"), *job) for job in UNDISTILLED]
+    jobs += [("finetuned", find_adaptor("depth_finetuned"), *job) for job in FINETUNED]
     rows, drawn = [floor(nets, teacher, held)], {}
     with progress_bar(cfg.n * sum(steps for *_, steps in jobs), "measuring") as tick:
         for name, where, sampler, steps in jobs:
@@ -66,7 +66,7 @@ def write_demo(
     text, out = table(rows), Path(cfg.out)
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    wanted = [row_name("undistilled", "ddim", k) for k in (4, 50)]
+    wanted = [row_name("finetuned", "ddim", k) for k in (4, 50)]
     wanted += [row_name("distilled (this run)", "ddim", k) for k in (1, 2, 4, 16)]
     save_figure(comparison(held, {k: drawn[k] for k in wanted}), out / "demo.png", 110)
     print(
