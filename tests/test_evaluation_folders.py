@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from cond_distill import cli
+from cond_distill.data.images import Photos
 from cond_distill.data.scenes import Scenes
 from cond_distill.drawing import save_picture
 from cond_distill.evaluation import folders, report
 from cond_distill.evaluation.damage import blur
 from cond_distill.evaluation.texture import load_texture
+from cond_distill.options import EvaluateConfig
 from cond_distill.student import Student
 from cond_distill.teacher import ASSETS, Teacher
 
@@ -83,6 +86,15 @@ def test_adaptors_on_a_folder(places, tmp_path):
     }
 
 
+def changed_adaptor(folder, name, **config):
+    """A shipped adaptor of scenes whose file says another training."""
+    shutil.copytree(ASSETS / name, folder)
+    about = json.loads((folder / "cond_distill.json").read_text("utf-8"))
+    about["config"] |= config
+    (folder / "cond_distill.json").write_text(json.dumps(about), "utf-8")
+    return folder
+
+
 def inverted(images):
     """An estimator: the negative of a grey picture, for the task depth."""
     return 1 - images.mean(1, keepdim=True)
@@ -90,11 +102,8 @@ def inverted(images):
 
 def test_an_adaptor_with_an_estimator_on_a_folder(places, tmp_path, monkeypatch):
     """Its conditions are those of its training: the estimator stands in its file."""
-    folder = tmp_path / "adaptor"
-    shutil.copytree(ASSETS / "depth_distilled", folder)
-    about = json.loads((folder / "cond_distill.json").read_text("utf-8"))
-    about["config"] |= dict(estimator=f"{__name__}:inverted", images="mine")
-    (folder / "cond_distill.json").write_text(json.dumps(about), "utf-8")
+    estimator = dict(estimator=f"{__name__}:inverted", images="mine")
+    folder = changed_adaptor(tmp_path / "adaptor", "depth_distilled", **estimator)
     flags = f"--adaptors {folder} --steps 1 --n 10 --out {tmp_path / 'out'}"
     cli.main(f"evaluate --images {places / 'real'} {flags}".split())
     (row,) = json.loads((tmp_path / "out" / "rows.json").read_text("utf-8"))
@@ -120,6 +129,50 @@ def test_an_adaptor_of_pictures_wants_pictures(tmp_path, capsys):
         cli.main(f"evaluate --adaptors photos_superres_distilled --out {tmp_path}".split())
     printed = capsys.readouterr().err
     assert "was trained on pictures" in printed and "--images FOLDER" in printed
+
+
+def test_an_adaptor_of_pictures_of_the_size_of_scenes_wants_pictures(tmp_path, capsys):
+    folder = changed_adaptor(tmp_path / "mine", "superres_x4_distilled", images="photos")
+    with pytest.raises(SystemExit):
+        cli.main(f"evaluate --adaptors {folder} --out {tmp_path / 'out'}".split())
+    printed = capsys.readouterr().err
+    assert "mine was trained on pictures" in printed and "--images FOLDER" in printed
+
+
+@pytest.fixture(scope="module")
+def differently_cut(tmp_path_factory):
+    """Adaptors whose trainings cut crops differently: (their folders, opened)."""
+    tmp = tmp_path_factory.mktemp("cut")
+    settings = dict(usual={}, plain=dict(flip=False), close=dict(max_crop_scale=1.5))
+    folders = {
+        name: changed_adaptor(tmp / name, "superres_x4_distilled", images="photos", **config)
+        for name, config in settings.items()
+    }
+    teacher = Teacher.from_pretrained("shipped")
+    return folders, {name: Student.load(teacher, folder) for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("order", [("usual", "plain", "close"), ("close", "plain", "usual")])
+def test_examples_are_cut_as_those_of_the_training(places, differently_cut, monkeypatch, order):
+    """Whatever the order of the adaptors, each is measured on examples of its own settings."""
+    folders, students = differently_cut
+    asked = {}
+
+    def add_adaptor(shown, name, student, held, *_):
+        asked[name] = held["image"]
+
+    monkeypatch.setattr(report, "add_adaptor", add_adaptor)
+    monkeypatch.setattr(report, "open_adaptor", lambda name, *_: students[Path(name).name])
+    names = tuple(str(folders[name]) for name in order)
+    cfg = EvaluateConfig(adaptors=names, images=str(places / "real"), n=10, steps=(1,))
+    titles = [made.title for made in report.evaluate_adaptors(cfg, None)]
+    assert titles == ["superres_x4", "superres_x4_2", "superres_x4_3"]
+    for name, cut in dict(
+        usual=dict(), plain=dict(flip=False), close=dict(max_crop_scale=1.5)
+    ).items():
+        want = Photos(places / "real", "superres_x4", 64, "all", 10, **cut).batch(range(10))
+        assert torch.equal(asked[name], want["image"]), name
+    assert not torch.equal(asked["usual"], asked["plain"])
 
 
 def test_a_module_that_a_file_names_is_not_imported(places):

@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['folder_examples', 'task_of_student', 'folder_columns', 'Report', 'shown_places', 'some_examples', 'add_adaptor',
-           'check_scenes', 'scene_report', 'folder_report', 'drawn_report', 'report_sheet', 'main_measure',
-           'write_report', 'say_what_is_missing', 'short_names', 'examples_key', 'evaluate_adaptors', 'evaluate']
+__all__ = ['folder_examples', 'crops_of_student', 'task_of_student', 'folder_columns', 'Report', 'shown_places', 'some_examples',
+           'add_adaptor', 'check_scenes', 'scene_report', 'folder_report', 'drawn_report', 'report_sheet',
+           'main_measure', 'write_report', 'say_what_is_missing', 'short_names', 'examples_key', 'evaluate_adaptors',
+           'evaluate']
 
 # %% ../../nbs/library/evaluation/report.ipynb #dd40210a
 def folder_examples(
@@ -57,6 +58,7 @@ def folder_examples(
     size: int,  # pixels a side of the model
     n: int,  # crops; of few pictures several each
     max_crop_scale: float = 4.0,  # crops have sides between size and this many times it
+    flip: bool = True,  # mirror half of the crops
 ) -> dict:  # as `compare.held_out`: image, cond, caption, task
     """n examples of the pictures in a folder, always the same ones."""
     task = find_task(task) if isinstance(task, str) else task
@@ -67,12 +69,20 @@ def folder_examples(
             "the adaptor was trained without an estimator; give pairs, conditions in input/ and "
             "pictures in target/"
         )
-    data = Photos(folder, "pairs" if pairs else task, size, "all", n, max_crop_scale)
+    kind = "pairs" if pairs else task
+    data = Photos(folder, kind, size, "all", n, max_crop_scale, flip=flip)
     parts = [data.batch(range(k, min(k + 32, n))) for k in range(0, n, 32)]
     held: dict[str, Any] = {k: torch.cat([part[k] for part in parts]) for k in ("image", "cond")}
     if pairs and task.of_user:
         held["cond"] = torch.stack([task.of_user(c, None) for c in held["cond"]])
     return held | dict(caption=[c for part in parts for c in part["caption"]], task=task.name)
+
+
+def crops_of_student(student: Student) -> dict[str, Any]:
+    """How the crops of an adaptor's training were cut, as `folder_examples` takes it."""
+    defaults = dict(max_crop_scale=TrainConfig.max_crop_scale, flip=TrainConfig.flip)
+    config = info_of(student).config
+    return {name: config.get(name, value) for name, value in defaults.items()}
 
 
 def task_of_student(student: Student, images: str = "", fetch: bool = False) -> Task:
@@ -171,13 +181,18 @@ def add_adaptor(
 
 
 def check_scenes(name: str, student: Student):
-    """Refuse an adaptor that draws no scenes of the size that is measured."""
-    size, images = student.teacher.image_size, info_of(student).config.get("images")
-    if size != SCENE_SIZE:
-        why = "was trained on pictures, and draws" if images else "draws pictures of"
+    """Refuse an adaptor that was trained on pictures, or draws no scenes of the measured size."""
+    size = student.teacher.image_size
+    advice = "Measure it on pictures: --images FOLDER"
+    if info_of(student).config.get("images"):
         raise ValueError(
-            f"{name} {why} {size} × {size} pixels; scenes are measured at {SCENE_SIZE} × "
-            f"{SCENE_SIZE}. Measure it on pictures: --images FOLDER"
+            f"{name} was trained on pictures, and without --images rendered scenes are "
+            f"measured. {advice}"
+        )
+    if size != SCENE_SIZE:
+        raise ValueError(
+            f"{name} draws pictures of {size} × {size} pixels; scenes are measured at "
+            f"{SCENE_SIZE} × {SCENE_SIZE}. {advice}"
         )
 
 
@@ -209,13 +224,15 @@ def scene_report(
 def folder_report(
     task: str, students: dict[str, Student], nets: Networks, cfg: EvaluateConfig
 ) -> Report:
-    """Adaptors of one task on the pictures of a folder."""
-    size = next(iter(students.values())).teacher.image_size
-    scale = info_of(next(iter(students.values()))).config.get("max_crop_scale", 4.0)
-    estimated_task = task_of_student(next(iter(students.values())), cfg.images, cfg.fetch)
-    held = folder_examples(cfg.images, estimated_task, size, cfg.n, scale)
-    count = len(list_images(cfg.images))
-    print(f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from {count} pictures")
+    """Adaptors with the same `examples_key` on the pictures of a folder."""
+    first = next(iter(students.values()))
+    size, crops = first.teacher.image_size, crops_of_student(first)
+    estimated_task = task_of_student(first, cfg.images, cfg.fetch)
+    held = folder_examples(cfg.images, estimated_task, size, cfg.n, **crops)
+    line = f"{cfg.images}: {cfg.n} crops of {size} × {size} pixels from "
+    line += f"{len(list_images(cfg.images))} pictures"
+    cut = [f"{k}={v}" for k, v in crops.items() if v != getattr(TrainConfig, k)]
+    print(line + (f", cut as in the training ({', '.join(cut)})" if cut else ""))
     report = Report(task, some_examples(held, shown_places(cfg.n)))
     work = sum(cfg.steps) * len(cfg.samplers) * len(students) * cfg.n
     with progress_bar(work, task) as tick:
@@ -298,14 +315,15 @@ def short_names(names: tuple[str, ...]) -> dict[str, str]:
     return {n: s if last.count(s) == 1 else n for n, s in zip(names, last, strict=True)}
 
 
-def examples_key(student: Student, images: str) -> tuple[str, int, str]:
+def examples_key(student: Student, images: str) -> tuple:
     """Adaptors with the same key are measured on the same examples."""
     info = info_of(student)
-    return info.task, student.teacher.image_size, info.config.get("estimator", "") if images else ""
+    of_pictures = (info.config.get("estimator", ""), *crops_of_student(student).values())
+    return info.task, student.teacher.image_size, *(of_pictures if images else ())
 
 
 def evaluate_adaptors(cfg: EvaluateConfig, nets: Networks) -> list[Report]:
-    """A report for each task of the adaptors."""
+    """A report for each task of the adaptors, and for each way in which their examples are made."""
     students = {  # wrong names fail before the work
         short: open_adaptor(name, cfg.teacher, cfg.fetch)
         for name, short in short_names(cfg.adaptors).items()
