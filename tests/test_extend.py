@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawing
 import nbformat
 import pytest
 import tiny
@@ -15,6 +16,9 @@ import torch
 from diffusers import LDMPipeline, UNet2DModel, VQModel
 
 from cond_distill import cli
+from cond_distill.adaptor import Adaptor
+from cond_distill.adaptors.catalogue import adaptor_classes, make_adaptor
+from cond_distill.adaptors.lora import LoRAAdaptor
 from cond_distill.config import TrainConfig
 from cond_distill.data.tasks import better
 from cond_distill.extensions import find, import_modules
@@ -145,6 +149,19 @@ def test_files_import_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no module 'no_such_module'"):
         import_modules("no_such_module:TASK")
     assert not Path("harm").exists()
+
+
+def test_a_class_named_like_one_of_the_package(tmp_path, monkeypatch):
+    """It neither replaces that one where files are opened, nor is it trained under its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Adaptor, "kinds", dict(Adaptor.kinds))
+    code = "from cond_distill.adaptor import Adaptor\nclass {0}(Adaptor):\n    pass\n"
+    for name in ("LoRAAdaptor", "Backbone"):  # the second stands in earlier files
+        Path(f"own_{name.lower()}.py").write_text(code.format(name))
+        import_modules(f"own_{name.lower()}:{name}")
+        assert adaptor_classes()["LoRAAdaptor"] is Adaptor.kinds["LoRAAdaptor"] is LoRAAdaptor
+        with pytest.raises(ValueError, match=f"{name} is the name of a class of this package"):
+            make_adaptor(f"own_{name.lower()}:{name}", drawing.teacher(tmp_path), 1)
 
 
 def test_plugin_words(tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from .. import _moved
 from ..adaptor import Adaptor, ControlNetAdaptor
-from . import scalar_input  # noqa: F401  its classes join `Adaptor.kinds`
 from .concat import ConcatAdaptor
 from .full import FullFinetune
 from .fusion import FusionAdaptor
 from .lora import LoRAAdaptor
+from .scalar_input import GuidanceEmbedded, LookAheadEmbedded
 from .t2i import T2IAdaptor
 from .transformer import TransformerControlNetAdaptor
 from ..extensions import find
@@ -31,16 +31,29 @@ ADAPTORS = dict(
     full=FullFinetune,
 )
 
+_OTHERS = (TransformerControlNetAdaptor, LookAheadEmbedded, GuidanceEmbedded)
+_BUILT_IN = {kind.__name__: kind for kind in (*ADAPTORS.values(), *_OTHERS)}
+
 
 def make_adaptor(name: str, teacher: Teacher, channels: int, rank: int = 16) -> Adaptor:
     """A fresh adaptor of that name, or "module:class" of your own, for this teacher."""
     kind = find(name, ADAPTORS, "adaptor", Adaptor)
+    own = kind not in _BUILT_IN.values()
+    if own and kind.__name__ in (*_BUILT_IN, *_moved.ADAPTOR_CLASSES):
+        raise ValueError(
+            f"adaptor is {name!r}, and {kind.__name__} is the name of a class of this package; "
+            "files name the class of their adaptor: rename yours"
+        )
     if kind is ControlNetAdaptor and teacher.network_kind == "SD3Transformer2DModel":
         kind = TransformerControlNetAdaptor
     return kind.from_teacher(teacher, channels, rank)
 
 # %% ../../nbs/library/adaptors/catalogue.ipynb #kindscode
 def adaptor_classes() -> dict[str, type[Adaptor]]:
-    """Every class of adaptors, by its name and by those that it had in earlier files."""
+    """Every class of adaptors, by its name and by those that it had in earlier files.
+
+    A class of your own that is named like one of this package does not replace it.
+    """
+    Adaptor.kinds.update(_BUILT_IN)
     kinds = Adaptor.kinds
     return kinds | {old: kinds[new] for old, new in _moved.ADAPTOR_CLASSES.items()}
