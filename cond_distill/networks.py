@@ -67,7 +67,9 @@ def weights_digest(start: str, parts: Sequence[Mapping[str, torch.Tensor]], exac
             if exact or not name.startswith(DECODES)
         }
         for name, p in sorted(named.items()):
-            p = p.detach().flatten().cpu()
-            h.update(f"{name}{len(p)}".encode())
-            h.update((p.view(torch.uint8) if exact else torch.signbit(p[:512])).numpy().tobytes())
+            h.update(f"{name}{p.numel()}".encode())
+            p = p.detach().flatten()
+            # only what counts comes from a GPU
+            read = p.cpu().view(torch.uint8) if exact else torch.signbit(p[:512]).cpu()
+            h.update(read.numpy().tobytes())
     return h.hexdigest()[:12]

@@ -7,6 +7,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import tiny
@@ -16,6 +17,7 @@ from cond_distill import trainer
 from cond_distill.adaptors.catalogue import ADAPTORS
 from cond_distill.adaptors.several import MultiAdaptor
 from cond_distill.config import TrainConfig
+from cond_distill.networks import weights_digest
 from cond_distill.pipeline import CoDiPipeline
 from cond_distill.sampler import SAMPLERS, draw_images
 from cond_distill.student import Student
@@ -293,3 +295,25 @@ def test_preflight(process):
 
 def test_can_fail(process):
     process(check_that_it_can_fail)
+
+
+class Moved(torch.Tensor):
+    """Weights that note how many numbers of them are moved to the CPU."""
+
+    counts: ClassVar[list[int]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.cpu:
+            cls.counts.append(args[0].numel())
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("exact, most", [(False, 512), (True, 3000)])
+def test_a_fingerprint_moves_what_it_reads(exact, most):
+    """The first numbers of each weight, or all of them; the digits are those of before."""
+    weights = torch.randn(30, 100, generator=torch.Generator().manual_seed(0))
+    Moved.counts.clear()
+    digits = weights_digest("start", [{"w": weights.as_subclass(Moved)}], exact)
+    assert Moved.counts == [most]
+    assert digits == {False: "0c67de4bfa9b", True: "c2e2c998f5a8"}[exact]

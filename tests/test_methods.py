@@ -78,6 +78,29 @@ def test_timesteps_that_are_trained():
     assert len(make_method(TrainConfig(method="any_step")).timesteps(schedule)) == schedule.T
 
 
+@pytest.mark.parametrize(
+    "settings, steps",
+    [
+        (dict(delta=125), [1, 2, 4, 8]),
+        (dict(delta=100), [1, 2, 5, 10]),
+        (dict(delta=250), [1, 2, 4]),
+        (dict(delta=50), [1, 2, 4, 5, 10, 20]),
+        (dict(delta=100, timesteps="all"), [1, 2, 4, 8]),
+        (dict(delta=100, method="progressive"), [1, 2, 5, 10]),
+        (dict(method="any_step"), None),
+        (dict(method="finetune"), None),
+    ],
+    ids=str,
+)
+def test_numbers_of_steps_that_a_student_is_made_for(settings, steps):
+    """Those whose timesteps are all trained."""
+    method = make_method(TrainConfig(**dict(method="codi") | settings))
+    assert method.trained_steps(Schedule.cosine()) == steps
+    if isinstance(steps, list):
+        method.sampling_steps = (3,)  # a method of one's own may say it
+        assert method.trained_steps(Schedule.cosine()) == [3]
+
+
 def test_hops():
     schedule = Schedule.cosine()
     assert (

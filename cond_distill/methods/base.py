@@ -5,6 +5,8 @@
 # %% ../../nbs/library/methods/base.ipynb #0b133986
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from ..adaptor import Adaptor
@@ -43,7 +45,8 @@ class Method:
     """What a training method decides; the trainer asks it and knows nothing else about it."""
 
     sampler: str = "renoise"  # or "ddim": what its students are made for
-    sampling_steps: tuple[int, ...] | None = (1, 2, 4, 8)  # they are made for; None: any number
+    # numbers of steps that they are made for; None: any; "trained": those on trained timesteps
+    sampling_steps: tuple[int, ...] | Literal["trained"] | None = "trained"
     whole_batch: bool = False  # its loss cannot be computed in pieces of a batch
     shardable: bool = True  # it works where each process holds a piece of the student
     reached: float = 0.0  # progress of a run that goes on, when it was stopped
@@ -69,6 +72,17 @@ class Method:
         if self.cfg.timesteps == "all":
             return list(range(schedule.T))
         return schedule.timesteps(round(schedule.T / self.cfg.delta))
+
+    def trained_steps(self, schedule: Schedule) -> list[int] | None:
+        """Numbers of steps, up to 50, that its students are made for; None: any number."""
+        if self.sampling_steps is None:
+            return None
+        if self.sampling_steps != "trained":
+            return list(self.sampling_steps)
+        if self.cfg.timesteps == "all":
+            return [1, 2, 4, 8]
+        trained = set(self.timesteps(schedule))
+        return [n for n in range(1, 51) if trained.issuperset(schedule.timesteps(n))]
 
     def setup(self, teacher: Teacher):
         """Open what the loss needs beside student and target."""

@@ -193,7 +193,6 @@ def save_adaptor(
     **notes: Any,  # what else to keep beside the weights
 ):
     """Write the adaptor (float16), its settings and what is known about it."""
-    steps = run.method.sampling_steps
     student.save(
         folder or run.cfg.out,
         torch.float16,
@@ -201,7 +200,7 @@ def save_adaptor(
         steps=run.state.step,
         nfe=round(run.state.nfe),
         config=asdict(run.cfg),
-        sampling_steps=None if steps is None else list(steps),
+        sampling_steps=run.method.trained_steps(run.teacher.schedule),
         **run.method.about(),
         **notes,
     )
