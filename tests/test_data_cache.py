@@ -1,9 +1,11 @@
 """Caches: never stale, never too large for the disk, and conditions keep their bits."""
 
 import errno
+import hashlib
 import importlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from PIL import Image
 from cond_distill.config import TeachConfig, TrainConfig
 from cond_distill.data import cache
 from cond_distill.data.cache import cache_examples, cache_name, describe
+from cond_distill.data.folder import digest
 from cond_distill.data.images import Photos
 from cond_distill.data.source import ArrayExamples, first_rows
 from cond_distill.experiments.photo_teacher import photo_cache
@@ -109,6 +112,36 @@ def test_code_of_your_own(teacher, cfg, parts, tmp_path, monkeypatch):
     assert cache_name(teacher, cfg) == before
     (tmp_path / f"{module}.py").write_text(OWN + "# better\n")
     assert cache_name(teacher, cfg) != before
+
+
+def test_a_moved_folder_holds_the_same_pictures(cfg, tmp_path):
+    """Copied with its dates it has the same digest; the digits of earlier versions are known."""
+    folder = Path(cfg.images)
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
+    assert digest(copy) == digest(folder)
+    assert digest(copy, place=folder) == digest(folder, place=folder) != digest(folder, place=copy)
+    sha = hashlib.sha256(os.fsencode(folder))
+    for file in sorted(folder.iterdir()):
+        stat = file.stat()
+        sha.update(f"\n{file.name} () {stat.st_size} {stat.st_mtime_ns} ".encode())
+    assert digest(folder, place=folder) == sha.hexdigest()[:8]
+    os.utime(copy / "0.png", (1, 1))
+    assert digest(copy) != digest(folder)
+
+
+def test_a_cache_of_moved_pictures_and_of_an_earlier_version(teacher, cfg, tmp_path, monkeypatch):
+    """Neither is made anew."""
+    cache_examples(teacher, cfg, progress=False)
+    monkeypatch.setattr(cache, "_make", None)
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    moved = replace(cfg, images=str(tmp_path / "moved"))
+    assert len(cache_examples(teacher, moved, progress=False)["x"]) == 20
+    place = Path(cfg.cache)
+    (place / cache_name(teacher, moved)).rename(
+        place / cache_name(teacher, moved, place=moved.images)
+    )
+    assert len(cache_examples(teacher, moved, progress=False)["x"]) == 20
+    assert len([*place.iterdir()]) == 1
 
 
 def test_full_disk(teacher, cfg, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from training import Bench, files, rows, same, saved
 
 from cond_distill.data import images
 from cond_distill.data.cache import cache_examples
+from cond_distill.data.stream import data_identity
 from cond_distill.student import Student
 from cond_distill.trainer import distill, distill_to_end, train_step
 from cond_distill.training import checkpoint
@@ -48,6 +50,24 @@ def test_left_and_taken_up(bench):
     assert [r.step for r in bench.train(two)] == [6, 7, 8]
     check_same_run(one, two)
     assert logged_minutes(two.out) > 0
+
+
+def test_moved_pictures(bench):
+    """The same pictures in another place are those of the run, also of an earlier version's."""
+    one, two = bench.config("left there"), bench.config("moved")
+    bench.train(one)
+    bench.stop(two, 3)
+    copy = str(shutil.copytree(two.images, bench.folder / "other place"))
+    moved = replace(two, images=copy)
+    bench.stop(moved, 5)
+    path, state = files(two)[0], saved(two)
+    state["data"] = data_identity(bench.teacher, moved, place=copy)
+    write_checkpoint(path.parent, 5, state)
+    assert [r.step for r in bench.train(two)] == [6, 7, 8]
+    check_same_run(one, two)
+    os.utime(Path(copy) / "00.png", (1, 1))
+    with pytest.raises(ValueError, match="images = "):
+        bench.train(moved)
 
 
 def test_out_of_one_machine_only(bench, monkeypatch):

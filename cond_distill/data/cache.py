@@ -28,7 +28,7 @@ from ..teacher import Teacher, latent_settings
 from ..utils import make_folder
 
 # %% auto #0
-__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_examples', 'first_captions', 'describe_photos', 'reserve',
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_folder', 'cache_examples', 'first_captions', 'describe_photos', 'reserve',
            'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
@@ -54,7 +54,12 @@ def _crops_in_key(crops: Crops) -> dict:
     return {names.get(name, name): value for name, value in vars(crops).items()}
 
 
-def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> dict:
+def cache_key(
+    teacher: Teacher,
+    cfg: TrainConfig,
+    photos: Photos | None = None,
+    place: str = "",  # of the pictures, in keys of earlier versions
+) -> dict:
     """Everything that changes the examples."""
     key = dict(
         version=VERSION,
@@ -73,7 +78,7 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
     # the estimator's object, which is more than a function
     of_batch: Any = photos.task.of_batch if photos.task else None
     return key | dict(
-        pictures=photos.digest(),
+        pictures=photos.digest(place),
         order=hashlib.sha256("\n".join(i.name for i in photos.items).encode()).hexdigest()[:12],
         crops=_crops_in_key(photos.crops),
         bits=photos.bits(),
@@ -81,14 +86,28 @@ def cache_key(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) 
     )
 
 
-def cache_name(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> str:
+def cache_name(
+    teacher: Teacher,
+    cfg: TrainConfig,
+    photos: Photos | None = None,
+    place: str = "",  # of the pictures: the name that earlier versions gave
+) -> str:
     """The folder of a cache: task, number of examples, and a hash of the key."""
     if cfg.images and photos is None:
         photos = photos_of(cfg, teacher.image_size)
-    key = json.dumps(cache_key(teacher, cfg, photos), sort_keys=True, default=str)
+    key = json.dumps(cache_key(teacher, cfg, photos, place), sort_keys=True, default=str)
     return f"{cfg.task}_{cfg.num_examples}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 # %% ../../nbs/library/data/cache.ipynb #1214344a
+def cache_folder(teacher: Teacher, cfg: TrainConfig, photos: Photos | None = None) -> Path:
+    """The folder of a cache, made if it is not there; one that an earlier version named counts."""
+    folder = Path(cfg.cache) / cache_name(teacher, cfg, photos)
+    if photos and not folder.exists():
+        before = Path(cfg.cache) / cache_name(teacher, cfg, photos, cfg.images)
+        folder = before if _done(before) else folder
+    return make_folder(folder, "cache")
+
+
 def cache_examples(
     teacher: Teacher,
     cfg: TrainConfig,
@@ -104,7 +123,7 @@ def cache_examples(
         photos = photos_of(cfg, teacher.image_size)
     if photos and progress:
         print(describe_photos(teacher, photos), flush=True)
-    folder = make_folder(Path(cfg.cache) / cache_name(teacher, cfg, photos), "cache")
+    folder = cache_folder(teacher, cfg, photos)
     if _done(folder) < cfg.num_examples:
         with _cache_lock(folder, progress):
             if _done(folder) < cfg.num_examples:

@@ -127,17 +127,22 @@ def list_images(source: str | Path) -> list[Item]:
     return find_images(source).items
 
 # %% ../../nbs/library/data/folder.ipynb #9540f9a3
-def digest(source: str | Path, listing: Listing | None = None) -> str:
-    """Eight hex digits of a source's place and of its pictures; caches are named by it.
+def digest(
+    source: str | Path,
+    listing: Listing | None = None,  # of the source, if it is known
+    place: str | Path = "",  # where earlier versions saw it: their digits depended on it
+) -> str:
+    """Eight hex digits of the pictures of a source, wherever it lies; caches are named by it.
 
-    Of each picture the name, the size, the date and the captions count.
+    Of each picture the name within the source, the size, the date and the captions count.
     """
     listing = listing or find_images(source)
 
     def stat(file: Any) -> str:
         return f"{file.stat().st_size} {file.stat().st_mtime_ns}" if isinstance(file, Path) else ""
 
-    sha = hashlib.sha256(os.fsencode(Path(source).resolve()) + listing.state.encode())
+    start = os.fsencode(Path(place).resolve()) if place else b""
+    sha = hashlib.sha256(start + listing.state.encode())
     for i in listing.items:
         text = f"\n{i.name} {i.captions} {stat(i.file)} {stat(i.before)}"
         sha.update(text.encode("utf-8", "backslashreplace"))

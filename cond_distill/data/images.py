@@ -283,9 +283,9 @@ class Photos(torch.utils.data.Dataset):
         other.items = split_items(self.listing.items, "held_out", 64, self.crops.seed)
         return other.batch(range(n))
 
-    def digest(self) -> str:
-        """Different for other pictures, captions or columns."""
-        return digest(self.source, self.listing)
+    def digest(self, place: str | Path = "") -> str:
+        """Different for other pictures or captions; `place` as in `folder.digest`."""
+        return digest(self.source, self.listing, place)
 
     def report(self) -> str:
         """What was found, how much of it is held out, and whether all of it will be seen."""

@@ -375,11 +375,16 @@ class HeldOut:
         return dict(self.batches[n])
 
 
-def data_identity(teacher: Teacher, cfg: TrainConfig, photos: Photos | Shards | None = None) -> str:
+def data_identity(
+    teacher: Teacher,
+    cfg: TrainConfig,
+    photos: Photos | Shards | None = None,
+    place: str = "",  # of the pictures: what earlier versions said of them
+) -> str:
     """What tells the examples of a run from others; of shards, which may grow, nothing does."""
     if isinstance(photos, Shards) or is_shards(cfg.images):
         return ""
-    return cache_name(teacher, cfg, photos)
+    return cache_name(teacher, cfg, photos, place)
 
 
 def training_data(

@@ -65,7 +65,7 @@ def photo_cache(cfg: TeachConfig) -> np.ndarray:
     )
     folder = make_folder(cfg.work, "work")
     crops = f"{cfg.num_examples}_{cfg.size}_zoom{cfg.max_crop_scale:g}"
-    name = f"photos_{crops}_seed{cfg.seed}_{digest(cfg.images)}"
+    name = f"photos_{crops}_seed{cfg.seed}_{digest(cfg.images, place=cfg.images)}"
     done_file = folder / f"{name}.json"
     written = json.loads(done_file.read_text("utf-8")) if done_file.exists() else 0
     if written:
@@ -120,7 +120,7 @@ def teach(cfg: TeachConfig) -> dict:
 
     plan = FitPlan(cfg.steps, cfg.lr, warmup=min(200, cfg.steps))
     settings = dict(
-        images=digest(cfg.images),
+        images=digest(cfg.images, place=cfg.images),
         size=cfg.size,
         max_crop_scale=cfg.max_crop_scale,
         scenes=cfg.num_examples,

@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..config import TrainConfig, renamed
+from ..data.stream import data_identity
 from .checkpoint import checkpoints, whole_checkpoints, write_checkpoint
 from .distributed import full_state, load_module, load_optimizer
 from .state import Run, learning_rate
@@ -24,8 +25,8 @@ from ..utils import forget_rows_after, make_folder
 
 # %% auto #0
 __all__ = ['COUNTERS', 'RESUME_OVERRIDES', 'check_room', 'run_lock', 'forget_logs', 'save_run', 'write_state', 'what_is_saved',
-           'OtherRun', 'check_same_settings', 'check_same_run', 'of_student', 'upgraded_average', 'upgraded', 'restore',
-           'try_restore', 'load_run']
+           'OtherRun', 'check_same_settings', 'has_same_data', 'check_same_run', 'of_student', 'upgraded_average',
+           'upgraded', 'restore', 'try_restore', 'load_run']
 
 # %% ../../nbs/library/training/resume.ipynb #bd50d8d2
 def check_room(run: Run):
@@ -146,15 +147,18 @@ class OtherRun(ValueError):
     """A checkpoint that was made with another teacher, other data or other settings."""
 
 
-def check_same_settings(cfg: TrainConfig, saved: dict, path: Path):
-    """Refuse to go on with other settings than a checkpoint was made with."""
+def check_same_settings(cfg: TrainConfig, saved: dict, path: Path, moved: bool = False):
+    """Refuse to go on with other settings than a checkpoint was made with.
+
+    `moved`: the pictures are known to be the same, so `images` may be another place.
+    """
     # an older version may not know every setting, and "auto" is never saved
     usual: dict[str, Any] = {f.name: f.default for f in fields(TrainConfig)}
     usual["adaptor"] = "controlnet"
     saved = usual | renamed(saved)
     if saved["optimizer"] == "zero":  # of earlier versions, with the moments of AdamW
         saved["optimizer"] = "adamw"
-    free = set(RESUME_OVERRIDES)
+    free = RESUME_OVERRIDES | ({"images"} if moved else set())
     if cfg.steps > saved["steps"] and abs(cfg.rounds) == 1:
         free.add("steps")
     differ = [
@@ -165,8 +169,20 @@ def check_same_settings(cfg: TrainConfig, saved: dict, path: Path):
     if differ:
         raise OtherRun(
             f"{path} was made with other settings ({'; '.join(differ)}); give another `out`, or "
-            "the same settings. steps may grow (with rounds=1) and lr may change"
+            "the same settings. steps may grow (with rounds=1), lr may change, and images may be "
+            "another place of the same pictures"
         )
+
+
+def has_same_data(run: Run, saved: dict) -> bool:
+    """Was a checkpoint made with the examples of this run, wherever the pictures lay?"""
+    if saved["data"] == run.data:
+        return True
+    images, pictures = saved["config"].get("images", ""), run.pictures
+    if not images or not pictures or not pictures.photos:
+        return False
+    # earlier versions counted the place
+    return saved["data"] == data_identity(run.teacher, run.cfg, pictures.photos, images)
 
 
 def check_same_run(run: Run, saved: dict, path: Path):
@@ -179,9 +195,9 @@ def check_same_run(run: Run, saved: dict, path: Path):
         )
     unweighted = run.teacher.schedule.prediction_type == "epsilon"  # in earlier versions
     settings = (dict(snr_gamma=0.0) if unweighted else {}) | saved["config"]
-    check_same_settings(run.cfg, settings, path)
-    # earlier versions kept nothing of the data
-    if saved.get("data", run.data) != run.data:
+    same = "data" not in saved or has_same_data(run, saved)  # earlier versions kept nothing of it
+    check_same_settings(run.cfg, settings, path, moved=same and bool(saved.get("data")))
+    if not same:
         raise OtherRun(
             f"{path} was made with other data ({saved['data']}, now {run.data}): pictures, "
             "captions, or the network or code that prepares them have changed since. Put them "
