@@ -137,7 +137,7 @@ GPUS = {
     "RTX 4090": (24, 165),
     "A100": (40, 312),
     "L40S": (48, 362),
-    "A100, 80 GB": (80, 312),
+    "A100 80GB": (80, 312),
     "H100": (80, 989),
 }
 SHARE = 0.2  # of them that a step gets: measured on an H200 at batches of 16, assumed elsewhere

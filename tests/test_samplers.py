@@ -126,7 +126,7 @@ def test_unknown_names_are_refused_with_those_that_exist():
             call()
     with pytest.raises(ValueError, match="kernel is 'cone'; choose one of exponential, box"):
         sample_any_step(Schedule.cosine(), batch["x"], drawing.noise(), 0.5, kernel="cone")
-    with pytest.raises(ValueError, match="gpu is 'B9'; choose one of T4"):
+    with pytest.raises(ValueError, match="gpu is 'B9'; choose one of RTX 4080"):
         Plan(0, 0, 0, 0, 0, 1, 0, 1).seconds("B9")
 
 

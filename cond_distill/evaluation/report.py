@@ -22,6 +22,7 @@ from ..data.images import Photos
 from ..data.tasks import Task, find_task
 from ..drawing import check_drawn, progress_bar
 from cond_distill.evaluation.compare import (
+    at_a_time,
     comparison,
     floor,
     held_out,
@@ -168,7 +169,7 @@ def add_adaptor(
                 sampler=rule,
                 seed=cfg.seed,
                 any_steps=True,
-                batch=64,
+                batch=at_a_time(student.teacher),
                 tick=tick,
             )
             seconds = (time.perf_counter() - began) / len(images)

@@ -264,5 +264,5 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
 def interval(values: list[float]) -> str:
     """Mean ± half of the interval, with no more digits than it supports; one value stands alone."""
     mean, half = mean_interval(values)
-    digits = 1 if half >= 1 else 2
+    digits = 1 if half >= 1 else 2 if half >= 0.01 else 3
     return f"{mean:.{digits}f} ± {half:.{digits}f}" if len(values) > 1 else f"{mean:.2f}"
