@@ -19,7 +19,7 @@ from cond_distill.config import TeachConfig, TrainConfig
 from cond_distill.data import cache
 from cond_distill.data.cache import cache_examples, cache_name, describe
 from cond_distill.data.folder import digest
-from cond_distill.data.images import Photos
+from cond_distill.data.images import Photos, photos_of
 from cond_distill.data.source import ArrayExamples, first_rows
 from cond_distill.experiments.photo_teacher import photo_cache
 from cond_distill.teacher import Teacher
@@ -112,6 +112,21 @@ def test_code_of_your_own(teacher, cfg, parts, tmp_path, monkeypatch):
     assert cache_name(teacher, cfg) == before
     (tmp_path / f"{module}.py").write_text(OWN + "# better\n")
     assert cache_name(teacher, cfg) != before
+
+
+@pytest.mark.parametrize("task", ["superres_x4", "colourise"])
+def test_small_pictures_are_counted(teacher, cfg, task, recwarn):
+    """They are enlarged, which a model that learns to enlarge should not take for detail."""
+    for name, side in (("small", 12), ("exact", 16), ("too small", 7)):
+        Image.new("RGB", (side, 90)).save(Path(cfg.images) / f"{name}.png")
+    cfg = replace(cfg, task=task)
+    photos = photos_of(cfg, 16)
+    said = "1 picture is smaller than 16 × 16 pixels and enlarged"
+    assert "small.png" in {item.name for item in photos.items}  # and not held out
+    assert said in photos.report() and said not in photos_of(cfg, 8).report()
+    cache_examples(teacher, cfg, progress=False)
+    warned = [w for w in recwarn if said in str(w.message)]
+    assert len(warned) == (task == "superres_x4")
 
 
 def test_a_moved_folder_holds_the_same_pictures(cfg, tmp_path):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,8 +29,8 @@ from ..teacher import Teacher, latent_settings
 from ..utils import make_folder
 
 # %% auto #0
-__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_folder', 'cache_examples', 'first_captions', 'describe_photos', 'reserve',
-           'encode_examples']
+__all__ = ['VERSION', 'cache_key', 'cache_name', 'cache_folder', 'cache_examples', 'warn_of_small', 'first_captions',
+           'describe_photos', 'reserve', 'encode_examples']
 
 # %% ../../nbs/library/data/cache.ipynb #753caf10
 # of the code that cuts crops and keeps them; a higher one makes old caches useless
@@ -123,6 +124,8 @@ def cache_examples(
         photos = photos_of(cfg, teacher.image_size)
     if photos and progress:
         print(describe_photos(teacher, photos), flush=True)
+    if photos:
+        warn_of_small(photos)
     folder = cache_folder(teacher, cfg, photos)
     if _done(folder) < cfg.num_examples:
         with _cache_lock(folder, progress):
@@ -131,6 +134,17 @@ def cache_examples(
                 (folder / "key.json").write_text(key + "\n", encoding="utf-8")
                 _make(teacher, cfg, photos, folder, progress)
     return {k: np.load(folder / f"{k}.npy", mmap_mode="r") for k in ("x", "cond", "text")}
+
+
+def warn_of_small(photos: Photos) -> None:
+    """Warn where a model that is to enlarge would learn from pictures that were enlarged."""
+    said = photos.say_small() if photos.task and photos.task.enlarge > 1 else ""
+    if said:
+        warnings.warn(
+            f"{said.removeprefix('; ')}; a model that learns to enlarge from them learns to blur. "
+            "Leave them out, or train a smaller model (image_size=)",
+            stacklevel=3,
+        )
 
 
 def first_captions(

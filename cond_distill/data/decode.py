@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_WHOLE', 'PICTURES', 'FORMATS', 'PictureFile', 'GREY_MODES', 'ORIENTATION', 'readable',
-           'open_upright', 'check_grey', 'bits', 'read_pil', 'open_image']
+           'open_header', 'open_upright', 'check_grey', 'bits', 'read_pil', 'open_image']
 
 # %% ../../nbs/library/data/decode.ipynb #15a66c2f
 # More are refused before they are decoded: a few hundred bytes can claim to be gigabytes.
@@ -47,12 +47,12 @@ def readable(file: PictureFile) -> Generator[None]:
         raise ValueError(f"{name} is not a readable picture: {reason}") from None
 
 
-def open_upright(file: PictureFile) -> Image:
-    """A picture file, decoded and turned as its EXIF says; `ValueError` if that is impossible.
+def open_header(file: PictureFile) -> Image:
+    """A picture file whose pixels are not decoded yet; `ValueError` if it is none.
 
     What it is is seen from its first bytes, not from its name.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with readable(file), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -63,6 +63,15 @@ def open_upright(file: PictureFile) -> Image:
             raise ValueError(
                 f"it claims {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}"
             )
+        return image
+
+
+def open_upright(file: PictureFile) -> Image:
+    """A picture file, decoded and turned as its EXIF says; `ValueError` if that is impossible."""
+    from PIL import ImageOps
+
+    image = open_header(file)
+    with readable(file):
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy only if there is something to turn
         return image

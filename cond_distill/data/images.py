@@ -20,7 +20,7 @@ from PIL.Image import Image
 
 from ..config import TrainConfig
 from .conditions import resize
-from .decode import bits, open_upright, read_pil, readable
+from .decode import bits, open_header, open_upright, read_pil, readable
 from .estimate import task_of
 from .folder import digest, find_images
 from .items import USUAL, Columns, Item
@@ -28,8 +28,8 @@ from .tasks import Task, TaskError, find_task
 
 # %% auto #0
 __all__ = ['HELD_PHOTOS', 'Crops', 'is_held_out', 'split_items', 'crop_box', 'open_views', 'crop_views', 'make_example',
-           'collate', 'load_batches', 'with_conditions', 'check_task', 'condition_bits', 'Photos', 'photos_of',
-           'sample_photos']
+           'collate', 'load_batches', 'with_conditions', 'check_task', 'count_small', 'condition_bits', 'Photos',
+           'photos_of', 'sample_photos']
 
 # %% ../../nbs/library/data/images.ipynb #98bda0aa
 @dataclass(frozen=True)
@@ -210,6 +210,20 @@ def check_task(task: Task | None, pairs: bool, source: str | Path):
         )
 
 
+def count_small(
+    items: list[Item], size: int, most: int = 1000
+) -> tuple[int, int]:  # how many of how many that were looked at
+    """Pictures that are smaller than the model's, but not too small: their crops are enlarged."""
+    small, some = 0, items[:: max(1, -(-len(items) // most))]
+    for item in some:
+        try:
+            side = min(open_header(_file(item.file)).size)
+        except ValueError:  # it will be skipped, and named, when its turn comes
+            continue
+        small += side < size <= 2 * side
+    return small, len(some)
+
+
 def condition_bits(items: list[Item], task: Task | None) -> int:
     """How many bits of a condition's values count: 8 or 16; seen from up to 64 of the items."""
     most = task.bits if task else 8
@@ -296,7 +310,17 @@ class Photos(torch.utils.data.Dataset):
             line += f"; {n - used:,} of them held out"
         if used > self.length:
             line += f"; {self.length:,} examples, so as many of these {used:,} are used"
-        return line
+        return line + self.say_small()
+
+    def say_small(self) -> str:
+        """How many pictures are enlarged, for a report or a warning; '' if none is."""
+        size = self.crops.size
+        small, some = count_small(self.items, size)
+        if not small:
+            return ""
+        of_some = f" of {some:,} that were looked at" if some < len(self.items) else ""
+        verb = "picture is" if small == 1 else "pictures are"
+        return f"; {small:,} {verb} smaller than {size} × {size} pixels and enlarged{of_some}"
 
     def bits(self) -> int:
         """How many bits of the conditions count: 8 or 16."""
