@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Sized
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -15,10 +15,12 @@ from PIL.Image import Image
 
 from .data.conditions import enlarged
 from .data.decode import check_grey, read_pil
-from .data.tasks import Task, find_task, no_mask
 from .ranges import check_range
 from .student import Student
 from .student_file import StudentInfo
+
+if TYPE_CHECKING:
+    from cond_distill.data.tasks import Task
 
 # %% auto #0
 __all__ = ['ImageInput', 'Prompt', 'MAX_GUIDANCE', 'Generators', 'OUTPUT_TYPES', 'common_size', 'read_conditions',
@@ -67,6 +69,8 @@ def _check_pictures(images: list, masks: list, task: Task):
         if mask is not None:
             _check_picture(name, mask, grey=True)
         elif task.name == "inpaint":
+            from cond_distill.data.tasks import no_mask
+
             raise no_mask("mask_image=…")
 
 # %% ../nbs/library/pipeline_inputs.ipynb #f8b73152
@@ -203,6 +207,8 @@ def max_guidance(
         return info.config.get("guidance", MAX_GUIDANCE)
     if not reads_text:
         return 1.0
+    from cond_distill.data.tasks import find_task  # which loads the renderer
+
     captions = not info.task or find_task(info.task).captions  # a fresh student has no task yet
     return MAX_GUIDANCE if captions else 1.0
 
